@@ -1,0 +1,1 @@
+"""Networks and mathematics: torch only, no cluster, no storage."""

@@ -1,0 +1,9 @@
+"""The base of every configuration class."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Strict(BaseModel):
+    """Immutable configuration that refuses unknown keys and silent type changes."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")

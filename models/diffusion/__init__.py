@@ -1,0 +1,1 @@
+"""Forward and reverse process: objectives, parameterisations, samplers, guidance."""

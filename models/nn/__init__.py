@@ -1,0 +1,1 @@
+"""Shared layers: attention, rotary position, norms, patches, causal convolution."""

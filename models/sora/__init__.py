@@ -1,0 +1,1 @@
+"""Causal video autoencoder, diffusion transformer and their sampling chain."""

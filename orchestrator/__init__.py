@@ -1,0 +1,1 @@
+"""Runs a recipe: the stage graph, its workers, their data, storage and tracking."""

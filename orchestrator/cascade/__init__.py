@@ -1,0 +1,1 @@
+"""Runs the stage graph, on Ray or in plain processes."""

@@ -1,0 +1,1 @@
+"""Shards and their index, deterministic order, the training stream, the digits source."""

@@ -1,0 +1,1 @@
+"""Command line, terminal, local processes, job submission."""

@@ -1,0 +1,1 @@
+"""Recipe to stage graph and derived numbers. No torch."""

@@ -1,0 +1,1 @@
+"""Object storage: get, put, list, conditional commit, retry."""

@@ -1,0 +1,1 @@
+"""MLflow, and the local spool in front of it."""

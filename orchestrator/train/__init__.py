@@ -1,0 +1,1 @@
+"""One rank's process: worker, loop, engine, checkpoint, evaluation. No Ray."""
