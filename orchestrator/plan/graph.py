@@ -1,0 +1,37 @@
+"""The order of stages and the digest of what each one is made from."""
+
+from collections.abc import Mapping
+
+from orchestrator.recipe.digest import canonical, sha256, stage_identity
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.stage import Stage
+
+
+def stage_graph(recipe: Recipe) -> dict[str, tuple[str, ...]]:
+    """Stage id -> ids of the stages that it needs, in an order that can be run."""
+    return {stage.id: stage.needs for stage in recipe.stages}
+
+
+def input_digest(recipe: Recipe, stage: Stage, *, data: Mapping[str, str]) -> str:
+    """Sha256 over everything that decides a stage's result.
+
+    Args:
+        recipe: the whole recipe.
+        stage: one of its stages.
+        data: digests of the data indexes: ``{"train": ..., "eval": ...}``.
+    """
+    above = {
+        needed: input_digest(recipe, recipe.stage(needed), data=data) for needed in stage.needs
+    }
+    used = {"eval": data["eval"]} if stage.evaluate else {"train": data["train"]}
+    return sha256(
+        canonical(
+            {
+                "stage": stage_identity(stage),
+                "needs": above,
+                "data": used,
+                "seed": recipe.seed,
+                "text": recipe.text.model_dump(mode="json"),
+            }
+        )
+    )

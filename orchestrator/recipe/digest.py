@@ -1,0 +1,49 @@
+"""What makes two runs the same run."""
+
+import hashlib
+import json
+from typing import Any
+
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.stage import Stage
+
+# Where and how fast, not what: these may change between two starts of one run.
+_PLACEMENT = ("compute", "save")
+_SPEED = ("micro_batch", "checkpointing", "compile", "log_every", "preview")
+
+
+def canonical(tree: Any) -> str:
+    """JSON with sorted keys and no spaces."""
+    return json.dumps(tree, sort_keys=True, separators=(",", ":"))
+
+
+def sha256(text: str) -> str:
+    """Hex digest of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def recipe_tree(recipe: Recipe) -> dict[str, Any]:
+    """The resolved recipe as plain JSON values."""
+    return recipe.model_dump(mode="json")
+
+
+def stage_identity(stage: Stage) -> dict[str, Any]:
+    """The part of a stage that decides what it computes."""
+    tree = stage.model_dump(mode="json", exclude=set(_PLACEMENT))
+    if tree["train"] is not None:
+        for field in _SPEED:
+            del tree["train"][field]
+    return tree
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """Sha256 of what the recipe computes, whatever the machines that it runs on."""
+    tree = recipe_tree(recipe)
+    for field in ("runs", "tracking"):
+        del tree[field]
+    for source in ("train", "eval"):
+        tree["data"][source].pop("uri")
+    for field in ("cache_dir", "cache_bytes", "memory_bytes"):
+        del tree["data"][field]
+    tree["stages"] = [stage_identity(stage) for stage in recipe.stages]
+    return sha256(canonical(tree))
