@@ -125,7 +125,8 @@ class Compute(Strict):
     def _minimum_is_below(self) -> Self:
         if self.min_workers is not None and self.min_workers > max(self.workers, 1):
             raise ValueError(
-                f"min_workers={self.min_workers} is above workers={self.workers}, wanted at most that"
+                f"min_workers={self.min_workers} is above workers={self.workers}, "
+                "wanted at most that"
             )
         return self
 
