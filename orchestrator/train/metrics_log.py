@@ -1,0 +1,36 @@
+"""metrics.jsonl: every logged step of a stage, in the order of steps, once each."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from orchestrator.storage.store import Store
+
+
+class MetricsLog:
+    """A local JSONL file, copied whole to the run's folder when asked."""
+
+    def __init__(self, path: Path, *, store: Store, key: str) -> None:
+        self._path = path
+        self._store = store
+        self._key = key
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def resume(self, *, step: int) -> None:
+        """Starts from the run's copy, without the steps after ``step``: they are run again."""
+        kept: list[str] = []
+        if step and self._store.exists(self._key):
+            for line in self._store.get(self._key).decode().splitlines():
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+        self._path.write_text("".join(kept), encoding="utf-8")
+
+    def append(self, values: Mapping[str, float], *, step: int, time_ms: int) -> None:
+        """Adds one logged step."""
+        line = json.dumps({"step": step, "time_ms": time_ms, **values})
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def publish(self) -> None:
+        """Copies the file to the run's folder."""
+        self._store.put(self._key, self._path.read_bytes())

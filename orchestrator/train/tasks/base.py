@@ -1,0 +1,77 @@
+"""What a trainer must know of a stage, whatever its networks are."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor, nn
+
+from orchestrator.train.randomness import SlotRandom
+
+
+@dataclass(frozen=True)
+class Micro:
+    """The clips of one forward pass on this rank.
+
+    Attributes:
+        samples: decoded members of each clip, by extension.
+        captions: wordings of each clip.
+        random: draws per global sample slot.
+        step: optimizer step that these clips belong to, from 0.
+        images: True if this step sees only the first frame of each clip.
+    """
+
+    samples: tuple[Mapping[str, Any], ...]
+    captions: tuple[tuple[str, ...], ...]
+    random: SlotRandom
+    step: int
+    images: bool
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A scalar to go backward from, and detached scalars to log."""
+
+    value: Tensor
+    stats: dict[str, Tensor]
+
+
+class Forward(Protocol):
+    """A network as the task sees it: an engine or a bare module."""
+
+    module: nn.Module
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the forward pass in the engine's precision."""
+        ...
+
+
+class Task(Protocol):
+    """Networks of a stage and their losses."""
+
+    networks: dict[str, nn.Module]  # in the order in which they step; the first one is exported
+    units_per_clip: int  # tokens or latent positions, for throughput
+    flops_per_clip: float  # forward and backward, multiply and add counted apart
+
+    def blocks(self) -> list[nn.Module]:
+        """What is compiled or recomputed one by one."""
+        ...
+
+    def is_active(self, network: str, *, step: int) -> bool:
+        """Whether the network takes part in this step."""
+        ...
+
+    def loss(self, network: str, engines: Mapping[str, Forward], micro: Micro) -> Loss:
+        """Forward pass and loss of one network on one micro-batch."""
+        ...
+
+    def config(self) -> dict[str, Any]:
+        """What ``weights/config.json`` says beside the weights."""
+        ...
+
+
+def as_pixels(samples: tuple[Mapping[str, Any], ...], *, frames: int | None) -> np.ndarray:
+    """Stacks uint8 clips [T,H,W,3] into [B,3,T,H,W] float32 in [-1, 1]; first ``frames`` only."""
+    stacked = np.stack([sample["frames"][:frames] for sample in samples])
+    return np.ascontiguousarray(stacked.transpose(0, 4, 1, 2, 3)).astype(np.float32) / 127.5 - 1.0
