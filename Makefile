@@ -1,0 +1,36 @@
+# Everything installs by itself into .venv; the stamp is renewed when a pin changes.
+PYTHON ?= python3.11
+VENV := .venv
+STAMP := $(VENV)/.installed
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: debug test check bench install clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 or set PYTHON=..." >&2; exit 2; }
+	@echo "installing into $(VENV) (once, some minutes)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+debug: $(STAMP)
+	@$(VENV)/bin/rushes train jobs/sora_debug.yaml
+
+test: $(STAMP)
+	@$(VENV)/bin/python -m pytest
+
+check: $(STAMP)
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/pyright
+	@$(VENV)/bin/lint-imports
+	@$(VENV)/bin/yamllint --strict jobs cluster .pre-commit-config.yaml
+	@$(VENV)/bin/codespell
+
+bench: $(STAMP)
+	@$(VENV)/bin/python benchmarks/overhead.py
+
+clean:
+	rm -rf $(VENV) runs data

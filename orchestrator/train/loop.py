@@ -1,0 +1,128 @@
+"""The training loop: every stage, every engine, every world size."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from orchestrator.data.stream import StepBatch, Stream
+from orchestrator.errors import RushesError
+from orchestrator.recipe.stage import Stage
+from orchestrator.train.engine.base import Engine
+from orchestrator.train.randomness import SlotRandom, happens_at
+from orchestrator.train.ranks import Ranks
+from orchestrator.train.schedule import learning_rate
+from orchestrator.train.tasks.base import Micro, Task
+
+MAX_SKIPPED_IN_A_ROW = 20
+
+
+@dataclass
+class Window:
+    """What happened since the last logged step, on this rank."""
+
+    started_s: float = field(default_factory=time.monotonic)
+    steps: int = 0
+    skipped: int = 0
+    wait_s: float = 0.0
+    grad_norm: dict[str, float] = field(default_factory=dict)
+    stats: dict[str, torch.Tensor] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, stats: Mapping[str, torch.Tensor]) -> None:
+        """Sums detached scalars; nothing is moved off the device."""
+        for name, value in stats.items():
+            self.stats[name] = self.stats.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+
+@dataclass(frozen=True)
+class Step:
+    """One finished optimizer step, handed to the worker.
+
+    Attributes:
+        number: steps done so far.
+        lr: learning rate that was used.
+        window: sums since the last logged step.
+        stop: the run was asked to stop; all ranks see the same value.
+    """
+
+    number: int
+    lr: float
+    window: Window
+    stop: bool
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What one rank trains, with what, on what."""
+
+    stage: Stage
+    seed: int
+    task: Task
+    engines: Mapping[str, Engine]
+    stream: Stream
+    ranks: Ranks
+    should_stop: Callable[[], bool]
+
+    def steps(self, *, start: int) -> Iterator[Step]:
+        """Trains from step ``start`` on, yielding after every optimizer step.
+
+        Raises:
+            RushesError: when no step could be applied for a long time in a row.
+        """
+        train = self.stage.train
+        assert train is not None
+        window = Window()
+        in_a_row = 0
+        for step in range(start, train.steps):
+            batch = self.stream.next()
+            window.wait_s += self.stream.take_wait_s()
+            lr = learning_rate(step, optim=train.optim, steps=train.steps)
+            applied = self._step(batch, step=step, lr=lr, window=window)
+            window.steps += 1
+            window.skipped += not applied
+            in_a_row = 0 if applied else in_a_row + 1
+            if in_a_row >= MAX_SKIPPED_IN_A_ROW:
+                raise RushesError(
+                    f"stage {self.stage.id}: gradients were not finite in {in_a_row} steps in a "
+                    f"row, last at step {step + 1}; lower train.optim.lr (seen {train.optim.lr}) "
+                    "or start again from an earlier checkpoint"
+                )
+            stop = self.ranks.any(self.should_stop() if self.ranks.rank == 0 else False)
+            yield Step(number=step + 1, lr=lr, window=window, stop=stop)
+            if stop:
+                return
+            if (step + 1) % train.log_every == 0:
+                window = Window()
+
+    def _step(self, batch: StepBatch, *, step: int, lr: float, window: Window) -> bool:
+        active = [name for name in self.engines if self.task.is_active(name, step=step)]
+        for micro in self._micros(batch, step=step):
+            for name in active:
+                loss = self.task.loss(name, self.engines, micro)
+                self.engines[name].backward(loss.value)
+                window.add(loss.stats)
+        applied = True
+        for name in active:
+            outcome = self.engines[name].step(lr=lr)
+            window.grad_norm[name] = outcome.grad_norm
+            applied = applied and outcome.applied
+        return applied
+
+    def _micros(self, batch: StepBatch, *, step: int) -> Iterator[Micro]:
+        train = self.stage.train
+        assert train is not None
+        images = happens_at(step, share=train.image_share)
+        for first in range(0, len(batch.slots), train.micro_batch):
+            part = slice(first, first + train.micro_batch)
+            yield Micro(
+                samples=tuple(batch.samples[part]),
+                captions=tuple(tuple(one) for one in batch.captions[part]),
+                random=SlotRandom(
+                    batch.slots[part], seed=self.seed, stage=self.stage.id, step=step
+                ),
+                step=step,
+                images=images,
+            )

@@ -1,0 +1,100 @@
+"""Clips sampled while a denoiser trains, from its EMA weights, on all ranks."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from models.text.encoder import build_text_encoder
+from orchestrator.storage.store import Store, join_uri
+from orchestrator.train.engine.base import Engine
+from orchestrator.train.job import StageJob
+from orchestrator.train.pipeline import assemble, load_autoencoder
+from orchestrator.train.randomness import seed_of
+from orchestrator.train.ranks import Ranks
+from orchestrator.train.tasks.diffusion import DENOISER
+from orchestrator.train.video import captioned_grid, mp4_bytes, still_png, to_uint8
+
+
+class Preview:
+    """Samples the recipe's prompts every so many steps; silent if it names none.
+
+    Every rank samples every prompt: under ZeRO-3 the forward passes are collective, and a handful
+    of clips is cheaper than a second layout of the weights.
+    """
+
+    def __init__(
+        self,
+        job: StageJob,
+        *,
+        store: Store,
+        ranks: Ranks,
+        event: Callable[[dict[str, Any]], None],
+    ) -> None:
+        assert job.spec.train is not None
+        self._job = job
+        self._train = job.spec.train
+        self._store = store
+        self._ranks = ranks
+        self._event = event
+        self._parts: tuple[Any, Any] | None = None
+
+    def is_due(self, step: int) -> bool:
+        """Whether clips are sampled after this step."""
+        preview = self._train.preview
+        return preview is not None and (
+            step % preview.every_steps == 0 or step == self._train.steps
+        )
+
+    def sample(self, engines: Mapping[str, Engine], *, step: int) -> None:
+        """Samples, writes one MP4 grid and a still to the run's folder and says where."""
+        preview = self._train.preview
+        assert preview is not None
+        engine = engines[DENOISER]
+        autoencoder, text = self._loaded()
+        with torch.no_grad(), engine.ema_weights():
+            chain = assemble(
+                self._train, model=engine.module, autoencoder=autoencoder, text=text
+            )
+            video = chain.sample(
+                preview.prompts,
+                frames=self._train.clip.frames,
+                size=self._train.clip.size,
+                sampler=preview.sampler,
+                seeds=[seed_of(self._job.recipe.seed, "preview", i) for i in range(len(preview.prompts))],
+            )
+        if self._ranks.rank == 0:
+            self._publish(to_uint8(video), step=step)
+        self._ranks.barrier()
+
+    def _loaded(self) -> tuple[Any, Any]:
+        if self._parts is None:
+            recipe = self._job.recipe
+            device = self._ranks.device
+            source = recipe.autoencoder_of(self._job.spec)
+            text = build_text_encoder(recipe.text).to(device) if recipe.text.kind != "byt5" else None
+            autoencoder = load_autoencoder(self._store, recipe, stage=source.id, device=device)
+            self._parts = (autoencoder, text)
+        return self._parts
+
+    def _publish(self, videos: Any, *, step: int) -> None:
+        preview = self._train.preview
+        assert preview is not None
+        grid = captioned_grid(videos, captions=preview.prompts)
+        folder = f"{self._job.folder}/samples"
+        clip, still = f"{folder}/step-{step:08d}.mp4", f"{folder}/step-{step:08d}.png"
+        self._store.put(clip, mp4_bytes(grid, fps=self._train.clip.fps))
+        self._store.put(still, still_png(grid))
+        stage, run = self._job.stage, self._job.run
+        self._event(
+            {"kind": "artifact", "stage": stage, "uri": join_uri(run, clip), "folder": "samples"}
+        )
+        self._event(
+            {
+                "kind": "still",
+                "stage": stage,
+                "key": "samples",
+                "step": step,
+                "uri": join_uri(run, still),
+            }
+        )

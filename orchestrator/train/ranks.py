@@ -1,0 +1,80 @@
+"""The process group of a stage, and the few collectives that the trainer itself needs."""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Where this process stands among its peers."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    device: torch.device
+
+    def any(self, flag: bool) -> bool:
+        """True on every rank if rank 0 says so."""
+        if self.world_size == 1:
+            return flag
+        value = torch.tensor([int(flag)], device=self.device)
+        dist.broadcast(value, src=0)
+        return bool(value.item())
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Elementwise mean over ranks, in float32."""
+        if self.world_size == 1:
+            return values
+        values = values.clone()
+        dist.all_reduce(values)
+        return values / self.world_size
+
+    def total(self, values: Tensor) -> Tensor:
+        """Elementwise sum over ranks."""
+        if self.world_size == 1:
+            return values
+        values = values.clone()
+        dist.all_reduce(values)
+        return values
+
+    def barrier(self) -> None:
+        """Waits for every rank."""
+        if self.world_size > 1:
+            dist.barrier()
+
+
+def join(*, gpus: int) -> Ranks:
+    """Joins the process group that RANK, WORLD_SIZE and MASTER_* describe, or finds it joined.
+
+    A process with no such environment is a gang of one, with a group of its own: DeepSpeed wants
+    one even then.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if dist.is_initialized():
+        rank, world_size = dist.get_rank(), dist.get_world_size()
+    device = torch.device("cuda", _device_index(local_rank)) if gpus else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        if "MASTER_ADDR" in os.environ:
+            dist.init_process_group(backend, timeout=TIMEOUT)
+        else:
+            dist.init_process_group(
+                backend, store=dist.HashStore(), rank=0, world_size=1, timeout=TIMEOUT
+            )
+    return Ranks(rank=rank, world_size=world_size, local_rank=local_rank, device=device)
+
+
+def _device_index(local_rank: int) -> int:
+    # A launcher that hides the other devices leaves one, numbered 0.
+    return local_rank if torch.cuda.device_count() > local_rank else 0

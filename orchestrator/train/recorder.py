@@ -1,0 +1,108 @@
+"""What a stage tells of itself while it trains: metrics, progress, memory."""
+
+import math
+import platform
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import torch
+
+from orchestrator.recipe.stage import Stage
+from orchestrator.train.loop import Step
+from orchestrator.train.metrics_log import MetricsLog
+from orchestrator.train.ranks import Ranks
+from orchestrator.train.tasks.base import Task
+
+MEBI = 1024.0**2
+TERA = 1e12
+
+
+class Recorder:
+    """Turns windows of steps into logged metrics; collective at logged steps, rank 0 writes."""
+
+    def __init__(
+        self,
+        *,
+        stage: Stage,
+        task: Task,
+        ranks: Ranks,
+        log: MetricsLog,
+        event: Callable[[dict[str, Any]], None],
+    ) -> None:
+        assert stage.train is not None
+        self._stage = stage
+        self._train = stage.train
+        self._task = task
+        self._ranks = ranks
+        self._log = log
+        self._event = event
+        self._process = psutil.Process()
+        self._skipped = 0
+        psutil.cpu_percent()  # the first call only starts the measurement
+
+    def record(self, step: Step) -> None:
+        """Logs a window; every rank must call it at the same steps."""
+        values = self._means(step)
+        if self._ranks.rank != 0:
+            return
+        self._skipped += step.window.skipped
+        values |= self._speed(step) | self._machine()
+        values |= {"lr": step.lr, "skipped_steps": float(self._skipped)}
+        for network, norm in step.window.grad_norm.items():
+            values[f"grad_norm/{network}"] = norm
+        time_ms = int(time.time() * 1000)
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        finite["nonfinite"] = float(len(values) - len(finite))
+        self._log.append(finite, step=step.number, time_ms=time_ms)
+        self._event(
+            {
+                "kind": "metrics",
+                "stage": self._stage.id,
+                "step": step.number,
+                "time_ms": time_ms,
+                "values": finite,
+            }
+        )
+        self._event(
+            {
+                "kind": "progress",
+                "stage": self._stage.id,
+                "step": step.number,
+                "steps": self._train.steps,
+                "loss": values["loss"],
+                "clips_per_s": values["clips_per_s"],
+                "eta_s": (self._train.steps - step.number) * values["step_s"],
+            }
+        )
+
+    def _means(self, step: Step) -> dict[str, float]:
+        window = step.window
+        names = sorted(window.stats)
+        sums = torch.stack([window.stats[name].float() / window.counts[name] for name in names])
+        means = self._ranks.mean(sums).tolist()
+        return dict(zip(names, means, strict=True))
+
+    def _speed(self, step: Step) -> dict[str, float]:
+        elapsed_s = max(time.monotonic() - step.window.started_s, 1e-9)
+        step_s = elapsed_s / step.window.steps
+        clips_per_s = self._train.batch / step_s
+        return {
+            "step_s": step_s,
+            "clips_per_s": clips_per_s,
+            "tokens_per_s": clips_per_s * self._task.units_per_clip,
+            "model_tflops": clips_per_s * self._task.flops_per_clip / TERA,
+            "data_wait_s": step.window.wait_s / step.window.steps,
+        }
+
+    def _machine(self) -> dict[str, float]:
+        node = f"system/{platform.node()}"
+        values = {
+            "memory_mib": self._process.memory_info().rss / MEBI,
+            f"{node}/cpu_utilization_percentage": psutil.cpu_percent(),
+            f"{node}/system_memory_usage_percentage": psutil.virtual_memory().percent,
+        }
+        if self._ranks.device.type == "cuda":
+            values["gpu_memory_mib"] = torch.cuda.max_memory_allocated() / MEBI
+        return values

@@ -1,0 +1,67 @@
+"""The stream of clips or latents that a training stage reads."""
+
+from models.sora.autoencoder_config import AutoencoderConfig
+from models.sora.dit_config import DiTConfig
+from orchestrator.data.index import Index
+from orchestrator.data.stream import Stream
+from orchestrator.errors import UserError
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.stage import Stage
+from orchestrator.storage.store import join_uri
+from orchestrator.train.job import StageJob
+from orchestrator.train.randomness import seed_of
+from orchestrator.train.ranks import Ranks
+
+LATENTS = "latents"  # folder of an encode stage's shards
+
+
+def latents_uri(run: str, *, stage: str) -> str:
+    """Where an encode stage keeps its shards."""
+    return join_uri(run, "stages", stage, LATENTS)
+
+
+def open_stream(job: StageJob, *, ranks: Ranks) -> Stream:
+    """This rank's part of the endless, deterministic stream of a training stage."""
+    stage = job.spec
+    assert stage.train is not None
+    data = job.recipe.data
+    uri = latents_uri(job.run, stage=stage.latents) if stage.latents else data.train.uri
+    return Stream(
+        Index.open(uri),
+        seed=seed_of(job.recipe.seed, stage.id, "order"),
+        batch=stage.train.batch,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        cache_dir=data.cache_dir,
+        cache_bytes=data.cache_bytes,
+        memory_bytes=data.memory_bytes,
+    )
+
+
+def check_clips(recipe: Recipe, index: Index, *, uri: str) -> None:
+    """Raises UserError unless every shape bucket of the clips fits every network that sees it."""
+    for stage in recipe.stages:
+        if stage.train is None:
+            continue
+        for frames, height, width in index.buckets:
+            _check_bucket(recipe, stage, (frames, height, width), uri=uri)
+
+
+def _check_bucket(
+    recipe: Recipe, stage: Stage, bucket: tuple[int, int, int], *, uri: str
+) -> None:
+    train = stage.train
+    assert train is not None
+    source = recipe.autoencoder_of(stage).train if stage.latents else train
+    assert source is not None
+    model = source.model
+    assert isinstance(model, AutoencoderConfig)
+    frames, *size = bucket
+    field = f"data.train.uri={uri}: clips of {frames}x{size[0]}x{size[1]}"
+    if (frames - 1) % model.time_factor:
+        raise UserError(f"{field}, wanted {model.time_factor}k+1 frames for stage {stage.id}")
+    space = model.space_factor
+    patch = train.model.patch if isinstance(train.model, DiTConfig) else (1, 1, 1)
+    for side, step in zip(size, (space * patch[1], space * patch[2]), strict=True):
+        if side % step:
+            raise UserError(f"{field}, wanted sides in multiples of {step} for stage {stage.id}")

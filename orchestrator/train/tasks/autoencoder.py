@@ -1,0 +1,86 @@
+"""Training the video autoencoder, with or without its discriminator."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from models.sora.autoencoder import VideoAutoencoder
+from models.sora.autoencoder_config import AutoencoderConfig, AutoencoderLossConfig
+from models.sora.autoencoder_loss import AutoencoderLoss
+from models.sora.discriminator import PatchDiscriminator3D
+from orchestrator.recipe.train import Train
+from orchestrator.train.flops import forward_flops
+from orchestrator.train.tasks.base import Forward, Loss, Micro, as_pixels
+
+AUTOENCODER = "autoencoder"
+DISCRIMINATOR = "discriminator"
+
+
+class AutoencoderTask:
+    """Reconstruction, KL and, from a set step on, an adversarial term."""
+
+    def __init__(self, train: Train, *, device: torch.device) -> None:
+        assert isinstance(train.model, AutoencoderConfig)
+        assert isinstance(train.objective, AutoencoderLossConfig)
+        self._model = train.model
+        self._objective = train.objective
+        self._device = device
+        self._loss = AutoencoderLoss(train.objective).to(device)
+        self._reconstruction = torch.empty(0)
+        self.networks: dict[str, nn.Module] = {AUTOENCODER: VideoAutoencoder(train.model)}
+        if train.objective.adversarial is not None:
+            self.networks[DISCRIMINATOR] = PatchDiscriminator3D(train.objective.adversarial)
+        clip = (3, train.clip.frames, *train.clip.size)
+        latent = self._autoencoder.latent_shape(train.clip.frames, *train.clip.size)
+        self.units_per_clip = latent[0] * latent[1] * latent[2]
+        self.flops_per_clip = 3 * forward_flops(
+            lambda: VideoAutoencoder(train.model), torch.Size((1, *clip))
+        )
+
+    @property
+    def _autoencoder(self) -> VideoAutoencoder:
+        network = self.networks[AUTOENCODER]
+        assert isinstance(network, VideoAutoencoder)
+        return network
+
+    def blocks(self) -> list[nn.Module]:
+        """The autoencoder's residual blocks."""
+        return self._autoencoder.blocks()
+
+    def is_active(self, network: str, *, step: int) -> bool:
+        """The discriminator rests until its start step."""
+        adversarial = self._objective.adversarial
+        return network == AUTOENCODER or (
+            adversarial is not None and step >= adversarial.start_step
+        )
+
+    def loss(self, network: str, engines: Mapping[str, Forward], micro: Micro) -> Loss:
+        """The generator's loss, or the discriminator's on the reconstruction just made."""
+        frames = 1 if micro.images else None
+        x_BCTHW = torch.from_numpy(as_pixels(micro.samples, frames=frames)).to(self._device)
+        if network == DISCRIMINATOR:
+            value, stats = self._loss.discriminator(
+                x_BCTHW, self._reconstruction, engines[DISCRIMINATOR]
+            )
+            return Loss(value=value, stats=stats)
+        shape = self._autoencoder.latent_shape(*x_BCTHW.shape[2:])
+        noise = micro.random.normal((self._model.latent_channels, *shape)).to(self._device)
+        reconstruction, posterior = engines[AUTOENCODER](x_BCTHW, noise)
+        self._reconstruction = reconstruction.detach()
+        active = self.is_active(DISCRIMINATOR, step=micro.step)
+        value, stats = self._loss.generator(
+            x_BCTHW,
+            reconstruction,
+            posterior,
+            step=micro.step,
+            discriminator=engines[DISCRIMINATOR].module
+            if active and DISCRIMINATOR in engines
+            else None,
+        )
+        return Loss(value=value, stats=stats)
+
+    def config(self) -> dict[str, Any]:
+        """The autoencoder's shape."""
+        return {"model": self._model.model_dump(mode="json")}

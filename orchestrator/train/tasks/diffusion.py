@@ -1,0 +1,148 @@
+"""Training the diffusion transformer on latents and captions."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.diffusion.objective import build_objective
+from models.sora.autoencoder_config import AutoencoderConfig
+from models.sora.dit import Condition
+from models.sora.dit_config import DiTConfig
+from models.sora.flops import dit_flops
+from models.sora.model import TextToVideo
+from models.text.encoder import TextEncoder, TextStates, Tokens, build_text_encoder
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.stage import Stage
+from orchestrator.train.tasks.base import Forward, Loss, Micro
+from orchestrator.train.text_states import TextTable
+
+DENOISER = "denoiser"
+EMPTY_CAPTION = ""
+
+
+class DiffusionTask:
+    """The objective's loss on latents, with dropped captions and given first frames."""
+
+    def __init__(
+        self, recipe: Recipe, stage: Stage, *, device: torch.device, frozen: TextTable | None
+    ) -> None:
+        train = stage.train
+        assert train is not None
+        assert isinstance(train.model, DiTConfig)
+        autoencoder = recipe.autoencoder_of(stage).train
+        assert autoencoder is not None
+        assert isinstance(autoencoder.model, AutoencoderConfig)
+        self._train = train
+        self._recipe = recipe
+        self._device = device
+        self._frozen = frozen
+        self._objective = build_objective(train.objective)
+        text = build_text_encoder(recipe.text) if frozen is None else None
+        self._text: TextEncoder | None = text
+        self._denoiser = TextToVideo(
+            train.model,
+            channels=autoencoder.model.latent_channels,
+            text_width=text.width if text is not None else _width(frozen),
+            text=text,
+        )
+        self.networks: dict[str, nn.Module] = {DENOISER: self._denoiser}
+        grid = _grid(train.clip.frames, train.clip.size, autoencoder.model)
+        patch = train.model.patch
+        self.units_per_clip = (grid[0] // patch[0]) * (grid[1] // patch[1]) * (grid[2] // patch[2])
+        self.flops_per_clip = 3 * dit_flops(
+            train.model,
+            channels=autoencoder.model.latent_channels,
+            grid=grid,
+            text_tokens=_typical_tokens(text, frozen),
+            text_width=self._denoiser.dit.text_width,
+        )
+
+    def blocks(self) -> list[nn.Module]:
+        """The transformer's blocks."""
+        return self._denoiser.dit.blocks()
+
+    def is_active(self, network: str, *, step: int) -> bool:
+        """The denoiser always trains."""
+        return network == DENOISER
+
+    def loss(self, network: str, engines: Mapping[str, Forward], micro: Micro) -> Loss:
+        """Mean over clips of the objective's loss."""
+        x_BCTHW = self._latents(micro)
+        t_B = self._objective.sample_time(micro.random.uniform().to(self._device))
+        noise = micro.random.normal(x_BCTHW.shape[1:]).to(self._device)
+        text = self._captions(micro)
+        condition = self._given_frames(x_BCTHW, micro)
+        noisy = self._objective.corrupt(x_BCTHW, noise, t_B)
+        prediction = engines[DENOISER](noisy, t_B, text, condition)
+        given = None if condition is None else condition.mask_B1THW
+        loss_B = self._objective.loss(
+            prediction, x_BCTHW, noise, t_B, weight=None if given is None else 1.0 - given
+        )
+        value = loss_B.mean()
+        return Loss(value=value, stats={"loss": value.detach()})
+
+    def _latents(self, micro: Micro) -> Tensor:
+        frames = 1 if micro.images else None
+        stacked = np.stack([sample["latent"][:, :frames] for sample in micro.samples])
+        return torch.from_numpy(stacked.astype(np.float32)).to(self._device)
+
+    def _captions(self, micro: Micro) -> Tokens | TextStates:
+        dropped = (micro.random.uniform() < self._train.caption_drop).tolist()
+        picked = micro.random.choice([len(captions) for captions in micro.captions])
+        if self._frozen is not None:
+            states = self._frozen.states(micro.samples, picked=picked, dropped=dropped)
+            return states.to(self._device)
+        assert self._text is not None
+        captions = [
+            EMPTY_CAPTION if drop else wordings[index]
+            for wordings, index, drop in zip(micro.captions, picked, dropped, strict=True)
+        ]
+        return self._text.tokenize(captions).to(self._device)
+
+    def _given_frames(self, x_BCTHW: Tensor, micro: Micro) -> Condition | None:
+        model = self._train.model
+        assert isinstance(model, DiTConfig)
+        if not model.condition_frames:
+            return None
+        frames = x_BCTHW.shape[2]
+        is_given = micro.random.uniform() < self._train.condition_share
+        # A clip that is given frames gets between one and all but one of its latent frames.
+        counts = micro.random.choice([max(frames - 1, 1)] * len(micro.samples))
+        lengths = torch.tensor(counts) + 1
+        lengths = torch.where(is_given & (lengths < frames), lengths, 0)
+        mask_BT = torch.arange(frames)[None, :] < lengths[:, None]
+        mask_B1THW = mask_BT[:, None, :, None, None].to(x_BCTHW)
+        mask_B1THW = mask_B1THW.expand(-1, 1, -1, *x_BCTHW.shape[3:])
+        return Condition(latents_BCTHW=x_BCTHW * mask_B1THW, mask_B1THW=mask_B1THW)
+
+    def config(self) -> dict[str, Any]:
+        """Everything that sampling needs to know beside the weights."""
+        return {
+            "model": self._train.model.model_dump(mode="json"),
+            "objective": self._train.objective.model_dump(mode="json"),
+            "text": self._recipe.text.model_dump(mode="json"),
+            "text_width": self._denoiser.dit.text_width,
+            "clip": self._train.clip.model_dump(mode="json"),
+        }
+
+
+def _width(frozen: TextTable | None) -> int:
+    assert frozen is not None
+    return frozen.width
+
+
+def _typical_tokens(text: TextEncoder | None, frozen: TextTable | None) -> int:
+    if frozen is not None:
+        return frozen.max_tokens
+    assert text is not None
+    return int(text.tokenize(["a red three moving left"]).ids_BL.shape[1])
+
+
+def _grid(
+    frames: int, size: tuple[int, int], autoencoder: AutoencoderConfig
+) -> tuple[int, int, int]:
+    space = autoencoder.space_factor
+    return (frames - 1) // autoencoder.time_factor + 1, size[0] // space, size[1] // space

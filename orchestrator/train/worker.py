@@ -1,0 +1,196 @@
+"""One rank of one training stage, from an empty process to finished weights."""
+
+import tempfile
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+
+import torch
+
+from models.sora.autoencoder import VideoAutoencoder
+from orchestrator.data.stream import Stream
+from orchestrator.errors import UserError
+from orchestrator.storage.store import Store, open_store
+from orchestrator.train import checkpoint
+from orchestrator.train.engine.base import Engine
+from orchestrator.train.engine.blocks import apply_memory_and_speed
+from orchestrator.train.engine.build import build_engine
+from orchestrator.train.finish import finish
+from orchestrator.train.hooks import Hooks
+from orchestrator.train.job import StageJob, StageResult
+from orchestrator.train.loop import Loop, Step
+from orchestrator.train.metrics_log import MetricsLog
+from orchestrator.train.preview import Preview
+from orchestrator.train.ranks import Ranks, join
+from orchestrator.train.recorder import Recorder
+from orchestrator.train.sources import open_stream
+from orchestrator.train.tasks.base import Task
+from orchestrator.train.tasks.build import build_task
+from orchestrator.train.weights import load_into, read_weights
+
+
+def run(job: StageJob, *, hooks: Hooks) -> StageResult:
+    """Trains a stage to its end, or to a saved stop.
+
+    Called alike by Ray Train, by a plain process and by torchrun; the rank comes from the process
+    group or from RANK, WORLD_SIZE and MASTER_*.
+
+    Raises:
+        RushesError: one line for the user; the exit code says whose fault it is.
+    """
+    stage = job.spec
+    train = stage.train
+    assert train is not None
+    torch.set_num_threads(stage.compute.cpus_per_worker)
+    ranks = join(gpus=stage.compute.gpus_per_worker)
+    if stage.compute.ranks > 1 and train.batch % (train.micro_batch * ranks.world_size):
+        raise UserError(
+            f"stages.{stage.id}.train.batch={train.batch} does not split over "
+            f"{ranks.world_size} ranks of micro_batch={train.micro_batch}"
+        )
+    store = open_store(job.run)
+    task = build_task(job.recipe, stage, store=store, device=ranks.device)
+    if stage.starts_from:
+        first = next(iter(task.networks.values()))
+        load_into(first, read_weights(store, stage=stage.starts_from), stage=stage.starts_from)
+    engines = _engines(job, task, ranks)
+    with (
+        tempfile.TemporaryDirectory(prefix="rushes-") as scratch,
+        closing(open_stream(job, ranks=ranks)) as stream,
+    ):
+        return _Session(
+            job=job,
+            ranks=ranks,
+            store=store,
+            task=task,
+            engines=engines,
+            stream=stream,
+            scratch=Path(scratch),
+            hooks=hooks,
+        ).run()
+
+
+def _engines(job: StageJob, task: Task, ranks: Ranks) -> dict[str, Engine]:
+    stage = job.spec
+    assert stage.train is not None
+    apply_memory_and_speed(
+        task.blocks(), checkpointing=stage.train.checkpointing, compile=stage.train.compile
+    )
+    return {
+        name: build_engine(
+            network.to(ranks.device),
+            kind="plain" if stage.compute.workers == 0 else "deepspeed",
+            zero=stage.compute.zero,
+            precision=stage.train.precision,
+            optim=stage.train.optim,
+            accumulation=stage.accumulation(ranks=ranks.world_size),
+            ema_decay=stage.train.ema,
+            device=ranks.device,
+        )
+        for name, network in task.networks.items()
+    }
+
+
+class _Session:
+    """The state of one rank while its stage trains."""
+
+    def __init__(
+        self,
+        *,
+        job: StageJob,
+        ranks: Ranks,
+        store: Store,
+        task: Task,
+        engines: Mapping[str, Engine],
+        stream: Stream,
+        scratch: Path,
+        hooks: Hooks,
+    ) -> None:
+        self._job = job
+        self._ranks = ranks
+        self._store = store
+        self._task = task
+        self._engines = engines
+        self._stream = stream
+        self._hooks = hooks
+        self._checkpoints = f"{job.folder}/checkpoints"
+        self._log = MetricsLog(
+            scratch / "metrics.jsonl", store=store, key=f"{job.folder}/metrics.jsonl"
+        )
+        self._recorder = Recorder(
+            stage=job.spec, task=task, ranks=ranks, log=self._log, event=self._event
+        )
+        self._preview = Preview.of(job, store=store, ranks=ranks, event=self._event)
+
+    def run(self) -> StageResult:
+        start = self._resume()
+        loop = Loop(
+            stage=self._job.spec,
+            seed=self._job.recipe.seed,
+            task=self._task,
+            engines=self._engines,
+            stream=self._stream,
+            ranks=self._ranks,
+            should_stop=self._hooks.should_stop,
+        )
+        for step in loop.steps(start=start):
+            self._after(step)
+            if step.stop and step.number < self._train.steps:
+                return StageResult(status="stopped", step=step.number)
+        finish(
+            self._job,
+            store=self._store,
+            ranks=self._ranks,
+            task=self._task,
+            engines=self._engines,
+            event=self._event,
+        )
+        return StageResult(status="done", step=self._train.steps)
+
+    @property
+    def _train(self):
+        train = self._job.spec.train
+        assert train is not None
+        return train
+
+    def _event(self, event: dict[str, object]) -> None:
+        if self._ranks.rank == 0:
+            self._hooks.event(event)
+
+    def _after(self, step: Step) -> None:
+        last = step.number == self._train.steps
+        if step.number % self._train.log_every == 0 or last or step.stop:
+            self._recorder.record(step)
+        if step.number % self._job.spec.save.every_steps == 0 or last or step.stop:
+            self._save(step.number)
+        if self._preview.is_due(step.number):
+            self._preview.sample(self._engines, step=step.number)
+
+    def _save(self, step: int) -> None:
+        if self._ranks.rank == 0:
+            self._log.publish()
+        checkpoint.save(
+            self._store,
+            self._checkpoints,
+            step=step,
+            engines=self._engines,
+            extra={"stream": self._stream.state_dict(), "step": step},
+            ranks=self._ranks,
+            keep=self._job.spec.save.keep,
+        )
+
+    def _resume(self) -> int:
+        found = checkpoint.load_latest(
+            self._store, self._checkpoints, engines=self._engines, ranks=self._ranks
+        )
+        step = 0
+        if found is not None:
+            step = int(found["step"])
+            self._stream.load_state_dict(found["stream"])
+            self._event({"kind": "note", "stage": self._job.stage, "text": f"goes on from {step}"})
+        if self._ranks.rank == 0:
+            self._log.resume(step=step)
+        return step
+
+
+__all__ = ["VideoAutoencoder", "run"]
