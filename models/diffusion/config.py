@@ -1,0 +1,105 @@
+"""What a recipe says about the noising process, the training target and the sampler.
+
+Time runs from 0 (clean) to 1 (noise) in every family.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from models.config import Strict
+
+
+class FlowConfig(Strict):
+    """Rectified flow: straight lines from data to noise, the network predicts their velocity.
+
+    Source: Liu et al. 2022, arXiv:2209.03003; time sampling and shift as in Esser et al. 2024,
+    arXiv:2403.03206, sections 3.1 and 5.3.2.
+    """
+
+    kind: Literal["flow"] = "flow"
+    time_sampling: Literal["logit_normal", "uniform"] = "logit_normal"
+    mean: float = 0.0  # of the logit of t, for logit_normal
+    std: PositiveFloat = 1.0  # of the logit of t, for logit_normal
+    shift: PositiveFloat = 1.0  # t <- shift t / (1 + (shift - 1) t); above 1 favours noisy times
+
+    @model_validator(mode="after")
+    def _uniform_has_no_moments(self) -> Self:
+        if self.time_sampling == "uniform" and (self.mean, self.std) != (0.0, 1.0):
+            raise ValueError(
+                f"mean={self.mean} and std={self.std} belong to time_sampling=logit_normal, "
+                "found time_sampling=uniform"
+            )
+        return self
+
+
+class DiffusionConfig(Strict):
+    """Variance-preserving diffusion with one of three predictions and one of three schedules."""
+
+    kind: Literal["epsilon", "x0", "v"]
+    schedule: Literal["cosine", "linear", "zero_snr"] = "cosine"
+    min_snr_gamma: PositiveFloat | None = None  # Hang et al. 2023, arXiv:2303.09556; off if null
+
+    @model_validator(mode="after")
+    def _prediction_is_invertible(self) -> Self:
+        if self.kind == "epsilon" and self.schedule == "zero_snr":
+            raise ValueError(
+                "kind=epsilon with schedule=zero_snr: at t=1 the input is the noise itself and "
+                "says nothing about the clip; wanted kind v or x0"
+            )
+        return self
+
+
+ObjectiveConfig = Annotated[FlowConfig | DiffusionConfig, Field(discriminator="kind")]
+
+
+class GuidanceConfig(Strict):
+    """Classifier-free guidance.
+
+    ``scale`` is Imagen's: output = unconditional + scale * (conditional - unconditional), so 1
+    is off. Imagen Video's weight w is scale - 1.
+    """
+
+    scale: NonNegativeFloat = 1.0
+    interval: tuple[float, float] = (0.0, 1.0)  # guide at times in here, both ends included
+    rescale: float = Field(default=0.0, ge=0.0, le=1.0)  # phi of arXiv:2305.08891; 0 is off
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_are_tuples(cls, data: object) -> object:
+        if isinstance(data, dict) and isinstance(data.get("interval"), list):
+            return {**data, "interval": tuple(data["interval"])}
+        return data
+
+    @model_validator(mode="after")
+    def _interval_is_ordered(self) -> Self:
+        low, high = self.interval
+        if not 0.0 <= low < high <= 1.0:
+            raise ValueError(f"interval={self.interval}, wanted 0 <= low < high <= 1")
+        return self
+
+
+class SamplerConfig(Strict):
+    """How noise becomes a clip."""
+
+    kind: Literal["euler", "heun", "ddim", "ddpm", "dpmpp_2m"] = "euler"
+    steps: PositiveInt = 50
+    shift: PositiveFloat | None = None  # of the time grid; null takes the objective's own
+    eta: float = Field(default=0.0, ge=0.0, le=1.0)  # ddim: 0 adds no noise, 1 is ancestral
+    variance: float = Field(default=0.0, ge=0.0, le=1.0)  # ddpm: 0 lower bound, 1 upper bound
+    guidance: GuidanceConfig = GuidanceConfig()
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether sampling draws noise after the first step."""
+        return self.kind == "ddpm" or self.eta > 0.0
+
+    @model_validator(mode="after")
+    def _options_have_an_effect(self) -> Self:
+        if self.kind != "ddim" and self.eta:
+            raise ValueError(f"eta={self.eta} belongs to kind=ddim, found kind={self.kind}")
+        if self.kind != "ddpm" and self.variance:
+            raise ValueError(
+                f"variance={self.variance} belongs to kind=ddpm, found kind={self.kind}"
+            )
+        return self
