@@ -1,0 +1,126 @@
+"""A recipe is read strictly, and what is wrong with it is said in one line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from orchestrator.errors import UserError
+from orchestrator.plan.graph import input_digest, stage_graph
+from orchestrator.recipe.digest import recipe_digest
+from orchestrator.recipe.load import load_recipe
+
+JOBS = Path(__file__).parents[2] / "jobs"
+DEBUG = JOBS / "sora_debug.yaml"
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path):
+    def write(**changes: object) -> Path:
+        tree = yaml.safe_load(DEBUG.read_text())
+        tree.update(changes)
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(tree))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("path", sorted(JOBS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_of_the_project_loads(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert list(stage_graph(recipe)) == [stage.id for stage in recipe.stages]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stages.dit.train.stepz=3", "stages.dit.train.stepz: unknown key"),
+        ("stages.dit.train.steps=0", "stages.dit.train.steps=0: Input should be greater than 0"),
+        ("stages.dit.train.batch=24", "train.batch=24 is not a multiple of micro_batch*workers"),
+        ("stages.dit.train.clip.frames=10", "clip.frames=10 does not fit 4k+1"),
+        ("stages.autoencoder.train.clip.frames=8", "clip.frames=8 does not fit 4k+1"),
+        ("stages.dit.train.clip.size=[32,36]", "has 36, wanted multiples of 8"),
+        ("stages.dit.latents=autoencoder", "stages.dit.latents=autoencoder, wanted an encode"),
+        ("stages.encode.encode.autoencoder=nobody", "stages.encode needs nobody"),
+        ("stages.dit.train.objective.kind=kl", "stages.dit.train.objective"),
+        ("stages.dit.train.condition_share=0.5", "needs model.condition_frames=true"),
+        ("stages.nobody.save.keep=1", "no nobody, wanted one of autoencoder, encode, dit, evaluate"),
+        ("version=2", "version=2"),
+        ("novalue", "--set novalue: wanted KEY=VALUE"),
+    ],
+)
+def test_a_wrong_field_is_one_line(override: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_recipe(DEBUG, overrides=[override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", ""])
+def test_a_file_that_is_no_recipe_is_one_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"broken\.yaml") as caught:
+        load_recipe(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No such file"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+def test_overrides_reach_stages_by_id() -> None:
+    recipe = load_recipe(DEBUG, overrides=["stages.dit.train.steps=7", "seed=3"])
+    train = recipe.stage("dit").train
+    assert train is not None
+    assert (train.steps, recipe.seed) == (7, 3)
+
+
+def test_accumulation_is_derived() -> None:
+    recipe = load_recipe(
+        DEBUG, overrides=["stages.dit.train.batch=64", "stages.dit.train.micro_batch=8"]
+    )
+    assert recipe.stage("dit").accumulation(ranks=2) == 4
+
+
+def test_moving_a_run_keeps_its_digest() -> None:
+    here = load_recipe(DEBUG)
+    moved = load_recipe(
+        DEBUG,
+        overrides=["runs=s3://bucket/runs", "stages.dit.compute.zero=3", "data.train.uri=s3://b/d"],
+    )
+    other = load_recipe(DEBUG, overrides=["stages.dit.train.optim.lr=0.5"])
+    assert recipe_digest(here) == recipe_digest(moved)
+    assert recipe_digest(here) != recipe_digest(other)
+
+
+def test_a_stage_digest_follows_what_it_is_made_from() -> None:
+    data = {"train": "a", "eval": "b"}
+
+    def digest(stage: str, *overrides: str, data: dict[str, str] = data) -> str:
+        recipe = load_recipe(DEBUG, overrides=overrides)
+        return input_digest(recipe, recipe.stage(stage), data=data)
+
+    upstream = "stages.autoencoder.train.steps=61"
+    downstream = "stages.dit.train.steps=121"
+    assert digest("dit") != digest("dit", upstream)
+    assert digest("autoencoder") == digest("autoencoder", downstream)
+    assert digest("encode") != digest("encode", data={"train": "c", "eval": "b"})
+    assert digest("evaluate") != digest("evaluate", data={"train": "a", "eval": "c"})
+
+
+def test_checking_a_recipe_imports_no_torch_and_no_ray() -> None:
+    script = (
+        "import sys\n"
+        "from orchestrator.recipe.load import load_recipe\n"
+        "from orchestrator.plan.graph import stage_graph\n"
+        f"stage_graph(load_recipe({str(DEBUG)!r}))\n"
+        "heavy = {'torch', 'ray', 'deepspeed', 'mlflow', 'transformers'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=JOBS.parent)
