@@ -1,0 +1,24 @@
+"""Opening a run that is already in storage."""
+
+import json
+from typing import Any
+
+from orchestrator.errors import UserError
+from orchestrator.recipe.load import parse_recipe
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.storage.store import Store, open_store
+
+RECIPE = "recipe.json"
+
+
+def open_run(uri: str) -> tuple[Store, Recipe]:
+    """The store and the resolved recipe of a run.
+
+    Raises:
+        UserError: if there is no run at ``uri``.
+    """
+    store = open_store(uri)
+    if not store.exists(RECIPE):
+        raise UserError(f"RUN={uri}: no {RECIPE} there, wanted the folder of a run")
+    tree: dict[str, Any] = json.loads(store.get(RECIPE))["recipe"]
+    return store, parse_recipe(tree, origin=f"{uri}/{RECIPE}")

@@ -1,0 +1,71 @@
+"""`rushes status`: where a run stands, from its storage alone."""
+
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.launch.run_folder import open_run
+from orchestrator.recipe.stage import Stage
+from orchestrator.storage.store import Store
+
+
+def read_status(uri: str) -> dict[str, Any]:
+    """Stages with their state, last logged step, last commit and loss; attempts."""
+    store, recipe = open_run(uri)
+    attempts = sorted(name for name in store.list("attempts/") if name.endswith(".json"))
+    return {
+        "run": store.uri,
+        "name": recipe.name,
+        "attempts": len(attempts),
+        "stages": [_stage(store, stage) for stage in recipe.stages],
+    }
+
+
+def print_status(status: dict[str, Any], *, console: Console) -> None:
+    """A table of the stages."""
+    table = Table(title=f"{status['name']} at {status['run']}, {status['attempts']} start(s)")
+    for name in ("stage", "kind", "state", "step", "last checkpoint", "loss"):
+        table.add_column(name)
+    for stage in status["stages"]:
+        loss = stage["loss"]
+        step = "" if stage["steps"] is None else f"{stage['step']}/{stage['steps']}"
+        checkpoint = "" if stage["checkpoint"] is None else str(stage["checkpoint"])
+        table.add_row(
+            stage["id"],
+            stage["kind"],
+            stage["state"],
+            step,
+            checkpoint,
+            "" if loss is None else f"{loss:.4g}",
+        )
+    console.print(table)
+
+
+def _stage(store: Store, stage: Stage) -> dict[str, Any]:
+    folder = f"stages/{stage.id}"
+    commits = sorted(
+        name.split("/")[-2]
+        for name in store.list(f"{folder}/checkpoints/")
+        if name.endswith("/COMMIT")
+    )
+    last = _last_metrics(store, f"{folder}/metrics.jsonl")
+    done = store.exists(f"{folder}/DONE")
+    started = bool(commits) or last is not None
+    return {
+        "id": stage.id,
+        "kind": stage.kind,
+        "state": "done" if done else "started" if started else "waiting",
+        "step": None if last is None else last["step"],
+        "steps": stage.train.steps if stage.train else None,
+        "checkpoint": int(commits[-1].removeprefix("step-")) if commits else None,
+        "loss": None if last is None else last.get("loss"),
+    }
+
+
+def _last_metrics(store: Store, key: str) -> dict[str, Any] | None:
+    if not store.exists(key):
+        return None
+    lines = store.get(key).decode().splitlines()
+    return json.loads(lines[-1]) if lines else None
