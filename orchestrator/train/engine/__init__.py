@@ -1,0 +1,4 @@
+"""Engines: how one network's optimizer step is computed and sharded.
+
+The only place that imports deepspeed.
+"""
