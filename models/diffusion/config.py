@@ -64,13 +64,6 @@ class GuidanceConfig(Strict):
     interval: tuple[float, float] = (0.0, 1.0)  # guide at times in here, both ends included
     rescale: float = Field(default=0.0, ge=0.0, le=1.0)  # phi of arXiv:2305.08891; 0 is off
 
-    @model_validator(mode="before")
-    @classmethod
-    def _lists_are_tuples(cls, data: object) -> object:
-        if isinstance(data, dict) and isinstance(data.get("interval"), list):
-            return {**data, "interval": tuple(data["interval"])}
-        return data
-
     @model_validator(mode="after")
     def _interval_is_ordered(self) -> Self:
         low, high = self.interval

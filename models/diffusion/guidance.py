@@ -53,10 +53,13 @@ def rescale_std(x_BCTHW: Tensor, *, like: Tensor, share: float) -> Tensor:
         like: conditional outputs, same shape.
         share: phi, 0 leaves x as it is, 1 gives it the standard deviation of ``like``.
 
-    Source: Lin et al. 2023, arXiv:2305.08891, equations 15 and 16.
+    Source: Lin et al. 2023, arXiv:2305.08891, section 3.4; applied to the network's output, as
+    there.
     """
     if share == 0.0:
         return x_BCTHW
     shape = (-1, *[1] * (x_BCTHW.dim() - 1))
-    ratio = (like.flatten(1).std(dim=1) / x_BCTHW.flatten(1).std(dim=1)).view(shape)
+    # An untrained transformer outputs zeros: 0 / tiny instead of 0 / 0.
+    std_B = x_BCTHW.flatten(1).std(dim=1).clamp_min(torch.finfo(x_BCTHW.dtype).tiny)
+    ratio = (like.flatten(1).std(dim=1) / std_B).view(shape)
     return x_BCTHW * (share * ratio + (1 - share))

@@ -8,6 +8,7 @@ times, so that each works under each objective. The last step lands on the predi
 the network is never asked at time 0, where no noise is left to predict.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
@@ -157,7 +158,7 @@ def _ddim(run: _Run, x_BCTHW: Tensor, *, eta: float) -> Tensor:
     for here, there in run.steps():
         found = run.predict(x_BCTHW, here)
         fresh = eta * _posterior_variance(here, there) ** 0.5
-        kept = (there.sigma**2 - fresh**2) ** 0.5
+        kept = max(there.sigma**2 - fresh**2, 0.0) ** 0.5
         x_BCTHW = there.alpha * found.clean + kept * found.noise
         if fresh > 0.0:
             x_BCTHW = x_BCTHW + fresh * run.draw(x_BCTHW)
@@ -174,8 +175,8 @@ def _ddpm(run: _Run, x_BCTHW: Tensor, *, exponent: float) -> Tensor:
     for here, there in run.steps():
         found = run.predict(x_BCTHW, here)
         lower = _posterior_variance(here, there)
-        kept = there.sigma**2 - lower
-        x_BCTHW = there.alpha * found.clean + max(kept, 0.0) ** 0.5 * found.noise
+        kept = max(there.sigma**2 - lower, 0.0) ** 0.5
+        x_BCTHW = there.alpha * found.clean + kept * found.noise
         if there.sigma > 0.0:
             upper = _forward_variance(here, there) * _power(there) / _power(here)
             std = (lower ** (1 - exponent) * upper**exponent) ** 0.5
@@ -223,5 +224,5 @@ def _power(at: Moment) -> float:
 def _log_snr_step(here: Moment, there: Moment) -> float:
     """Growth of log(alpha/sigma) over the step; infinite from no signal or to no noise."""
     if here.alpha == 0.0 or there.sigma == 0.0:
-        return float("inf")
-    return float(torch.tensor(there.alpha / there.sigma * here.sigma / here.alpha).log())
+        return math.inf
+    return math.log(there.alpha * here.sigma / (there.sigma * here.alpha))

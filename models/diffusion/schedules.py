@@ -46,7 +46,7 @@ def cosine(t_B: Tensor) -> Coefficients:
 
     Neither end is exact: sigma(0) = alpha(1) = exp(-10).
 
-    Source: Ho and Salimans 2022, arXiv:2207.12598, section 3.1 (u there is t here); used by
+    Source: Ho and Salimans 2022, arXiv:2207.12598, section 2 (u there is t here); used by
     Imagen Video, arXiv:2210.02303, section 2.1.
     """
     b = math.atan(math.exp(-LOG_SNR_MAX / 2))

@@ -19,7 +19,8 @@ def shift_time(t: Tensor, *, shift: float) -> Tensor:
 
     Source: Esser et al. 2024, arXiv:2403.03206, equation 23 with shift = sqrt(m/n).
     """
-    return shift * t / (1 + (shift - 1) * t)
+    # 1 - t + shift t, not 1 + (shift - 1) t: the two are equal, but only this one maps 1 to 1.
+    return shift * t / (1 - t + shift * t)
 
 
 def logit_normal(uniform_B: Tensor, *, mean: float, std: float) -> Tensor:
