@@ -49,8 +49,8 @@ def sample(
         noise_BCTHW: standard normal, [B, C, T, H, W], float32 or float64.
         objective: what the network was trained for.
         config: the rule, its steps and their shift.
-        generators: one per clip, on the noise's device, for rules that draw noise on the way;
-            a clip's result then does not depend on its batch mates.
+        generators: one per clip, on any device, for rules that draw noise on the way; a clip's
+            result then does not depend on its batch mates.
 
     Returns:
         Clips, [B, C, T, H, W], in the dtype of the noise.
@@ -110,14 +110,12 @@ class _Run:
         return self.objective.predict(output.to(x_BCTHW.dtype), x_BCTHW, t_B)
 
     def draw(self, like: Tensor) -> Tensor:
-        """Fresh noise, clip by clip from its own generator."""
-        shape, dtype, device = like.shape[1:], like.dtype, like.device
-        return torch.stack(
-            [
-                torch.randn(shape, generator=one, dtype=dtype, device=device)
-                for one in self.generators
-            ]
-        )
+        """Fresh noise, clip by clip from its own generator, on the clips' device."""
+        draws = [
+            torch.randn(like.shape[1:], generator=one, dtype=like.dtype, device=one.device)
+            for one in self.generators
+        ]
+        return torch.stack(draws).to(like.device)
 
 
 def _euler(run: _Run, x_BCTHW: Tensor) -> Tensor:

@@ -64,7 +64,9 @@ class Tabulated:
 
     def __call__(self, t_B: Tensor) -> Coefficients:
         """Coefficients at times [B]; exact table values where N t is whole."""
-        table = self._alpha.to(t_B.device)
+        if self._alpha.device != t_B.device:  # copied once, not in every step
+            self._alpha = self._alpha.to(t_B.device)
+        table = self._alpha
         intervals = len(table) - 1
         at_B = t_B.double() * intervals
         left_B = at_B.floor().clamp(0, intervals - 1).long()
