@@ -72,6 +72,11 @@ class Tracker:
         """Where the feeder writes what went wrong."""
         return self._folder / LOG
 
+    @property
+    def feeder_pid(self) -> int:
+        """The process that feeds MLflow."""
+        return self._feeder.pid
+
     def event(self, event: Event) -> None:
         """Keeps one event; returns once it is in the local file.
 

@@ -1,0 +1,280 @@
+"""The real feeder into a real MLflow database."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from orchestrator.tracking.tracker import Tracker
+from orchestrator.train.video import still_png, write_mp4
+
+mlflow = pytest.importorskip("mlflow")
+DRAIN_S = 120.0
+SHA = "ab" * 32
+
+
+@dataclass(frozen=True)
+class Config:
+    uri: str
+    experiment: str = "rushes"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tracking of runs")
+
+
+@pytest.fixture(scope="module")
+def config(folder: Path) -> Config:
+    return Config(uri=f"sqlite:///{folder}/runs/mlflow.db")
+
+
+@pytest.fixture(scope="module")
+def client(config: Config) -> Iterator[Any]:
+    from mlflow import MlflowClient
+
+    return MlflowClient(config.uri, registry_uri=config.uri)
+
+
+@pytest.fixture
+def start(folder: Path, config: Config) -> Callable[..., Tracker]:
+    def build(run: str, *, tracking: Config = config, spool: str = "spool") -> Tracker:
+        return Tracker(tracking=tracking, run_uri=run, spool_dir=folder / spool)
+
+    return build
+
+
+def metrics(step: int, **values: float) -> dict[str, Any]:
+    return {"kind": "metrics", "stage": "dit", "step": step, "time_ms": 1000 + step} | {
+        "values": values
+    }
+
+
+def history(client: Any, run_id: str, name: str) -> list[tuple[int, float]]:
+    return sorted((one.step, one.value) for one in client.get_metric_history(run_id, name))
+
+
+def runs_of(client: Any, run: str) -> tuple[Any, dict[str, Any]]:
+    experiment = client.get_experiment_by_name("rushes").experiment_id
+    parents = client.search_runs([experiment], f"tags.`rushes.run` = '{run}'")
+    assert len(parents) == 1
+    wanted = f"tags.`mlflow.parentRunId` = '{parents[0].info.run_id}'"
+    children = client.search_runs([experiment], wanted)
+    by_stage = {child.data.tags["rushes.stage"]: child for child in children}
+    assert len(by_stage) == len(children)
+    return parents[0], by_stage
+
+
+def first_attempt(folder: Path, tracker: Tracker) -> None:
+    clip_THWC = np.zeros((9, 32, 32, 3), np.uint8)
+    clip_THWC[:, 8:16, 8:16] = (255, 0, 0)
+    write_mp4(folder / "clip.mp4", clip_THWC, fps=8)
+    still_png(folder / "still.png", clip_THWC[0])
+    send = tracker.event
+    params = {"seed": 0, "stages": [{"id": "dit", "train": {"steps": 10}}], "long": "x" * 7000}
+    send({"kind": "run", "name": "my recipe", "params": params, "tags": {"git": "abc"}})
+    send({"kind": "stage", "stage": "dit", "params": {"optim": {"lr": 0.1}}, "tags": {}})
+    send({"kind": "progress", "stage": "dit", "step": 1})
+    for step in range(1, 7):
+        send(metrics(step, loss=1 / step, **{"system/host_bytes": 5.0 * step}))
+    send(metrics(7, loss=float("nan"), grad_norm=float("inf"), lr=0.5))
+    send({"kind": "artifact", "stage": "dit", "uri": f"{folder}/clip.mp4", "folder": "video"})
+    send({"kind": "artifact", "stage": "dit", "uri": f"{folder}/none.mp4", "folder": "video"})
+    still = {"kind": "still", "stage": "dit", "key": "previews/0", "uri": f"{folder}/still.png"}
+    send({**still, "step": 5})
+    data = {"kind": "dataset", "stage": "dit", "name": "digits", "digest": SHA}
+    send({**data, "uri": str(folder), "context": "training"})
+    send({**data, "name": "far", "uri": "s3://bucket/clips", "context": "eval"})
+    model = {"kind": "model", "stage": "dit", "name": "my-recipe-dit", "sha256": SHA}
+    send({**model, "uri": f"{folder}/weights"})
+    send({"kind": "note", "stage": "dit", "text": "a worker was restarted"})
+    send({"kind": "end", "stage": "dit", "status": "FAILED"})
+    send({"kind": "end", "stage": None, "status": "FAILED"})
+
+
+def second_attempt(folder: Path, tracker: Tracker) -> None:
+    """Goes on from step 4, with another number of steps, to the end."""
+    send = tracker.event
+    params = {"seed": 0, "stages": [{"id": "dit", "train": {"steps": 12}}], "new": True}
+    send({"kind": "run", "name": "my recipe", "params": params, "tags": {}})
+    send({"kind": "stage", "stage": "dit", "params": {"optim": {"lr": 0.1}}, "tags": {}})
+    for step in range(5, 13):
+        send({**metrics(step, loss=1 / step), "time_ms": 9000 + step})
+    still = {"kind": "still", "stage": "dit", "key": "previews/0", "uri": f"{folder}/still.png"}
+    send({**still, "step": 5})
+    send({**still, "step": 10})
+    model = {"kind": "model", "stage": "dit", "name": "my-recipe-dit", "sha256": SHA}
+    send({**model, "uri": f"{folder}/weights"})
+    send({"kind": "end", "stage": "dit", "status": "FINISHED"})
+    send({"kind": "end", "stage": None, "status": "FINISHED"})
+
+
+@pytest.fixture(scope="module")
+def two_attempts(folder: Path, config: Config, client: Any) -> tuple[Any, Any]:
+    """Parent and child after one attempt that failed and one that finished."""
+    run = f"{folder}/runs/my recipe"
+    tracker = Tracker(tracking=config, run_uri=run, spool_dir=folder / "spool")
+    first_attempt(folder, tracker)
+    assert tracker.close(DRAIN_S)
+    parent, children = runs_of(client, run)
+    assert parent.info.status == children["dit"].info.status == "FAILED"
+    # The second attempt comes from another machine: it has no spool.
+    tracker = Tracker(tracking=config, run_uri=run, spool_dir=folder / "other spool")
+    second_attempt(folder, tracker)
+    assert tracker.close(DRAIN_S)
+    again, children_again = runs_of(client, run)
+    assert again.info.run_id == parent.info.run_id
+    assert children_again["dit"].info.run_id == children["dit"].info.run_id
+    return again, children_again["dit"]
+
+
+def test_runs_have_names_status_and_attempts(two_attempts: tuple[Any, Any]) -> None:
+    parent, child = two_attempts
+    assert (parent.info.run_name, child.info.run_name) == ("my recipe", "dit")
+    assert parent.info.status == child.info.status == "FINISHED"
+    assert parent.data.tags["git"] == "abc"
+    assert parent.data.tags["rushes.attempts"] == child.data.tags["rushes.attempts"] == "2"
+    assert child.data.tags["mlflow.note.content"] == "a worker was restarted"
+
+
+def test_params_are_flat_cut_and_keep_their_first_value(
+    folder: Path, two_attempts: tuple[Any, Any]
+) -> None:
+    parent, child = two_attempts
+    assert parent.data.params["stages.dit.train.steps"] == "10"
+    assert parent.data.params["new"] == "true"
+    assert len(parent.data.params["long"]) == 6000
+    assert child.data.params == {"optim.lr": "0.1"}
+    rejected = next((folder / "other spool").glob("*/rejected.jsonl")).read_text()
+    assert "stages.dit.train.steps=10 is now 12" in rejected
+
+
+def test_a_resumed_stage_repeats_no_point(client: Any, two_attempts: tuple[Any, Any]) -> None:
+    _, child = two_attempts
+    steps = [*range(1, 7), *range(7, 13)]
+    expected = [(step, 1 / step) for step in steps]
+    assert history(client, child.info.run_id, "loss") == expected
+    assert history(client, child.info.run_id, "lr") == [(7, 0.5)]
+    first = client.get_metric_history(child.info.run_id, "loss")[0]
+    assert first.timestamp == 1001
+
+
+def test_values_that_are_not_finite_are_counted(client: Any, two_attempts: tuple[Any, Any]) -> None:
+    _, child = two_attempts
+    assert history(client, child.info.run_id, "nonfinite") == [(7, 2.0)]
+    assert "grad_norm" not in child.data.metrics
+
+
+def test_system_metrics_keep_their_prefix(client: Any, two_attempts: tuple[Any, Any]) -> None:
+    _, child = two_attempts
+    wanted = [(step, 5.0 * step) for step in range(1, 7)]
+    assert history(client, child.info.run_id, "system/host_bytes") == wanted
+
+
+def test_the_video_is_stored_byte_for_byte(
+    folder: Path, client: Any, two_attempts: tuple[Any, Any]
+) -> None:
+    _, child = two_attempts
+    stored = client.download_artifacts(child.info.run_id, "video/clip.mp4")
+    assert Path(stored).read_bytes() == (folder / "clip.mp4").read_bytes()
+    beside = folder / "runs" / "mlartifacts" / child.info.run_id
+    assert (beside / "artifacts" / "video" / "clip.mp4").is_file()
+
+
+def test_an_artifact_that_is_not_there_holds_up_nothing(
+    folder: Path, two_attempts: tuple[Any, Any]
+) -> None:
+    rejected = next((folder / "spool").glob("*/rejected.jsonl")).read_text().splitlines()
+    assert len(rejected) == 1
+    assert "none.mp4" in json.loads(rejected[0])["reason"]
+
+
+def test_stills_have_a_step_each_and_no_double(client: Any, two_attempts: tuple[Any, Any]) -> None:
+    _, child = two_attempts
+    names = [file.path for file in client.list_artifacts(child.info.run_id, "images")]
+    steps = sorted(int(name.split("+")[2]) for name in names if name.endswith(".png"))
+    assert steps == [5, 10]
+    assert all(name.startswith("images/previews~0+step+") for name in names)
+    assert child.data.tags["mlflow.loggedImages"] == "True"
+
+
+def test_data_sets_are_inputs_with_their_whole_digest(two_attempts: tuple[Any, Any]) -> None:
+    _, child = two_attempts
+    inputs = {one.dataset.name: one for one in child.inputs.dataset_inputs}
+    assert sorted(inputs) == ["digits", "far"]
+    assert json.loads(inputs["far"].dataset.source) == {"uri": "s3://bucket/clips"}
+    assert inputs["digits"].dataset.digest == SHA[:36]
+    tags = {tag.key: tag.value for tag in inputs["digits"].tags}
+    assert (tags["rushes.digest"], tags["mlflow.data.context"]) == (SHA, "training")
+
+
+def test_the_same_weights_are_registered_once(
+    folder: Path, client: Any, two_attempts: tuple[Any, Any]
+) -> None:
+    _, child = two_attempts
+    versions = client.search_model_versions("name = 'my-recipe-dit'")
+    assert [version.source for version in versions] == [f"{folder}/weights"]
+    assert versions[0].run_id == child.info.run_id
+    assert versions[0].tags["sha256"] == SHA
+    newest = client.get_model_version_by_alias("my-recipe-dit", "newest")
+    assert newest.version == versions[0].version
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DRAIN_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def offset_of(spool: Path) -> int:
+    states = list(spool.glob("*/state-*.json"))
+    return json.loads(states[0].read_text())["offset"] if states else 0
+
+
+def test_a_killed_feeder_loses_and_doubles_nothing(
+    folder: Path, client: Any, two_attempts: tuple[Any, Any], start: Callable[..., Tracker]
+) -> None:
+    run, spool = f"{folder}/runs/killed", folder / "killed"
+    tracker = start(run, spool="killed")
+    tracker.event({"kind": "stage", "stage": "dit", "params": {}, "tags": {}})
+    for step in range(4000):
+        tracker.event(metrics(step, loss=step / 3, lr=0.5, grad_norm=1.0, clips=8.0))
+    events = next(spool.glob("*/events.jsonl"))
+    wait_until(lambda: offset_of(spool) > 10_000)
+    os.kill(tracker.feeder_pid, signal.SIGKILL)
+    assert not tracker.close(0.0)
+    assert offset_of(spool) < events.stat().st_size
+    with events.open("ab") as file:
+        file.write(b'{"kind": "metrics", "stage": "di')  # a driver that was killed too
+    tracker = start(run, spool="killed")
+    tracker.event(metrics(4000, loss=4000 / 3))
+    assert tracker.close(DRAIN_S)
+    _, children = runs_of(client, run)
+    run_id = children["dit"].info.run_id
+    assert history(client, run_id, "loss") == [(step, step / 3) for step in range(4001)]
+    assert len(client.get_metric_history(run_id, "clips")) == 4000
+    assert "cut off" in next(spool.glob("*/rejected.jsonl")).read_text()
+
+
+def test_a_driver_that_died_leaves_a_killed_run(
+    folder: Path, client: Any, two_attempts: tuple[Any, Any], start: Callable[..., Tracker]
+) -> None:
+    run = f"{folder}/runs/orphan"
+    tracker = start(run, spool="orphan")
+    tracker.event({"kind": "run", "name": "orphan", "params": {}, "tags": {}})
+    tracker.event(metrics(1, loss=2.0))
+    pipe = tracker._feeder.stdin
+    assert pipe is not None
+    pipe.close()  # what the system does when the driver dies
+    assert tracker._feeder.wait(DRAIN_S) == 0
+    parent, children = runs_of(client, run)
+    assert parent.info.status == children["dit"].info.status == "KILLED"
+    assert children["dit"].data.metrics == {"loss": 2.0}
