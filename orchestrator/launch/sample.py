@@ -10,7 +10,7 @@ from orchestrator.errors import UserError
 from orchestrator.launch.run_folder import open_run
 from orchestrator.train.pipeline import load_chain
 from orchestrator.train.sampling import denoiser_stage, sample_clips
-from orchestrator.train.video import gif_bytes, mp4_bytes
+from orchestrator.train.video import write_gif, write_mp4
 
 BATCH = 16  # clips sampled at once
 
@@ -60,9 +60,7 @@ def sample_run(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror}") from None
-    clips = sample_clips(
-        chain, prompts, train=train, seed=seed, batch=BATCH, on_clips=on_clips
-    )
+    clips = sample_clips(chain, prompts, train=train, seed=seed, batch=BATCH, on_clips=on_clips)
     return [
         path
         for number, clip in enumerate(clips)
@@ -72,8 +70,8 @@ def sample_run(
 
 def _write(clip: np.ndarray, stem: Path, *, fps: float, npz: bool) -> list[Path]:
     mp4, gif = stem.with_suffix(".mp4"), stem.with_suffix(".gif")
-    mp4.write_bytes(mp4_bytes(clip, fps=fps))
-    gif.write_bytes(gif_bytes(clip, fps=fps))
+    write_mp4(mp4, clip, fps=fps)
+    write_gif(gif, clip, fps=fps)
     if not npz:
         return [mp4, gif]
     frames = stem.with_suffix(".npz")

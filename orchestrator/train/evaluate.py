@@ -13,7 +13,7 @@ from orchestrator.train.hooks import Hooks
 from orchestrator.train.job import StageJob
 from orchestrator.train.pipeline import load_chain
 from orchestrator.train.sampling import sample_clips
-from orchestrator.train.video import captioned_grid, mp4_bytes, still_png
+from orchestrator.train.video import grid, mp4_bytes, png_bytes
 
 REPORT = "report.json"
 SHOWN = 20  # clips in the picture
@@ -36,9 +36,7 @@ def evaluate(job: StageJob, *, hooks: Hooks) -> dict[str, Any]:
     judge = Judge.fit()
 
     def progress(done: int) -> None:
-        hooks.event(
-            {"kind": "progress", "stage": job.stage, "step": done, "steps": len(prompts)}
-        )
+        hooks.event({"kind": "progress", "stage": job.stage, "step": done, "steps": len(prompts)})
 
     videos = sample_clips(
         chain,
@@ -71,9 +69,9 @@ def _publish(
     train = job.recipe.stage(job.spec.evaluate.model).train  # pyright: ignore[reportOptionalMemberAccess]
     assert train is not None
     captions = [prompt.text for prompt in prompts[:SHOWN]]
-    grid = captioned_grid(videos[:SHOWN], captions=captions)
-    store.put(f"{job.folder}/samples.mp4", mp4_bytes(grid, fps=train.clip.fps))
-    store.put(f"{job.folder}/samples.png", still_png(grid))
+    shown = grid(list(videos[:SHOWN]), captions=captions)
+    store.put(f"{job.folder}/samples.mp4", mp4_bytes(shown, fps=train.clip.fps, scale=1))
+    store.put(f"{job.folder}/samples.png", png_bytes(shown[len(shown) // 2]))
     store.put(f"{job.folder}/{REPORT}", json.dumps(report, indent=1).encode())
     shares = {name: value for name, value in report.items() if name != "prompts"}
     hooks.event({"kind": "metrics", "stage": job.stage, "step": 0, "values": shares})

@@ -14,9 +14,10 @@ from orchestrator.recipe.digest import canonical
 from orchestrator.storage.store import Store, join_uri
 from orchestrator.train.engine.base import Engine
 from orchestrator.train.job import StageJob
+from orchestrator.train.pixels import as_pixels
 from orchestrator.train.ranks import Ranks
 from orchestrator.train.sources import open_stream
-from orchestrator.train.tasks.base import Task, as_pixels
+from orchestrator.train.tasks.base import Task
 from orchestrator.train.weights import CONFIG, WEIGHTS
 
 STATISTICS_CLIPS = 512  # enough for per-channel mean and deviation to three digits
@@ -71,7 +72,7 @@ def _measure_latents(
             batch = stream.next()
             for first in range(0, len(batch.slots), train.micro_batch):
                 samples = tuple(batch.samples[first : first + train.micro_batch])
-                x = torch.from_numpy(as_pixels(samples, frames=None)).to(ranks.device)
+                x = as_pixels(samples, frames=None).to(ranks.device)
                 statistics.update(engine.module.encode(x).mean.float())
     stream.close()
     mean, std = statistics.finish(total=ranks.total)

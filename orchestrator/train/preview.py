@@ -10,10 +10,11 @@ from orchestrator.storage.store import Store, join_uri
 from orchestrator.train.engine.base import Engine
 from orchestrator.train.job import StageJob
 from orchestrator.train.pipeline import assemble, load_autoencoder
+from orchestrator.train.pixels import to_uint8
 from orchestrator.train.randomness import seed_of
 from orchestrator.train.ranks import Ranks
 from orchestrator.train.tasks.diffusion import DENOISER
-from orchestrator.train.video import captioned_grid, mp4_bytes, still_png, to_uint8
+from orchestrator.train.video import grid, mp4_bytes, png_bytes
 
 
 class Preview:
@@ -53,15 +54,16 @@ class Preview:
         engine = engines[DENOISER]
         autoencoder, text = self._loaded()
         with torch.no_grad(), engine.ema_weights():
-            chain = assemble(
-                self._train, model=engine.module, autoencoder=autoencoder, text=text
-            )
+            chain = assemble(self._train, model=engine.module, autoencoder=autoencoder, text=text)
             video = chain.sample(
                 preview.prompts,
                 frames=self._train.clip.frames,
                 size=self._train.clip.size,
                 sampler=preview.sampler,
-                seeds=[seed_of(self._job.recipe.seed, "preview", i) for i in range(len(preview.prompts))],
+                seeds=[
+                    seed_of(self._job.recipe.seed, "preview", i)
+                    for i in range(len(preview.prompts))
+                ],
             )
         if self._ranks.rank == 0:
             self._publish(to_uint8(video), step=step)
@@ -72,7 +74,9 @@ class Preview:
             recipe = self._job.recipe
             device = self._ranks.device
             source = recipe.autoencoder_of(self._job.spec)
-            text = build_text_encoder(recipe.text).to(device) if recipe.text.kind != "byt5" else None
+            text = (
+                build_text_encoder(recipe.text).to(device) if recipe.text.kind != "byt5" else None
+            )
             autoencoder = load_autoencoder(self._store, recipe, stage=source.id, device=device)
             self._parts = (autoencoder, text)
         return self._parts
@@ -80,11 +84,11 @@ class Preview:
     def _publish(self, videos: Any, *, step: int) -> None:
         preview = self._train.preview
         assert preview is not None
-        grid = captioned_grid(videos, captions=preview.prompts)
+        shown = grid(list(videos), captions=preview.prompts)
         folder = f"{self._job.folder}/samples"
         clip, still = f"{folder}/step-{step:08d}.mp4", f"{folder}/step-{step:08d}.png"
-        self._store.put(clip, mp4_bytes(grid, fps=self._train.clip.fps))
-        self._store.put(still, still_png(grid))
+        self._store.put(clip, mp4_bytes(shown, fps=self._train.clip.fps, scale=1))
+        self._store.put(still, png_bytes(shown[len(shown) // 2]))
         stage, run = self._job.stage, self._job.run
         self._event(
             {"kind": "artifact", "stage": stage, "uri": join_uri(run, clip), "folder": "samples"}

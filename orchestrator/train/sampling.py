@@ -8,8 +8,8 @@ import torch
 from models.sora.sample import SoraChain
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.train import Preview, Train
+from orchestrator.train.pixels import to_uint8
 from orchestrator.train.randomness import seed_of
-from orchestrator.train.video import to_uint8
 
 
 def sample_clips(

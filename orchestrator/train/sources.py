@@ -47,9 +47,7 @@ def check_clips(recipe: Recipe, index: Index, *, uri: str) -> None:
             _check_bucket(recipe, stage, (frames, height, width), uri=uri)
 
 
-def _check_bucket(
-    recipe: Recipe, stage: Stage, bucket: tuple[int, int, int], *, uri: str
-) -> None:
+def _check_bucket(recipe: Recipe, stage: Stage, bucket: tuple[int, int, int], *, uri: str) -> None:
     train = stage.train
     assert train is not None
     source = recipe.autoencoder_of(stage).train if stage.latents else train

@@ -113,6 +113,13 @@ def still_png(file: str | Path | IO[bytes], frame_HWC: Pixels, *, scale: int | N
     PIL.Image.fromarray(_enlarged(frame_HWC[None], scale=scale)[0]).save(file, format="PNG")
 
 
+def png_bytes(frame_HWC: Pixels) -> bytes:
+    """One frame, [H, W, 3] uint8, as it is."""
+    buffer = io.BytesIO()
+    still_png(buffer, frame_HWC, scale=1)
+    return buffer.getvalue()
+
+
 def grid(
     clips: Sequence[Pixels], *, captions: Sequence[str] = (), columns: int | None = None
 ) -> Pixels:

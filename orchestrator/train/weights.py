@@ -40,7 +40,9 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], *, stage: str) -
     own = {name: tensor.shape for name, tensor in module.state_dict().items()}
     given = {name: tensor.shape for name, tensor in tensors.items()}
     if own != given:
-        differing = _first([name for name in own.keys() | given.keys() if own.get(name) != given.get(name)])
+        differing = _first(
+            [name for name in own.keys() | given.keys() if own.get(name) != given.get(name)]
+        )
         raise UserError(
             f"weights of stage {stage}: {differing} has shape {_shape(given.get(differing))}, "
             f"wanted {_shape(own.get(differing))}"

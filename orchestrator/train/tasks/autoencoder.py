@@ -12,7 +12,8 @@ from models.sora.autoencoder_loss import AutoencoderLoss
 from models.sora.discriminator import PatchDiscriminator3D
 from orchestrator.recipe.train import Train
 from orchestrator.train.flops import forward_flops
-from orchestrator.train.tasks.base import Forward, Loss, Micro, as_pixels
+from orchestrator.train.pixels import as_pixels
+from orchestrator.train.tasks.base import Forward, Loss, Micro
 
 AUTOENCODER = "autoencoder"
 DISCRIMINATOR = "discriminator"
@@ -59,7 +60,7 @@ class AutoencoderTask:
     def loss(self, network: str, engines: Mapping[str, Forward], micro: Micro) -> Loss:
         """The generator's loss, or the discriminator's on the reconstruction just made."""
         frames = 1 if micro.images else None
-        x_BCTHW = torch.from_numpy(as_pixels(micro.samples, frames=frames)).to(self._device)
+        x_BCTHW = as_pixels(micro.samples, frames=frames).to(self._device)
         if network == DISCRIMINATOR:
             value, stats = self._loss.discriminator(
                 x_BCTHW, self._reconstruction, engines[DISCRIMINATOR]

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 from torch import Tensor, nn
 
 from orchestrator.train.randomness import SlotRandom
@@ -69,9 +68,3 @@ class Task(Protocol):
     def config(self) -> dict[str, Any]:
         """What ``weights/config.json`` says beside the weights."""
         ...
-
-
-def as_pixels(samples: tuple[Mapping[str, Any], ...], *, frames: int | None) -> np.ndarray:
-    """Stacks uint8 clips [T,H,W,3] into [B,3,T,H,W] float32 in [-1, 1]; first ``frames`` only."""
-    stacked = np.stack([sample["frames"][:frames] for sample in samples])
-    return np.ascontiguousarray(stacked.transpose(0, 4, 1, 2, 3)).astype(np.float32) / 127.5 - 1.0
