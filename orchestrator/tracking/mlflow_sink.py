@@ -1,7 +1,7 @@
 """Events as MLflow runs: one parent run per run, one child per stage, found again by tag."""
 
 import getpass
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -140,16 +140,20 @@ class MlflowSink:
         run = self.client.get_run(run_id)
         tags = {name: str(value) for name, value in event.get("tags", {}).items()}
         tags |= _attempt_tags(run, attempt=event["attempt"])
-        params = flatten(event.get("params", {}))
-        stored = run.data.params
         self.client.log_batch(
             run_id,
-            params=[Param(name, value) for name, value in params.items() if name not in stored],
             tags=[RunTag(clean_name(k), cut(v, chars=TAG_CHARS)) for k, v in tags.items()],
             synchronous=True,
         )
         if run.info.status != _RUNNING:
             self.client.update_run(run_id, status=_RUNNING)
+        self._log_params(run_id, params=flatten(event.get("params", {})), stored=run.data.params)
+
+    def _log_params(
+        self, run_id: str, *, params: dict[str, str], stored: Mapping[str, str]
+    ) -> None:
+        new = [Param(name, value) for name, value in params.items() if name not in stored]
+        self.client.log_batch(run_id, params=new, synchronous=True)
         changed = [
             f"{name}={stored[name]} is now {value}"
             for name, value in params.items()

@@ -12,7 +12,8 @@ TAG_CHARS = 8000
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, str]:
     """Dotted names and text values, as ``--set`` would name them: ``stages.dit.train.steps``."""
-    return {clean_name(name): cut(value, chars=PARAM_CHARS) for name, value in _walk(tree, "")}
+    pairs = [pair for key, value in tree.items() for pair in _walk(value, str(key))]
+    return {clean_name(name): cut(value, chars=PARAM_CHARS) for name, value in pairs}
 
 
 def clean_name(name: str) -> str:
@@ -28,7 +29,7 @@ def cut(text: str, *, chars: int) -> str:
 def _walk(node: Any, prefix: str) -> Iterator[tuple[str, str]]:
     if isinstance(node, Mapping) and node:
         for key, child in node.items():
-            yield from _walk(child, f"{prefix}.{key}" if prefix else str(key))
+            yield from _walk(child, f"{prefix}.{key}")
     elif isinstance(node, list | tuple) and any(isinstance(one, Mapping) for one in node):
         for position, child in enumerate(node):
             label = child.get("id", position) if isinstance(child, Mapping) else position

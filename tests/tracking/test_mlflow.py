@@ -278,3 +278,4 @@ def test_a_driver_that_died_leaves_a_killed_run(
     parent, children = runs_of(client, run)
     assert parent.info.status == children["dit"].info.status == "KILLED"
     assert children["dit"].data.metrics == {"loss": 2.0}
+    assert not list((folder / "orphan").glob("*/rejected.jsonl"))
