@@ -1,0 +1,68 @@
+"""What a recipe says about the text encoder (no torch, no transformers)."""
+
+import re
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from models.config import Strict
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+class Byt5Config(Strict):
+    """UTF-8 bytes and a small encoder that is trained along; needs no download."""
+
+    kind: Literal["byt5"] = "byt5"
+    width: PositiveInt = 64
+    depth: PositiveInt = 2
+    heads: PositiveInt = 4
+    kernel: PositiveInt = 5  # bytes that the first layer sees at once; odd
+    max_length: PositiveInt = 64  # tokens, the end token included
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        if self.width % (2 * self.heads):
+            raise ValueError(f"width={self.width}, wanted a multiple of 2*heads={2 * self.heads}")
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel={self.kernel}, wanted an odd number")
+        return self
+
+
+class T5Config(Strict):
+    """The frozen encoder of a T5, UMT5 or ByT5 checkpoint."""
+
+    kind: Literal["t5"]
+    path: str = Field(min_length=1)  # a folder, or a hub name org/name
+    max_length: PositiveInt = 256  # tokens, the end token included
+
+
+class ClipConfig(Strict):
+    """The frozen text tower of a CLIP checkpoint."""
+
+    kind: Literal["clip"]
+    path: str = Field(min_length=1)  # a folder, or a hub name org/name
+    max_length: PositiveInt = 77  # tokens, start and end included
+
+
+TextConfig = Byt5Config | T5Config | ClipConfig
+
+
+def check_text(config: TextConfig) -> None:
+    """Refuses a pretrained encoder that is not there, before anything heavy is imported.
+
+    Hub names (``org/name``) pass: whether the hub has them is known only when they are fetched.
+
+    Raises:
+        ValueError: one line with the path.
+    """
+    if isinstance(config, Byt5Config):
+        return
+    folder = Path(config.path).expanduser()
+    if not folder.exists():
+        if _HUB_NAME.fullmatch(config.path):
+            return
+        raise ValueError(f"text.path={config.path} does not exist")
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"text.path={config.path} has no config.json, wanted a checkpoint folder")
