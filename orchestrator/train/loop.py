@@ -26,7 +26,7 @@ class Window:
     steps: int = 0
     skipped: int = 0
     wait_s: float = 0.0
-    grad_norm: dict[str, float] = field(default_factory=dict)
+    grad_norm: dict[str, torch.Tensor] = field(default_factory=dict)
     stats: dict[str, torch.Tensor] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
 

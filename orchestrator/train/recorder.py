@@ -51,7 +51,7 @@ class Recorder:
         values |= self._speed(step) | self._machine()
         values |= {"lr": step.lr, "skipped_steps": float(self._skipped)}
         for network, norm in step.window.grad_norm.items():
-            values[f"grad_norm/{network}"] = norm
+            values[f"grad_norm/{network}"] = float(norm)
         time_ms = int(time.time() * 1000)
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         finite["nonfinite"] = float(len(values) - len(finite))

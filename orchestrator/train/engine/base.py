@@ -19,11 +19,12 @@ class StepOutcome:
 
     Attributes:
         applied: False if a gradient was not finite: masters, moments and EMA are untouched.
-        grad_norm: L2 norm of the whole gradient before clipping; not finite on a skipped step.
+        grad_norm: L2 norm of the whole gradient before clipping, a float32 scalar left on its
+            device (reading it waits for the step); not finite on a skipped step.
     """
 
     applied: bool
-    grad_norm: float
+    grad_norm: Tensor
 
 
 @dataclass(frozen=True)
