@@ -16,10 +16,10 @@ from models.diffusion.objective import Objective
 from models.diffusion.samplers import sample
 from models.sora.autoencoder import VideoAutoencoder
 from models.sora.dit import Condition, VideoDiT
-from models.text.encoder import TextEncoder, TextStates
+from models.text.states import TextEncoder, TextStates
 
 NO_CAPTION = ""
-WHOLE_LATENT_FRAMES = 8  # a longer clip is decoded in chunks, to bound the memory
+WHOLE_FRAMES = 33  # longer clips pass the autoencoder in chunks, to bound the memory
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class SoraChain:
             config=sampler,
             generators=generators,
         )
-        return self._decode(latents)
+        return self._decode(latents, frames=frames)
 
     def extend(
         self,
@@ -187,9 +187,12 @@ class SoraChain:
 
     def _given(self, video_B3THW: Tensor, *, grid: tuple[int, int, int]) -> Condition:
         """Latents of the given frames, zeros after them, and their mask."""
-        dtype = next(self.autoencoder.parameters()).dtype
-        posterior = self.autoencoder.encode(video_B3THW.to(self._device, dtype))
-        known = self.autoencoder.normalise(posterior.mean).float()
+        video_B3THW = video_B3THW.to(self._device)
+        if video_B3THW.shape[2] > WHOLE_FRAMES:
+            posterior = self.autoencoder.encode_chunked(video_B3THW)
+        else:
+            posterior = self.autoencoder.encode(video_B3THW)
+        known = self.autoencoder.normalise(posterior.mean)
         clips, channels, count = known.shape[:3]
         latents = known.new_zeros(clips, channels, *grid)
         latents[:, :, :count] = known
@@ -197,14 +200,13 @@ class SoraChain:
         mask[:, :, :count] = 1.0
         return Condition(latents_BCTHW=latents, mask_B1THW=mask)
 
-    def _decode(self, latents_BCTHW: Tensor) -> Tensor:
-        dtype = next(self.autoencoder.parameters()).dtype
-        z_BCTHW = self.autoencoder.denormalise(latents_BCTHW.to(dtype))
-        if z_BCTHW.shape[2] > WHOLE_LATENT_FRAMES:
+    def _decode(self, latents_BCTHW: Tensor, *, frames: int) -> Tensor:
+        z_BCTHW = self.autoencoder.denormalise(latents_BCTHW)
+        if frames > WHOLE_FRAMES:
             video = self.autoencoder.decode_chunked(z_BCTHW)
         else:
             video = self.autoencoder.decode(z_BCTHW)
-        return video.float().clamp(-1.0, 1.0)
+        return video.clamp(-1.0, 1.0)
 
 
 def _doubled(condition: Condition) -> Condition:

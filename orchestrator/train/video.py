@@ -5,6 +5,7 @@
 
 import io
 import math
+import tempfile
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
+from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
@@ -36,7 +38,7 @@ def write_mp4(
     """H.264 in yuv420p with its index in front: plays in browsers and in MLflow's UI.
 
     Args:
-        file: a path or a seekable file.
+        file: a path or a binary file.
         clip_THWC: [T, H, W, 3], uint8.
         fps: frames per second.
         scale: every pixel becomes a square of this side; default: ``viewing_scale``. An odd
@@ -52,19 +54,13 @@ def write_mp4(
     frames_THWC = np.pad(
         frames_THWC, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge"
     )
-    where = str(file) if isinstance(file, Path) else file
-    rate = Fraction(fps).limit_denominator(1001)
-    options = {"movflags": "+faststart"}
-    with av.open(where, "w", format="mp4", options=options) as container:
-        stream = container.add_stream("libx264", rate=rate)
-        stream.height, stream.width = frames_THWC.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": "16", "preset": "veryfast"}
-        stream.codec_context.thread_count = 1
-        for frame_HWC in frames_THWC:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+    if isinstance(file, str | Path):
+        _encode(str(file), frames_THWC, fps=fps)
+        return
+    with tempfile.TemporaryDirectory() as folder:  # faststart reads its own file again
+        path = Path(folder) / "clip.mp4"
+        _encode(str(path), frames_THWC, fps=fps)
+        file.write(path.read_bytes())
 
 
 def mp4_bytes(clip_THWC: Pixels, *, fps: float, scale: int | None = None) -> bytes:
@@ -164,6 +160,24 @@ def grid(
         top, left = row * (height + _GAP), column * (width + _GAP)
         canvas[:, top : top + height, left : left + width] = tile
     return canvas
+
+
+def _encode(path: str, frames_THWC: Pixels, *, fps: float) -> None:
+    rate = Fraction(fps).limit_denominator(1001)
+    options = {"movflags": "+faststart"}
+    with av.open(path, "w", format="mp4", options=options) as container:
+        stream = container.add_stream("libx264", rate=rate)
+        stream.height, stream.width = frames_THWC.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"crf": "16", "preset": "veryfast"}
+        stream.codec_context.thread_count = 1
+        # The matrix that swscale uses at any size; untagged, players guess it from the height.
+        stream.codec_context.colorspace = Colorspace.SMPTE170M
+        stream.codec_context.color_range = ColorRange.MPEG
+        for frame_HWC in frames_THWC:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
 
 
 def _enlarged(clip_THWC: Pixels, *, scale: int | None) -> Pixels:

@@ -75,10 +75,7 @@ class AutoencoderTask:
             x_BCTHW,
             reconstruction,
             posterior,
-            step=micro.step,
-            discriminator=engines[DISCRIMINATOR].module
-            if active and DISCRIMINATOR in engines
-            else None,
+            critic=engines[DISCRIMINATOR].module if active else None,
         )
         return Loss(value=value, stats=stats)
 
