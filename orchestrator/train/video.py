@@ -172,7 +172,7 @@ def _encode(path: str, frames_THWC: Pixels, *, fps: float) -> None:
         stream.options = {"crf": "16", "preset": "veryfast"}
         stream.codec_context.thread_count = 1
         # The matrix that swscale uses at any size; untagged, players guess it from the height.
-        stream.codec_context.colorspace = Colorspace.SMPTE170M
+        stream.codec_context.colorspace = Colorspace.ITU601
         stream.codec_context.color_range = ColorRange.MPEG
         for frame_HWC in frames_THWC:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="rgb24")

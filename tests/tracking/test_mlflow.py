@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from orchestrator.tracking.sink import NotNowError, Point, RejectedError
+from orchestrator.tracking.target import Target, resolve_target
 from orchestrator.tracking.tracker import Tracker
 from orchestrator.train.video import still_png, write_mp4
 
@@ -279,3 +283,130 @@ def test_a_driver_that_died_leaves_a_killed_run(
     assert parent.info.status == children["dit"].info.status == "KILLED"
     assert children["dit"].data.metrics == {"loss": 2.0}
     assert not list((folder / "orphan").glob("*/rejected.jsonl"))
+
+
+def test_a_feeder_that_was_killed_is_started_again(
+    folder: Path,
+    client: Any,
+    two_attempts: tuple[Any, Any],
+    start: Callable[..., Tracker],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("orchestrator.tracking.tracker._CHECK_S", 0.0)
+    run = f"{folder}/runs/revived"
+    tracker = start(run)
+    first = tracker.feeder_pid
+    assert os.getpgid(first) != os.getpgid(0)  # Ctrl-C in the terminal does not reach it
+    tracker.event(metrics(1, loss=1.0))
+    os.kill(first, signal.SIGKILL)
+
+    def is_revived() -> bool:
+        tracker.event({"kind": "note", "stage": "dit", "text": "still here"})
+        return tracker.feeder_pid != first
+
+    wait_until(is_revived)
+    tracker.event(metrics(2, loss=2.0))
+    assert tracker.close(DRAIN_S)
+    _, children = runs_of(client, run)
+    assert history(client, children["dit"].info.run_id, "loss") == [(1, 1.0), (2, 2.0)]
+    assert children["dit"].data.tags["mlflow.note.content"] == "still here"
+
+
+@pytest.fixture
+def sink_of(folder: Path, config: Config, two_attempts: tuple[Any, Any]) -> Callable[..., Any]:
+    """A sink in this process, into the database that the feeder made."""
+    from orchestrator.tracking.mlflow_sink import MlflowSink
+
+    def build(run: str, *, experiment: str = "rushes") -> Any:
+        target = resolve_target(config.uri, run_uri=run)
+        return MlflowSink(target, experiment=experiment, run_uri=run)
+
+    return build
+
+
+def test_a_deleted_experiment_is_restored(client: Any, sink_of: Callable[..., Any]) -> None:
+    experiment = client.create_experiment("deleted")
+    client.delete_experiment(experiment)
+    sink = sink_of("/runs/a", experiment="deleted")
+    sink.log_points("dit", [Point("loss", 1.0, 5, 1)])
+    assert sink.find_run() is not None
+    assert client.get_experiment(experiment).lifecycle_stage == "active"
+
+
+def test_a_deleted_run_is_made_anew(client: Any, sink_of: Callable[..., Any]) -> None:
+    sink = sink_of("/runs/b")
+    sink.log_points("", [Point("loss", 1.0, 5, 1)])
+    first = sink.find_run()
+    client.delete_run(first)
+    again = sink_of("/runs/b")
+    assert again.find_run() is None
+    again.log_points("", [Point("loss", 1.0, 5, 1)])
+    assert again.find_run() not in (None, first)
+
+
+def test_a_run_at_a_place_with_a_quote_is_found_again(sink_of: Callable[..., Any]) -> None:
+    sink = sink_of("/runs/it's")
+    sink.log_points("dit", [Point("loss", 1.0, 5, 7)])
+    again = sink_of("/runs/it's")
+    assert again.find_run() == sink.find_run()
+    assert again.stored_marks("dit") == {"loss": 7}
+
+
+def test_notes_are_lines_of_the_description_without_repeats(
+    client: Any, sink_of: Callable[..., Any]
+) -> None:
+    sink = sink_of("/runs/notes")
+    for text in ("one", "two", "one", "x" * 7998):
+        sink.apply({"kind": "note", "stage": None, "text": text})
+        seen = client.get_run(sink.find_run()).data.tags["mlflow.note.content"]
+        assert len(seen) <= 8000
+        if text == "two":
+            assert seen == "one  \ntwo"
+    assert seen == "x" * 7998
+
+
+def test_other_weights_are_a_new_version_and_the_newest(
+    client: Any, sink_of: Callable[..., Any]
+) -> None:
+    sink = sink_of("/runs/versions")
+    event = {"kind": "model", "stage": "dit", "name": "two/weights", "uri": "s3://bucket/w"}
+    for sha256 in ("aa", "bb", "aa"):
+        sink.apply({**event, "sha256": sha256})
+    versions = client.search_model_versions("name = 'two_weights'")
+    assert sorted(one.tags["sha256"] for one in versions) == ["aa", "bb"]
+    assert {one.source for one in versions} == {"s3://bucket/w"}
+    newest = client.get_model_version_by_alias("two_weights", "newest")
+    assert newest.tags["sha256"] == "aa"
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"kind": "artifact", "stage": "dit", "uri": "/none/x.mp4", "folder": "video"},
+        {"kind": "still", "stage": "dit"},
+        {"kind": "end", "stage": "dit", "status": "HAPPY", "time_ms": 1},
+        {"kind": "dataset", "stage": "dit", "name": "d", "uri": "odd://x"},
+        {"kind": "surprise"},
+    ],
+)
+def test_events_that_can_never_be_stored_are_refused(
+    sink_of: Callable[..., Any], event: dict[str, Any]
+) -> None:
+    with pytest.raises(RejectedError):
+        sink_of("/runs/refused").apply(event)
+
+
+def test_a_database_that_cannot_be_opened_is_tried_again(tmp_path: Path) -> None:
+    from orchestrator.tracking.mlflow_sink import MlflowSink
+
+    target = Target(uri=f"sqlite:///{tmp_path}/none/mlflow.db", artifacts=None)
+    sink = MlflowSink(target, experiment="rushes", run_uri="/runs/a")
+    with pytest.raises(NotNowError):
+        sink.find_run()
+    assert not sink.answers()
+
+
+def test_the_driver_never_imports_mlflow() -> None:
+    code = "import sys, orchestrator.tracking.tracker; print('mlflow' in sys.modules)"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert output.stdout.strip() == b"False"
