@@ -3,6 +3,8 @@
 Shape letters: B clips, T H W frames, height and width.
 """
 
+import itertools
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -32,7 +34,7 @@ class PatchDiscriminator3D(nn.Module):
                 kernel=(3, 4, 4) if layer + 2 < len(widths) else (3, 3, 3),
                 stride=(2, 2, 2) if layer + 2 < len(widths) else (1, 1, 1),
             )
-            for layer, (source, width) in enumerate(zip(widths, widths[1:], strict=False))
+            for layer, (source, width) in enumerate(itertools.pairwise(widths))
         )
         self.norms = nn.ModuleList(ChannelNorm(width) for width in widths[1:])
         self.head = CausalConv3d(widths[-1], 1)

@@ -1,0 +1,1 @@
+"""The default source: real handwritten digits, coloured and moving, and their judge."""

@@ -1,0 +1,149 @@
+"""Clips of one handwritten digit that moves: deterministic, with known labels.
+
+Shape letters: T H W frames, height and width.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Split = Literal["train", "eval"]
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+COLOURS = {
+    "red": (255, 0, 0),
+    "green": (0, 255, 0),
+    "blue": (0, 0, 255),
+    "yellow": (255, 255, 0),
+}
+DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}  # (row, column)
+SPEEDS = {"slowly": 1.0, "steadily": 1.5, "quickly": 2.0}  # pixels per frame
+FIRST_EVAL_IMAGE = 1500  # of scikit-learn's 1797 digits: eval draws from the later ones
+SIDE = 16  # pixels of a digit's box
+_SCAN = 8  # pixels of a scanned digit's side
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a clip shows, as words."""
+
+    digit: str
+    colour: str
+    direction: str | None  # None for an image
+    speed: str | None
+
+
+@dataclass(frozen=True)
+class DigitClip:
+    """One clip: uint8 frames [T, H, W, 3], its wordings (the plain one first) and its labels."""
+
+    frames: NDArray[np.uint8]
+    captions: tuple[str, ...]
+    labels: Labels
+
+
+def digit_clip(
+    *, seed: int, split: Split, index: int, frames: int, height: int, width: int
+) -> DigitClip:
+    """Clip ``index`` of a split: a pure function of its arguments.
+
+    The digit keeps its box of 16x16 pixels inside the frame. Where a frame is too small for the
+    drawn speed over all frames, the speed is the largest that fits.
+
+    Raises:
+        ValueError: if a digit does not fit the frame.
+    """
+    if min(height, width) < SIDE:
+        raise ValueError(f"size={[height, width]}, wanted at least {SIDE}x{SIDE} for a digit")
+    random = np.random.Generator(
+        np.random.Philox(key=np.array([seed, 2 * index + (split == "eval")], dtype=np.uint64))
+    )
+    scans, digits = _scans(split)
+    scan = int(random.integers(len(scans)))
+    colour = str(random.choice(list(COLOURS)))
+    direction = str(random.choice(list(DIRECTIONS)))
+    speed = str(random.choice(list(SPEEDS)))
+    room = np.array([height - SIDE, width - SIDE], dtype=float)
+    step = np.array(DIRECTIONS[direction]) * SPEEDS[speed]
+    travel = step * (frames - 1)
+    travel = np.clip(travel, -room, room)
+    low, high = np.maximum(0.0, -travel), np.minimum(room, room - travel)
+    start = low + random.random(2) * (high - low)
+    corners = start + np.linspace(0.0, 1.0, frames)[:, None] * travel
+    shade_THW = np.stack([_place(scans[scan], corner, height, width) for corner in corners])
+    pixels = shade_THW[..., None] * np.array(COLOURS[colour], dtype=np.float64)
+    labels = Labels(
+        digit=WORDS[digits[scan]],
+        colour=colour,
+        direction=direction if frames > 1 else None,
+        speed=speed if frames > 1 else None,
+    )
+    return DigitClip(
+        frames=np.rint(pixels).astype(np.uint8), captions=captions(labels), labels=labels
+    )
+
+
+def captions(labels: Labels) -> tuple[str, ...]:
+    """Wordings that are true of a clip, the plain one first."""
+    colour, digit, way, speed = labels.colour, labels.digit, labels.direction, labels.speed
+    if way is None:
+        return (
+            f"a {colour} {digit}",
+            f"a handwritten {digit} in {colour}",
+            f"the digit {digit}, drawn in {colour}",
+        )
+    towards = {"left": "to the left", "right": "to the right", "up": "upwards", "down": "downwards"}
+    return (
+        f"a {colour} {digit} moving {way}",
+        f"a handwritten {digit} in {colour} moving {way} {speed}",
+        f"the {colour} digit {digit} goes {towards[way]}",
+        f"a {digit}, drawn in {colour}, that moves {speed} {towards[way]}",
+    )
+
+
+@cache
+def _scans(split: Split) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Digits of a split, enlarged to [N, 16, 16] in [0, 1], and their labels."""
+    images, labels = real_digits(split)
+    enlarge = _interpolation(_SCAN, SIDE)
+    return np.clip(enlarge @ images @ enlarge.T, 0.0, 1.0), labels
+
+
+def real_digits(split: Split) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Scans [N, 8, 8] in [0, 1] and digits [N]; no scan is in both splits.
+
+    Source: UCI optical recognition of handwritten digits, as shipped with scikit-learn.
+    """
+    from sklearn.datasets import load_digits  # takes a second, and most processes never need it
+
+    loaded = load_digits()
+    part = slice(None, FIRST_EVAL_IMAGE) if split == "train" else slice(FIRST_EVAL_IMAGE, None)
+    return loaded.images[part] / 16.0, loaded.target[part].astype(np.int64)
+
+
+@cache
+def _interpolation(source: int, target: int) -> NDArray[np.float64]:
+    """Matrix [target, source] of Catmull-Rom interpolation between pixel centres.
+
+    Source: Keys 1981, "Cubic convolution interpolation", equation 15 (a = -1/2).
+    """
+    centres = (np.arange(target) + 0.5) * source / target - 0.5
+    distance = np.abs(centres[:, None] - np.arange(source)[None, :])
+    near = 1.5 * distance**3 - 2.5 * distance**2 + 1
+    far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
+    weights = np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _place(
+    digit: NDArray[np.float64], corner: NDArray[np.float64], height: int, width: int
+) -> NDArray[np.float64]:
+    """A frame [H, W] with the digit's upper left corner at (row, column), between pixels too."""
+    frame = np.zeros((height + 1, width + 1))
+    (row, column), (down, right) = np.floor(corner).astype(int), corner % 1.0
+    for rows, share_down in ((row, 1 - down), (row + 1, down)):
+        for columns, share_right in ((column, 1 - right), (column + 1, right)):
+            frame[rows : rows + SIDE, columns : columns + SIDE] += share_down * share_right * digit
+    return frame[:height, :width]
