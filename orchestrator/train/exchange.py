@@ -26,5 +26,6 @@ def gather_json(value: Any, *, device: torch.device) -> list[Any]:
     parts = [torch.empty_like(padded) for _ in range(world_size)]
     dist.all_gather(parts, padded)
     return [
-        json.loads(bytes(part[:count].tolist())) for part, count in zip(parts, counts, strict=True)
+        json.loads(part[:count].cpu().numpy().tobytes())
+        for part, count in zip(parts, counts, strict=True)
     ]

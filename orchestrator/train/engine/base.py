@@ -58,7 +58,7 @@ class StateReader(Protocol):
 class Engine(Protocol):
     """Forward, backward and optimizer step of one network.
 
-    All methods but ``fragments`` are collective: every rank calls them in the same order.
+    All methods but ``shapes`` and ``fragments`` are collective: every rank calls them in the same order.
     """
 
     module: nn.Module
@@ -92,6 +92,10 @@ class Engine(Protocol):
 
         Call it after exactly ``accumulation`` calls of ``backward``.
         """
+        ...
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Whole shapes of the trainable parameters, by name."""
         ...
 
     def fragments(self) -> Iterator[Fragment]:

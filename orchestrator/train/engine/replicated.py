@@ -133,6 +133,10 @@ class ReplicatedEngine:
                     gradient.copy_(part.view_as(gradient))
         return gradients
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """See ``Engine``."""
+        return {n: tuple(m.shape) for n, m in zip(self._names, self._masters, strict=True)}
+
     def fragments(self) -> Iterator[Fragment]:
         """An even part of each parameter: the state is whole here, but is saved only once."""
         for index, (name, master) in enumerate(zip(self._names, self._masters, strict=True)):

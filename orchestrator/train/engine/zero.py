@@ -43,6 +43,7 @@ class ZeroEngine:
     ) -> None:
         trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self.num_params = sum(parameter.numel() for parameter in trainable.values())
+        self._shapes = {name: tuple(parameter.shape) for name, parameter in trainable.items()}
         self.grad_clip = optim.grad_clip
         self.skipped_steps = 0
         self._device = device
@@ -117,6 +118,10 @@ class ZeroEngine:
             self.skipped_steps += 1
         norm = torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float32)
         return StepOutcome(applied=applied, grad_norm=norm)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """See ``Engine``."""
+        return dict(self._shapes)
 
     def fragments(self) -> Iterator[Fragment]:
         """See ``Engine``."""

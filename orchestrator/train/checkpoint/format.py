@@ -1,0 +1,83 @@
+"""What the JSON files of a checkpoint say."""
+
+from typing import Any
+
+import xxhash
+from pydantic import NonNegativeInt, PositiveInt
+
+from models.config import Strict
+
+COMMIT = "COMMIT"
+INDEX = "index.json"
+DAMAGED = "DAMAGED"  # left in the place of the COMMIT of a checkpoint that failed its check
+VERSION = 1
+
+
+class Range(Strict):
+    """A slice of one flattened parameter in one file."""
+
+    file: str
+    key: str  # the file's tensors are KEY/fp32, KEY/exp_avg, KEY/exp_avg_sq and KEY/ema
+    start: NonNegativeInt
+    numel: PositiveInt
+
+
+class Parameter(Strict):
+    """A whole parameter: its shape and the slices that make it up, by start."""
+
+    shape: tuple[int, ...]
+    ranges: tuple[Range, ...]
+
+
+class File(Strict):
+    """What a file must look like to be trusted."""
+
+    size: NonNegativeInt
+    xxh64: str
+
+
+class Network(Strict):
+    """The state of one engine that is not sharded."""
+
+    applied_steps: NonNegativeInt
+
+
+class Index(Strict):
+    """``index.json``: where every parameter lies, and everything else that makes the run."""
+
+    version: PositiveInt
+    step: NonNegativeInt
+    world_size: PositiveInt
+    networks: dict[str, Network]
+    parameters: dict[str, Parameter]  # by NETWORK/NAME
+    files: dict[str, File]
+    extra: dict[str, Any]
+
+
+class Commit(Strict):
+    """``COMMIT``: every file of the checkpoint, ``index.json`` too."""
+
+    version: PositiveInt
+    step: NonNegativeInt
+    files: dict[str, File]
+
+
+def describe(raw: bytes) -> File:
+    """Size and hash of a file's bytes."""
+    return File(size=len(raw), xxh64=xxhash.xxh64(raw).hexdigest())
+
+
+def folder(prefix: str, *, step: int) -> str:
+    """The key of a step's folder; names sort by step."""
+    return f"{prefix}/step-{step:08d}"
+
+
+def data_file(*, rank: int, world_size: int, part: int) -> str:
+    """The name of one of a rank's files; most ranks have only the first."""
+    name = f"rank-{rank:04d}-of-{world_size:04d}"
+    return f"{name}.safetensors" if part == 0 else f"{name}.{part:04d}.safetensors"
+
+
+def rank_of(file: str) -> int:
+    """The rank that wrote a data file."""
+    return int(file.removeprefix("rank-")[:4])
