@@ -3,7 +3,7 @@
 import getpass
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, Run, RunTag
@@ -26,7 +26,7 @@ ATTEMPT_ID_TAG = "rushes.attempt_id"
 
 _NEVER = ("RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST", "INVALID_STATE")
 _RUNNING = "RUNNING"
-Ending = Literal["FINISHED", "FAILED", "KILLED"]
+_ENDINGS = ("FINISHED", "FAILED", "KILLED")
 
 
 class MlflowSink:
@@ -162,7 +162,9 @@ class MlflowSink:
         if changed:
             raise RejectedError(f"MLflow keeps the first value of: {', '.join(changed)}")
 
-    def _end(self, stage: str, *, status: Ending, time_ms: int) -> None:
+    def _end(self, stage: str, *, status: str, time_ms: int) -> None:
+        if status not in _ENDINGS:
+            raise RejectedError(f"status={status}, wanted one of {', '.join(_ENDINGS)}")
         self.client.set_terminated(self._run(stage), status, end_time=time_ms)
         if stage:
             return

@@ -75,8 +75,10 @@ class SpoolWriter:
             self._torn = False
 
     def close(self) -> None:
-        """Closes the file; ``append`` must not be called again."""
-        os.close(self._fd)
+        """Closes the file; ``append`` then raises."""
+        with self._lock:
+            os.close(self._fd)
+            self._fd = -1  # the system may give the old number to another file
 
 
 @dataclass(frozen=True)

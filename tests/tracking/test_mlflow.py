@@ -5,9 +5,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -396,14 +398,32 @@ def test_events_that_can_never_be_stored_are_refused(
         sink_of("/runs/refused").apply(event)
 
 
-def test_a_database_that_cannot_be_opened_is_tried_again(tmp_path: Path) -> None:
+class NotMlflow(BaseHTTPRequestHandler):
+    """What a proxy says while the server behind it is away."""
+
+    def do_GET(self) -> None:
+        self.send_error(404)
+
+    do_POST = do_GET
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing."""
+
+
+def test_an_error_page_that_is_not_mlflows_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     from orchestrator.tracking.mlflow_sink import MlflowSink
 
-    target = Target(uri=f"sqlite:///{tmp_path}/none/mlflow.db", artifacts=None)
-    sink = MlflowSink(target, experiment="rushes", run_uri="/runs/a")
-    with pytest.raises(NotNowError):
-        sink.find_run()
-    assert not sink.answers()
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with ThreadingHTTPServer(("127.0.0.1", 0), NotMlflow) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_port}"
+        sink = MlflowSink(Target(uri=uri, artifacts=None), experiment="x", run_uri="/runs/a")
+        with pytest.raises(NotNowError):
+            sink.log_points("dit", [Point("loss", 1.0, 5, 7)])
+        assert not sink.answers()
+        server.shutdown()
+    with pytest.raises(NotNowError):  # now nothing listens there
+        sink.log_points("dit", [Point("loss", 1.0, 5, 7)])
 
 
 def test_the_driver_never_imports_mlflow() -> None:

@@ -94,6 +94,14 @@ def test_a_full_disk_is_one_line_and_the_next_event_is_whole(
     assert events(tmp_path) == [None, {"n": 2}]
 
 
+def test_nothing_is_written_after_the_end(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path)
+    writer.close()
+    with (tmp_path / "other").open("wb"), pytest.raises(UnavailableError):
+        writer.append({"n": 1})
+    assert (tmp_path / "other").read_bytes() == b""
+
+
 def test_a_folder_that_cannot_be_made_is_a_users_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"tracking spool .*events\.jsonl"):
