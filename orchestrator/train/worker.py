@@ -11,7 +11,8 @@ from models.sora.autoencoder import VideoAutoencoder
 from orchestrator.data.stream import Stream
 from orchestrator.errors import UserError
 from orchestrator.storage.store import Store, open_store
-from orchestrator.train import checkpoint
+from orchestrator.train.checkpoint.load import load_latest
+from orchestrator.train.checkpoint.save import save
 from orchestrator.train.engine.base import Engine
 from orchestrator.train.engine.blocks import apply_memory_and_speed
 from orchestrator.train.engine.build import build_engine
@@ -169,7 +170,7 @@ class _Session:
     def _save(self, step: int) -> None:
         if self._ranks.rank == 0:
             self._log.publish()
-        checkpoint.save(
+        save(
             self._store,
             self._checkpoints,
             step=step,
@@ -180,7 +181,7 @@ class _Session:
         )
 
     def _resume(self) -> int:
-        found = checkpoint.load_latest(
+        found = load_latest(
             self._store, self._checkpoints, engines=self._engines, ranks=self._ranks
         )
         step = 0

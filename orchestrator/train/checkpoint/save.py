@@ -145,7 +145,7 @@ def _commit(store: Store, target: str, *, index: Index) -> None:
     store.put(f"{target}/{INDEX}", raw_index)
     files = {**index.files, INDEX: describe(raw_index)}
     raw_commit = Commit(version=VERSION, step=index.step, files=files).model_dump_json().encode()
-    if not store.put_new(f"{target}/{COMMIT}", raw_commit):
-        # Ours, if an earlier try was answered too late; otherwise somebody else's.
-        if store.get(f"{target}/{COMMIT}") != raw_commit:
-            raise UnavailableError("another attempt has committed this step")
+    is_new = store.put_new(f"{target}/{COMMIT}", raw_commit)
+    # One that is there already is ours if an earlier try was answered too late.
+    if not is_new and store.get(f"{target}/{COMMIT}") != raw_commit:
+        raise UnavailableError("another attempt has committed this step")

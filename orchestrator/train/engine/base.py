@@ -58,7 +58,8 @@ class StateReader(Protocol):
 class Engine(Protocol):
     """Forward, backward and optimizer step of one network.
 
-    All methods but ``shapes`` and ``fragments`` are collective: every rank calls them in the same order.
+    All methods but ``shapes`` and ``fragments`` are collective: every rank calls them, in the
+    same order.
     """
 
     module: nn.Module
