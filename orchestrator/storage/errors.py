@@ -1,0 +1,11 @@
+"""What a store can answer besides data."""
+
+from orchestrator.errors import UserError
+
+
+class TransientError(Exception):
+    """Throttled, reset, truncated or timed out: the same call may go through later."""
+
+
+class NotFoundError(UserError):
+    """The object is not there."""

@@ -1,0 +1,107 @@
+"""Any other place that fsspec can reach: memory://, gs://, az://."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import fsspec
+
+from orchestrator.errors import UserError
+from orchestrator.storage.errors import NotFoundError, TransientError
+from orchestrator.storage.retry import retrying
+from orchestrator.storage.uri import scheme_of
+
+T = TypeVar("T")
+
+
+class FsspecStore:
+    """Objects below a URI of a file system that fsspec knows."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        try:
+            self._files, self._root = fsspec.core.url_to_fs(uri)
+        except (ValueError, ImportError) as error:
+            raise UserError(f"{uri}: {error}") from None
+
+    @property
+    def uri(self) -> str:
+        """The place as it was named."""
+        return self._uri
+
+    def get(self, key: str) -> bytes:
+        """A whole object."""
+        return self._call("get", key, lambda path: self._files.cat_file(path))
+
+    def get_range(self, key: str, *, start: int, length: int) -> bytes:
+        """A part of an object."""
+        return self._call(
+            "get", key, lambda path: self._files.cat_file(path, start=start, end=start + length)
+        )
+
+    def put(self, key: str, data: bytes) -> None:
+        """Writes a whole object."""
+        self._call("put", key, lambda path: self._files.pipe_file(path, data))
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        """Exclusive create, as far as the file system has it."""
+
+        def create(path: str) -> bool:
+            try:
+                self._files.pipe_file(path, data, mode="create")
+            except FileExistsError:
+                return False
+            return True
+
+        return self._call("put", key, create)
+
+    def exists(self, key: str) -> bool:
+        """Whether the object is there."""
+        return self._call("look for", key, lambda path: bool(self._files.isfile(path)))
+
+    def list(self, prefix: str) -> list[str]:
+        """Keys that start with ``prefix``."""
+        below = f"{self._root}/"
+
+        def find(_: str) -> list[str]:
+            self._files.invalidate_cache()
+            names: list[str] = self._files.find(self._root)
+            keys = (name.removeprefix(below) for name in names)
+            return sorted(key for key in keys if key.startswith(prefix))
+
+        return self._call("list", prefix, find)
+
+    def delete(self, key: str) -> None:
+        """Removes an object."""
+        if self.exists(key):
+            self._call("delete", key, lambda path: self._files.rm_file(path))
+
+    def delete_prefix(self, prefix: str) -> None:
+        """Removes every object below ``prefix``."""
+        for key in self.list(prefix):
+            self.delete(key)
+
+    def check(self) -> None:
+        """Lists the place."""
+        self._call("reach", "", lambda path: self._files.exists(path))
+
+    def _call(self, verb: str, key: str, call: Callable[[str], Any]) -> Any:
+        path = f"{self._root}/{key}".rstrip("/")
+
+        def once() -> Any:
+            with _translated(f"{scheme_of(self._uri)}://{path.lstrip('/')}"):
+                return call(path)
+
+        return retrying(once, what=f"{verb} {self._uri}/{key}")
+
+
+@contextmanager
+def _translated(where: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise NotFoundError(f"{where}: no such object") from None
+    except PermissionError:
+        raise UserError(f"{where}: permission denied") from None
+    except (OSError, TimeoutError) as error:
+        raise TransientError(f"{type(error).__name__}: {error}") from None

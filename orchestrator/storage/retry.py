@@ -1,0 +1,49 @@
+"""The one place that tries again."""
+
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from orchestrator.errors import UnavailableError
+from orchestrator.storage.errors import TransientError
+
+T = TypeVar("T")
+
+
+def retrying(
+    call: Callable[[], T],
+    *,
+    what: str,
+    attempts: int = 6,
+    first_wait_s: float = 0.2,
+    total_s: float = 60.0,
+    sleep: Callable[[float], None] = time.sleep,
+) -> T:
+    """Calls until it succeeds, waiting about twice as long each time.
+
+    Args:
+        call: raises TransientError to be called again.
+        what: the operation and its URI, for the error.
+        attempts: calls at most.
+        first_wait_s: longest first wait; waits are drawn evenly from half to all of their bound.
+        total_s: no new call is made after this time.
+        sleep: how to wait.
+
+    Raises:
+        UnavailableError: one line with the last cause, when attempts or time are used up.
+    """
+    started_s = time.monotonic()
+    wait_s = first_wait_s
+    for attempt in range(1, attempts + 1):
+        try:
+            return call()
+        except TransientError as error:
+            spent_s = time.monotonic() - started_s
+            if attempt == attempts or spent_s + wait_s > total_s:
+                raise UnavailableError(
+                    f"{what}: gave up after {attempt} tries in {spent_s:.0f} s: {error}"
+                ) from None
+        sleep(wait_s * random.uniform(0.5, 1.0))
+        wait_s = min(2 * wait_s, 10.0)
+    raise AssertionError("attempts is below 1")
