@@ -202,6 +202,25 @@ def test_upper_variance_is_beta_under_a_preserving_schedule() -> None:
     torch.testing.assert_close(seen[1], math.sqrt(2e-2) * z, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("config", OBJECTIVES, ids=_name)
+def test_upper_variance_is_exact_for_white_data_at_any_step_size(config: Config) -> None:
+    objective = build_objective(config)
+    exact = gaussian(mean=0.0, std=1.0).denoiser(objective)
+    powers: list[float] = []
+
+    def denoise(x_t: Tensor, t_B: Tensor) -> Tensor:
+        powers.append(x_t.square().mean().item())
+        return exact(x_t, t_B)
+
+    sampler = SamplerConfig(kind="ddpm", variance=1.0, steps=4)
+    noise = _normal(1, 40_000, 1)
+    sample(denoise, noise, objective=objective, config=sampler, generators=_generators(3))
+    moments = grid_of(objective, config=sampler)[:4]
+    # 4 standard errors of the variance of 40k normal draws.
+    wanted = [at.alpha**2 + at.sigma**2 for at in moments]
+    assert powers == pytest.approx(wanted, rel=4 * math.sqrt(2 / 40_000))
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=_name)
 def test_a_clip_does_not_depend_on_its_batch_mates(sampler: SamplerConfig) -> None:
     objective = build_objective(FlowConfig())
