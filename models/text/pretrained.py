@@ -1,0 +1,97 @@
+"""What the frozen encoders have in common: loading from a folder or the hub, and staying frozen.
+
+Shape letters: B captions, L tokens of the longest one.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, AutoTokenizer
+from transformers.utils import logging as hf_logging
+
+from models.text.states import TextEncoder, Tokens
+
+
+class FrozenEncoder(TextEncoder):
+    """A pretrained network with its tokenizer; in eval mode whatever its owner is in."""
+
+    def __init__(self, model: nn.Module, *, tokenizer: Any, width: int, max_length: int) -> None:
+        super().__init__()
+        self.model = model.requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.width = width
+        self.trainable = False
+        self.max_length = max_length
+        self.eval()
+
+    def train(self, mode: bool = True) -> "FrozenEncoder":
+        """Stays in eval mode: a frozen encoder has no dropout."""
+        del mode
+        return super().train(False)
+
+    def tokenize(self, captions: Sequence[str]) -> Tokens:
+        """Pads to the longest caption, cuts at ``max_length``."""
+        batch = self.tokenizer(
+            list(captions),
+            padding="longest",
+            truncation=True,
+            max_length=self.max_length,
+            return_tensors="pt",
+        )
+        return Tokens(ids_BL=batch["input_ids"], mask_BL=batch["attention_mask"].bool())
+
+
+def load_pretrained(path: str, *, classes: dict[str, type[Any]]) -> tuple[nn.Module, Any]:
+    """A network in the dtype of its checkpoint, and its tokenizer.
+
+    Args:
+        path: a folder, or a hub name.
+        classes: network class by the ``model_type`` of the checkpoint's config.
+
+    Raises:
+        ValueError: one line, if the checkpoint cannot be had or read, or is of another family.
+    """
+    folder = Path(path).expanduser()
+    is_local = folder.exists()
+    where = str(folder) if is_local else path
+    try:
+        with _quiet():
+            config = AutoConfig.from_pretrained(where, local_files_only=is_local)
+            if config.model_type not in classes:
+                raise ValueError(f"holds a {config.model_type}, wanted {' or '.join(classes)}")
+            tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=is_local)
+            model = classes[config.model_type].from_pretrained(
+                where, dtype="auto", local_files_only=is_local
+            )
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()
+        raise ValueError(
+            f"text.path={path} cannot be loaded: {reason[0] if reason else type(error).__name__}"
+        ) from error
+    return model, tokenizer
+
+
+def masked_mean(tokens_BLD: torch.Tensor, mask_BL: torch.Tensor) -> torch.Tensor:
+    """Mean over real tokens, taken in float32, [B, D] in the dtype of the tokens."""
+    weight_BL1 = mask_BL[..., None].float()
+    mean_BD = (tokens_BLD.float() * weight_BL1).sum(dim=1) / weight_BL1.sum(dim=1)
+    return mean_BD.to(tokens_BLD.dtype)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no report of a decoder's unused weights while a checkpoint loads."""
+    verbosity, had_bar = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        if had_bar:
+            hf_logging.enable_progress_bar()
