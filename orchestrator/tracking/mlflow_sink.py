@@ -1,30 +1,28 @@
 """Events as MLflow runs: one parent run per run, one child per stage, found again by tag."""
 
 import getpass
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, Run, RunTag
-from mlflow.exceptions import MlflowException, RestException
+from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE, MLFLOW_USER
-from requests import RequestException
 
-from orchestrator.errors import UnavailableError, UserError
 from orchestrator.tracking import mlflow_assets as assets
 from orchestrator.tracking.fetch import fetched
 from orchestrator.tracking.params import TAG_CHARS, clean_name, cut, flatten
 from orchestrator.tracking.sink import NotNowError, Point, RejectedError, stage_of
 from orchestrator.tracking.spool import Event
 from orchestrator.tracking.target import Target
+from orchestrator.tracking.verdict import judged
 
 RUN_TAG = "rushes.run"
 STAGE_TAG = "rushes.stage"
 ATTEMPTS_TAG = "rushes.attempts"
 ATTEMPT_ID_TAG = "rushes.attempt_id"
 
-_NEVER = ("RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST", "INVALID_STATE")
 _RUNNING = "RUNNING"
 _ENDINGS = ("FINISHED", "FAILED", "KILLED")
 
@@ -255,27 +253,8 @@ class MlflowSink:
     def _highest_step(self, run_id: str, *, name: str) -> int:
         return max(point.step for point in self.client.get_metric_history(run_id, name))
 
-    @contextmanager
-    def _judged(self) -> Iterator[None]:
-        """Sorts what went wrong into never and not now."""
-        try:
-            yield
-        except (RejectedError, NotNowError):
-            raise
-        except MlflowException as error:
-            # A proxy's error page has a status too: only MLflow itself says no for good.
-            from_mlflow = isinstance(error, RestException) or not self._target.is_server
-            if error.error_code == "INVALID_PARAMETER_VALUE" or (
-                from_mlflow and error.error_code in _NEVER
-            ):
-                raise RejectedError(str(error)) from error
-            raise NotNowError(str(error)) from error
-        except (RequestException, UnavailableError) as error:
-            raise NotNowError(repr(error)) from error
-        except (UserError, FileNotFoundError, KeyError, TypeError, ValueError) as error:
-            raise RejectedError(repr(error)) from error
-        except Exception as error:  # the edge: an artifact store's client has errors of its own
-            raise NotNowError(repr(error)) from error
+    def _judged(self) -> AbstractContextManager[None]:
+        return judged(through_server=self._target.is_server)
 
 
 def _attempt_tags(run: Run, *, attempt: str) -> dict[str, str]:
