@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from orchestrator.recipe.train import Optim
+from orchestrator.train.engine import foreach
 from orchestrator.train.engine.base import Fragment, Precision, StateReader, StepOutcome
 from orchestrator.train.engine.collect import collect
 from orchestrator.train.engine.optimizer import build_adamw, fresh_state, parameter_groups
@@ -106,16 +107,16 @@ class ReplicatedEngine:
     @torch.no_grad()
     def _apply(self, gradients: list[Tensor], *, norm: float, lr: float) -> None:
         if self.grad_clip is not None and norm + CLIP_EPS > self.grad_clip:
-            torch._foreach_mul_(gradients, self.grad_clip / (norm + CLIP_EPS))
+            foreach.scale(gradients, factor=self.grad_clip / (norm + CLIP_EPS))
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         self._optimizer.step()
-        torch._foreach_lerp_(self._ema, self._masters, 1.0 - self._ema_decay)
-        self._push(self._masters)
+        foreach.move_average(self._ema, towards=self._masters, decay=self._ema_decay)
+        self._push()
 
-    def _push(self, source: list[Any]) -> None:
+    def _push(self) -> None:
         if self._masters is not self._parameters:
-            torch._foreach_copy_([parameter.data for parameter in self._parameters], source)
+            foreach.copy([parameter.data for parameter in self._parameters], source=self._masters)
 
     def _reduced_gradients(self) -> list[Tensor]:
         for master in self._masters:
@@ -169,7 +170,7 @@ class ReplicatedEngine:
             for key, tensor in self._state(index).items():
                 tensor.copy_(reader.read(key, name=name, start=0, numel=tensor.numel()))
             self._optimizer.state[master]["step"].fill_(applied_steps)
-        self._push(self._masters)
+        self._push()
 
     @contextmanager
     def ema_weights(self) -> Iterator[None]:
@@ -187,7 +188,7 @@ class ReplicatedEngine:
     def _swap(self) -> None:
         for index, master in enumerate(self._masters):
             master.data, self._ema[index] = self._ema[index], master.data
-        self._push(self._masters)
+        self._push()
 
     def gather_ema(self) -> dict[str, Tensor]:
         """See ``Engine``."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.recipe.train import Optim
+from orchestrator.train.engine import foreach
 from orchestrator.train.engine.base import Fragment, Precision, StateReader, StepOutcome
 from orchestrator.train.engine.collect import collect
 from orchestrator.train.engine.library import start_engine
@@ -112,8 +113,7 @@ class ZeroEngine:
         self._engine.step()
         applied = self._engine.was_step_applied()
         if applied:
-            with torch.no_grad():
-                torch._foreach_lerp_(self._ema, self._flats, 1.0 - self._ema_decay)
+            foreach.move_average(self._ema, towards=self._flats, decay=self._ema_decay)
         else:
             self.skipped_steps += 1
         norm = torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float32)
