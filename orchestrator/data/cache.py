@@ -1,0 +1,72 @@
+"""Shards on local disk: whole, hashed, fetched once a node, within a byte budget."""
+
+import fcntl
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from orchestrator.storage.store import Store
+
+
+class ShardCache:
+    """Copies of a remote store's shards in a folder that all ranks of a node share."""
+
+    def __init__(self, store: Store, *, folder: str | None, budget_bytes: int) -> None:
+        name = hashlib.sha256(store.uri.encode()).hexdigest()[:16]
+        root = Path(folder) if folder else Path(tempfile.gettempdir()) / "rushes-cache"
+        self._store = store
+        self._root = root
+        self._folder = root / name
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._budget_bytes = budget_bytes
+
+    def read(self, shard: str, *, offset: int, size: int) -> bytes:
+        """Bytes of a shard, which is fetched first if it is not here."""
+        path = self._path(shard)
+        while True:
+            try:
+                with path.open("rb") as file:
+                    os.utime(path)
+                    file.seek(offset)
+                    return file.read(size)
+            except FileNotFoundError:
+                self._fetch(shard, path)
+
+    def forget(self, shard: str) -> None:
+        """Drops a copy that turned out to be damaged."""
+        self._path(shard).unlink(missing_ok=True)
+
+    def _path(self, shard: str) -> Path:
+        return self._folder / shard.replace("/", "_")
+
+    def _fetch(self, shard: str, path: Path) -> None:
+        with self._locked(path.name):
+            if path.exists():
+                return  # another rank was faster
+            data = self._store.get(shard)
+            self._make_room(len(data))
+            part = path.with_suffix(f".part-{os.getpid()}")
+            part.write_bytes(data)
+            part.replace(path)
+
+    def _make_room(self, needed_bytes: int) -> None:
+        files: list[tuple[float, int, Path]] = []
+        for path in self._root.glob("*/*.tar"):
+            with suppress(FileNotFoundError):
+                stat = path.stat()
+                files.append((stat.st_mtime, stat.st_size, path))
+        used = sum(size for _, size, _ in files) + needed_bytes
+        for _, size, path in sorted(files):
+            if used <= self._budget_bytes:
+                return
+            path.unlink(missing_ok=True)
+            used -= size
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        with (self._folder / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield

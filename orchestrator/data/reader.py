@@ -1,0 +1,81 @@
+"""Samples of an index as arrays: fetched, checked against their hashes, decoded, kept."""
+
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from orchestrator.data.cache import ShardCache
+from orchestrator.data.decode import decode
+from orchestrator.data.index import Index, Sample
+from orchestrator.errors import RushesError
+from orchestrator.storage.uri import FILE_SCHEMES, scheme_of
+
+
+class Reader:
+    """Reads samples by row; small sources stay decoded in memory.
+
+    Args:
+        index: the source.
+        cache_dir: where remote shards are copied; None for the system's temporary folder.
+        cache_bytes: budget of that folder, over all sources.
+        memory_bytes: budget of decoded samples; the least recently used leave first.
+    """
+
+    def __init__(
+        self, index: Index, *, cache_dir: str | None, cache_bytes: int, memory_bytes: int
+    ) -> None:
+        self._index = index
+        self._memory_bytes = memory_bytes
+        self._used_bytes = 0
+        self._kept: OrderedDict[int, tuple[Sample, dict[str, Any], int]] = OrderedDict()
+        is_local = scheme_of(index.store.uri) in FILE_SCHEMES
+        self._cache = (
+            None
+            if is_local
+            else ShardCache(index.store, folder=cache_dir, budget_bytes=cache_bytes)
+        )
+
+    def read(self, row: int) -> tuple[Sample, dict[str, Any]]:
+        """The sample in a row and its arrays; callers must not write into them.
+
+        Raises:
+            RushesError: if a member is not what its hash says, also after it was fetched again.
+        """
+        if row in self._kept:
+            self._kept.move_to_end(row)
+            sample, arrays, _ = self._kept[row]
+            return sample, arrays
+        sample = self._index.sample(row)
+        arrays = decode({one.ext: self._member(sample, one.ext) for one in sample.members})
+        self._keep(row, sample, arrays)
+        return sample, arrays
+
+    def _member(self, sample: Sample, ext: str) -> bytes:
+        member = next(one for one in sample.members if one.ext == ext)
+        for _ in range(2):
+            data = self._bytes(sample.shard, offset=member.offset, size=member.size)
+            if xxhash.xxh64_hexdigest(data) == member.xxh64:
+                return data
+            if self._cache is not None:
+                self._cache.forget(sample.shard)
+        raise RushesError(
+            f"{self._index.store.uri}/{sample.shard}: {sample.key}.{ext} is damaged: "
+            f"xxh64={xxhash.xxh64_hexdigest(data)}, wanted {member.xxh64}"
+        )
+
+    def _bytes(self, shard: str, *, offset: int, size: int) -> bytes:
+        if self._cache is not None:
+            return self._cache.read(shard, offset=offset, size=size)
+        return self._index.store.get_range(shard, start=offset, length=size)
+
+    def _keep(self, row: int, sample: Sample, arrays: dict[str, Any]) -> None:
+        size = sum(one.nbytes for one in arrays.values() if isinstance(one, np.ndarray))
+        if size > self._memory_bytes:
+            return
+        self._kept[row] = (sample, arrays, size)
+        self._used_bytes += size
+        while self._used_bytes > self._memory_bytes:
+            _, (_, _, dropped) = self._kept.popitem(last=False)
+            self._used_bytes -= dropped

@@ -1,0 +1,177 @@
+"""The training stream: an endless, deterministic order of batches, one rank's slots of each."""
+
+import queue
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.data.index import Bucket, Index
+from orchestrator.data.order import BucketSchedule, batch_rows
+from orchestrator.data.reader import Reader
+from orchestrator.errors import UserError
+
+PREFETCHED_STEPS = 3
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """One rank's clips of one optimizer step.
+
+    Attributes:
+        step: optimizer step, from 0.
+        slots: positions of these clips in the global batch: ``rank::world_size``.
+        keys: sample keys, one per slot.
+        samples: decoded arrays by name, one per slot.
+        captions: wordings, one tuple per slot.
+        bucket: frames, height and width of every clip of this step on every rank.
+    """
+
+    step: int
+    slots: tuple[int, ...]
+    keys: tuple[str, ...]
+    samples: tuple[dict[str, Any], ...]
+    captions: tuple[tuple[str, ...], ...]
+    bucket: Bucket
+
+
+class Stream:
+    """Batches of a source, read ahead by a thread.
+
+    The order is a function of (seed, step) and the index alone. Each step draws from one shape
+    bucket, each bucket as often as it has clips.
+
+    Args:
+        index: the source.
+        seed: of the order.
+        batch: clips per step over all ranks.
+        rank: this process.
+        world_size: number of processes; must divide ``batch``.
+        cache_dir, cache_bytes, memory_bytes: as for ``Reader``.
+
+    Raises:
+        UserError: if the source has no clips.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        *,
+        seed: int,
+        batch: int,
+        rank: int,
+        world_size: int,
+        cache_dir: str | None = None,
+        cache_bytes: int = 20_000_000_000,
+        memory_bytes: int = 512_000_000,
+    ) -> None:
+        if not len(index):
+            raise UserError(f"{index.store.uri}: no clips, wanted at least one")
+        self._index = index
+        self._seed = seed
+        self._batch = batch
+        self._slots = tuple(range(rank, batch, world_size))
+        self._buckets = list(index.buckets.items())
+        self._schedule = BucketSchedule([len(rows) for _, rows in self._buckets])
+        self._reader = Reader(
+            index, cache_dir=cache_dir, cache_bytes=cache_bytes, memory_bytes=memory_bytes
+        )
+        self._step = 0
+        self._wait_s = 0.0
+        self._ahead: _Ahead | None = None
+
+    def next(self) -> StepBatch:
+        """The next step's clips; waits if they are not read yet."""
+        if self._ahead is None:
+            self._ahead = _Ahead(self, first=self._step)
+        started_s = time.monotonic()
+        batch = self._ahead.take()
+        self._wait_s += time.monotonic() - started_s
+        self._step += 1
+        return batch
+
+    def take_wait_s(self) -> float:
+        """Seconds that ``next`` waited since the last call of this method."""
+        waited_s, self._wait_s = self._wait_s, 0.0
+        return waited_s
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position; no world size is in it."""
+        return {"step": self._step, "seed": self._seed, "index": self._index.digest}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a saved position.
+
+        Raises:
+            UserError: if it was saved over other clips or another order.
+        """
+        own = self.state_dict()
+        for name in ("seed", "index"):
+            if state[name] != own[name]:
+                raise UserError(
+                    f"{self._index.store.uri}: the checkpoint was made with {name}="
+                    f"{state[name]}, seen {own[name]}; use the same data or a new --run"
+                )
+        self.close()
+        self._step = int(state["step"])
+
+    def close(self) -> None:
+        """Stops reading ahead."""
+        if self._ahead is not None:
+            self._ahead.stop()
+            self._ahead = None
+
+    def read_step(self, step: int) -> StepBatch:
+        """This rank's clips of any step, read now."""
+        bucket, ordinal = self._schedule.at(step)
+        shape, rows = self._buckets[bucket]
+        order = batch_rows(
+            ordinal, batch=self._batch, count=len(rows), seed=self._seed, name=repr(shape)
+        )
+        read = [self._reader.read(rows[order[slot]]) for slot in self._slots]
+        return StepBatch(
+            step=step,
+            slots=self._slots,
+            keys=tuple(sample.key for sample, _ in read),
+            samples=tuple(arrays for _, arrays in read),
+            captions=tuple(sample.captions for sample, _ in read),
+            bucket=shape,
+        )
+
+
+class _Ahead:
+    """A thread that reads steps in order, a few ahead of who takes them."""
+
+    def __init__(self, stream: Stream, *, first: int) -> None:
+        self._stream = stream
+        self._step = first
+        self._ready: queue.Queue[StepBatch | BaseException] = queue.Queue(PREFETCHED_STEPS)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="stream", daemon=True)
+        self._thread.start()
+
+    def take(self) -> StepBatch:
+        item = self._ready.get()
+        if isinstance(item, BaseException):
+            self._ready.put(item)  # every later call ends the same way
+            raise item
+        return item
+
+    def stop(self) -> None:
+        self._stopped.set()
+        while self._thread.is_alive():
+            try:
+                self._ready.get_nowait()
+            except queue.Empty:
+                self._thread.join(0.01)
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                item: StepBatch | BaseException = self._stream.read_step(self._step)
+            except BaseException as error:  # handed to the consumer, who raises it
+                item = error
+            self._ready.put(item)
+            if isinstance(item, BaseException):
+                return
+            self._step += 1
