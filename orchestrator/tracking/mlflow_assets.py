@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import PIL.Image
 from mlflow import MlflowClient
@@ -12,6 +11,7 @@ from mlflow.entities import DatasetInput, InputTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_LOGGED_IMAGES
 
+from orchestrator.storage.uri import FILE_SCHEMES, local_path, scheme_of
 from orchestrator.tracking.params import clean_name, cut
 
 NEWEST = "newest"
@@ -79,11 +79,11 @@ def register_model(
     if version is None:
         tags = tags | {"sha256": sha256, "rushes.uri": uri}
         source, model_id = uri, None
-        if through_server and urlsplit(uri).scheme in ("", "file"):
-            model_id = _logged_model(client, run_id=run_id, name=model, tags=tags)
-            source = f"models:/{model_id}"
-        elif urlsplit(uri).scheme == "file":
-            source = unquote(urlsplit(uri).path)
+        if scheme_of(uri) in FILE_SCHEMES:
+            source = str(local_path(uri))
+            if through_server:
+                model_id = _logged_model(client, run_id=run_id, name=model, tags=tags)
+                source = f"models:/{model_id}"
         created = client.create_model_version(
             model, source=source, run_id=run_id, tags=tags, model_id=model_id
         )

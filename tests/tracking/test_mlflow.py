@@ -21,7 +21,6 @@ from orchestrator.tracking.target import Target, resolve_target
 from orchestrator.tracking.tracker import Tracker
 from orchestrator.train.video import still_png, write_mp4
 
-mlflow = pytest.importorskip("mlflow")
 DRAIN_S = 120.0
 SHA = "ab" * 32
 
