@@ -1,0 +1,128 @@
+"""What a stage on Ray says to its driver, and the stop flag on its way back."""
+
+import asyncio
+import json
+import logging
+import threading
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+log = logging.getLogger(__name__)
+
+_EXCHANGE_S = 0.25  # how old the stop flag may be in a worker
+_FLUSH_S = 30.0
+
+
+class Board:
+    """An actor beside the driver: events from workers wait here, and a stop flag per stage."""
+
+    def __init__(self) -> None:
+        self._events: dict[str, list[str]] = {}
+        self._stopping: set[str] = set()
+        self._arrived = asyncio.Condition()
+
+    async def exchange(self, stage: str, events: list[str]) -> bool:
+        """Leaves events (JSON); returns whether the stage should stop."""
+        if events:
+            async with self._arrived:
+                self._events.setdefault(stage, []).extend(events)
+                self._arrived.notify_all()
+        return stage in self._stopping
+
+    async def take(self, stage: str, wait_s: float) -> list[str]:
+        """A stage's events in order; waits for the first one, at most ``wait_s``."""
+        async with self._arrived:
+            try:
+                await asyncio.wait_for(
+                    self._arrived.wait_for(lambda: self._events.get(stage)), timeout=wait_s
+                )
+            except TimeoutError:
+                return []
+            return self._events.pop(stage)
+
+    async def stop(self, stage: str) -> None:
+        """Asks a stage to save and end."""
+        self._stopping.add(stage)
+
+
+def open_board() -> Any:
+    """Starts the board on the driver's node."""
+    here = {ray._raylet.RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}  # pyright: ignore[reportAttributeAccessIssue]
+    return ray.remote(num_cpus=0, label_selector=here)(Board).remote()
+
+
+class BoardHooks:
+    """Hooks of a worker on Ray: a thread carries events to the board and the stop flag back.
+
+    Neither call waits for the network.
+    """
+
+    def __init__(self, board: Any, *, stage: str) -> None:
+        self._board = board
+        self._stage = stage
+        self._events: list[str] = []
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._carry, name="board", daemon=True)
+        self._thread.start()
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Queues one event."""
+        line = json.dumps(event)
+        with self._lock:
+            self._events.append(line)
+
+    def should_stop(self) -> bool:
+        """The flag as it was at most a moment ago."""
+        return self._stop.is_set()
+
+    def close(self) -> None:
+        """Hands over what is queued; waits for that."""
+        self._closed.set()
+        self._thread.join(_FLUSH_S)
+
+    def _carry(self) -> None:
+        last = False
+        while not last:
+            last = self._closed.wait(_EXCHANGE_S)
+            with self._lock:
+                events, self._events = self._events, []
+            try:
+                if ray.get(self._board.exchange.remote(self._stage, events)):
+                    self._stop.set()
+            except RayError as error:
+                log.warning("the driver's board is gone: %s", error)
+                return
+
+
+class Reader:
+    """The driver's end: a thread that hands a stage's events to a sink until it is closed."""
+
+    def __init__(self, board: Any, *, stage: str, sink: Any, stop: threading.Event) -> None:
+        self._board = board
+        self._stage = stage
+        self._sink = sink
+        self._stop = stop
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._read, name=f"events-{stage}", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Hands over what has arrived, then ends."""
+        self._closed.set()
+        self._thread.join()
+
+    def _read(self) -> None:
+        asked = False
+        last = False
+        while not last:
+            last = self._closed.is_set()
+            if self._stop.is_set() and not asked:
+                ray.get(self._board.stop.remote(self._stage))
+                asked = True
+            wait_s = 0.01 if last else _EXCHANGE_S
+            for line in ray.get(self._board.take.remote(self._stage, wait_s)):
+                self._sink(json.loads(line))

@@ -1,0 +1,55 @@
+"""From what Ray raises to what a user reads: one line, and the path of a log with the rest."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import RushesError, UnavailableError
+
+_NO_ROOM = ("InsufficientClusterResourcesError", "WorkerGroupStartupTimeoutError")
+
+
+def explain(error: BaseException, *, stage: str, log: Path) -> RushesError:
+    """The error that ends a stage.
+
+    A RushesError that a worker raised comes back as it was. Anything else becomes one line; its
+    full text goes to ``log``.
+    """
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, RushesError) and not hasattr(cause, "traceback_str"):
+            return cause
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("\n\n".join(str(cause) for cause in causes) + "\n")
+    last = causes[-1]
+    text = f"stage {stage}: {one_line(last)}; log: {log}"
+    if type(last).__name__ in _NO_ROOM:
+        return UnavailableError(text)
+    return RushesError(text)
+
+
+def one_line(error: BaseException) -> str:
+    """The class and the first line of an error's text."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, then what it says it was caused by, innermost last."""
+    seen: set[int] = set()
+    current: Any = error
+    while isinstance(current, BaseException) and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = _below(current)
+
+
+def _below(error: BaseException) -> Any:
+    failures = getattr(error, "worker_failures", None)  # ray.train.WorkerGroupError
+    if failures:
+        return failures[min(failures)]
+    for name in ("controller_failure", "health_check_failure", "cause", "__cause__"):
+        below = getattr(error, name, None)
+        if below is not None:
+            return below
+    return None

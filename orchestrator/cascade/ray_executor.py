@@ -1,0 +1,63 @@
+"""Runs stages on Ray: Ray Train for training, Ray Data for encoding, a task for evaluation."""
+
+import threading
+from pathlib import Path
+
+import ray
+
+from orchestrator.cascade.board import Reader, open_board
+from orchestrator.cascade.executor import EventSink
+from orchestrator.cascade.explain import explain
+from orchestrator.cascade.ray_encode import encode
+from orchestrator.cascade.ray_evaluate import evaluate_stage
+from orchestrator.cascade.ray_train import WORKER, fit
+from orchestrator.train.job import StageJob, StageResult
+
+
+class RayExecutor:
+    """Executor on the cluster that this process has joined.
+
+    Args:
+        scratch: a local folder for Ray Train's bookkeeping; ours is in the run's folder.
+        logs: a local folder for the full text of failures.
+        worker: ``module:function`` that ranks of a training stage run.
+    """
+
+    def __init__(self, *, scratch: Path, logs: Path, worker: str = WORKER) -> None:
+        self._scratch = scratch
+        self._logs = logs
+        self._worker = worker
+        self._board = open_board()
+
+    def fits(self, job: StageJob, *, beside: tuple[StageJob, ...]) -> bool:
+        """Compares CPUs and GPUs with the whole cluster's."""
+        total = ray.cluster_resources()
+        for name, field in (("CPU", "cpus_per_worker"), ("GPU", "gpus_per_worker")):
+            wanted = _amount(job, field)
+            if wanted + sum(_amount(other, field) for other in beside) > total.get(name, 0.0):
+                return False
+        return True
+
+    def run(self, job: StageJob, *, on_event: EventSink, stop: threading.Event) -> StageResult:
+        """Runs a stage; blocks."""
+        reader = Reader(self._board, stage=job.stage, sink=on_event, stop=stop)
+        try:
+            return self._run(job, on_event=on_event, stop=stop)
+        finally:
+            reader.close()
+
+    def _run(self, job: StageJob, *, on_event: EventSink, stop: threading.Event) -> StageResult:
+        log = self._logs / f"{job.stage}.log"
+        if job.spec.kind == "train":
+            return fit(job, board=self._board, scratch=self._scratch, log=log, worker=self._worker)
+        try:
+            if job.spec.kind == "encode":
+                return encode(job, on_event=on_event, stop=stop)
+            return evaluate_stage(job, board=self._board, stop=stop)
+        except ray.exceptions.RayError as error:
+            raise explain(error, stage=job.stage, log=log) from None
+
+
+def _amount(job: StageJob, field: str) -> float:
+    compute = job.spec.compute
+    return float(getattr(compute, field) * (compute.min_workers or compute.ranks))

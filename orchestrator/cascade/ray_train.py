@@ -1,0 +1,87 @@
+"""One training stage as one Ray Train run."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cascade.board import BoardHooks
+from orchestrator.cascade.explain import explain
+from orchestrator.cascade.worker_env import worker_env
+from orchestrator.recipe.stage import Stage
+from orchestrator.train.job import StageJob, StageResult
+
+MAX_FAILURES = 3  # gangs lost to machines, networks or memory, per stage and command
+MAX_CONTROLLER_FAILURES = 3  # gangs that did not start
+MAX_PREEMPTIONS = 100
+
+WORKER = "orchestrator.train.worker:run"
+
+
+def train_loop(config: dict[str, Any]) -> str:
+    """What every rank runs, in a thread of its Ray actor; JSON in, JSON out."""
+    module, _, name = config["worker"].partition(":")
+    job = StageJob.model_validate_json(config["job"])
+    hooks = BoardHooks(config["board"], stage=job.stage)
+    try:
+        result = getattr(importlib.import_module(module), name)(job, hooks=hooks)
+    finally:
+        hooks.close()
+    return result.model_dump_json()
+
+
+def fit(job: StageJob, *, board: Any, scratch: Path, log: Path, worker: str) -> StageResult:
+    """Runs the gang to its end; blocks.
+
+    Args:
+        job: a training stage.
+        board: the actor that carries events.
+        scratch: a folder for Ray Train's own bookkeeping.
+        log: written if the stage fails for good.
+        worker: ``module:function`` that every rank runs.
+
+    Raises:
+        RushesError: what the worker raised, or one line with the path of the log.
+    """
+    from ray.train import FailureConfig, RunConfig
+    from ray.train.torch import TorchTrainer
+
+    from orchestrator.cascade.failures import EndAtOnce
+
+    trainer = TorchTrainer(
+        train_loop,
+        train_loop_config={"job": job.model_dump_json(), "board": board, "worker": worker},
+        scaling_config=_scaling(job.spec),
+        run_config=RunConfig(
+            name=f"{job.recipe.name}-{job.stage}-{job.attempt}",
+            storage_path=str(scratch),
+            failure_config=FailureConfig(
+                max_failures=MAX_FAILURES,
+                controller_failure_limit=MAX_CONTROLLER_FAILURES,
+                max_preemption_failures=MAX_PREEMPTIONS,
+            ),
+            callbacks=[EndAtOnce()],  # pyright: ignore[reportArgumentType]
+            worker_runtime_env={"env_vars": worker_env(job.spec)},
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except Exception as error:  # whatever Ray or a worker raised: the edge of its world
+        raise explain(error, stage=job.stage, log=log) from None
+    return StageResult.model_validate_json(result.return_value)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _scaling(stage: Stage) -> Any:
+    from ray.train import ScalingConfig
+
+    compute = stage.compute
+    workers: int | tuple[int, int] = compute.workers
+    if compute.min_workers is not None and compute.min_workers < compute.workers:
+        workers = (compute.min_workers, compute.workers)
+    resources = {"CPU": float(compute.cpus_per_worker)}
+    if compute.gpus_per_worker:
+        resources["GPU"] = float(compute.gpus_per_worker)
+    return ScalingConfig(
+        num_workers=workers,
+        use_gpu=bool(compute.gpus_per_worker),
+        resources_per_worker=resources,
+    )

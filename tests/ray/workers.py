@@ -1,0 +1,35 @@
+"""Workers that stand in for the trainer where only Ray's side is under test."""
+
+import os
+import time
+
+from orchestrator.errors import UserError
+from orchestrator.train.hooks import Hooks
+from orchestrator.train.job import StageJob, StageResult
+
+STEPS = 200
+
+
+def steps_until_stopped(job: StageJob, *, hooks: Hooks) -> StageResult:
+    """Says a step ten times a second; every rank looks at its own flag."""
+    for step in range(1, STEPS + 1):
+        if int(os.environ["RANK"]) == 0:
+            hooks.event({"kind": "progress", "stage": job.stage, "step": step, "steps": STEPS})
+        if hooks.should_stop():
+            return StageResult(status="stopped", step=step)
+        time.sleep(0.1)
+    return StageResult(status="done", step=STEPS)
+
+
+def refuses(job: StageJob, *, hooks: Hooks) -> StageResult:
+    """Says that the user is wrong, on one rank; the other would wait for ever."""
+    if int(os.environ["RANK"]) == 1:
+        raise UserError("data.train.uri=nowhere: no index there")
+    while not hooks.should_stop():
+        time.sleep(0.1)
+    return StageResult(status="stopped", step=0)
+
+
+def breaks(job: StageJob, *, hooks: Hooks) -> StageResult:
+    """A defect."""
+    raise TypeError("unsupported operand")
