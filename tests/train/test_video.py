@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from orchestrator.train.video import (
     grid,
     mp4_bytes,
+    png_bytes,
     still_png,
     viewing_scale,
     write_gif,
@@ -119,6 +120,7 @@ def test_a_gif_of_many_colours_stays_close(tmp_path: Path) -> None:
 def test_a_still_is_exact(tmp_path: Path) -> None:
     frame_HWC = moving_square()[3]
     still_png(tmp_path / "still.png", frame_HWC, scale=3)
+    assert (tmp_path / "still.png").read_bytes() == png_bytes(frame_HWC, scale=3)
     with PIL.Image.open(tmp_path / "still.png") as image:
         np.testing.assert_array_equal(
             np.asarray(image), frame_HWC.repeat(3, axis=0).repeat(3, axis=1)
