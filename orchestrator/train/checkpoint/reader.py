@@ -11,6 +11,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from orchestrator.errors import UnavailableError
+from orchestrator.storage.errors import NotFoundError
 from orchestrator.storage.store import Store
 from orchestrator.train.checkpoint.format import (
     COMMIT,
@@ -141,9 +142,10 @@ class RangeReader:
 
 
 def _get(store: Store, key: str) -> bytes:
-    if not store.exists(key):
-        raise DamagedError(f"{key.rpartition('/')[2]} is missing")
-    return store.get(key)
+    try:
+        return store.get(key)
+    except NotFoundError as error:
+        raise DamagedError(f"{key.rpartition('/')[2]} is missing") from error
 
 
 def _compare(name: str, raw: bytes, *, wanted: File) -> None:

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from orchestrator.errors import RushesError, UnavailableError
+from orchestrator.errors import RushesError, UnavailableError, UserError
 from orchestrator.storage.store import Store
 from orchestrator.train.checkpoint.format import (
     COMMIT,
@@ -57,6 +57,7 @@ def save(
 
     Raises:
         UnavailableError: on every rank, if any rank could not write; earlier checkpoints stay.
+        UserError: the same, if what stands in the way is the user's (no space, no permission).
     """
     target = folder(prefix, step=step)
     written: dict[str, Any] = {"error": None, "files": {}, "slices": []}
@@ -66,7 +67,7 @@ def save(
             written["files"][name] = describe(raw).model_dump()
             written["slices"] += slices
     except RushesError as error:
-        written["error"] = str(error)
+        written["error"] = _told(error)
     everything = gather_json(written, device=ranks.device)
     error = next((one["error"] for one in everything if one["error"]), None)
     networks = {name: Network(applied_steps=one.applied_steps) for name, one in engines.items()}
@@ -86,10 +87,15 @@ def save(
             _commit(store, target, index=index)
             prune(store, prefix, keep=keep)
         except RushesError as failure:
-            error = str(failure)
+            error = _told(failure)
     error = gather_json(error, device=ranks.device)[0]
     if error is not None:
-        raise UnavailableError(f"checkpoint {store.uri}/{target} was not written: {error}")
+        kind = UserError if error["exit_code"] == UserError.exit_code else UnavailableError
+        raise kind(f"checkpoint {store.uri}/{target} was not written: {error['text']}")
+
+
+def _told(error: RushesError) -> dict[str, Any]:
+    return {"text": str(error), "exit_code": error.exit_code}
 
 
 def _files(

@@ -38,9 +38,8 @@ def prune(store: Store, prefix: str, *, keep: int) -> None:
     kept = kept[:keep]
     for step in sorted(contents):
         if kept and step < kept[0] and step not in kept:
-            names = contents[step]
-            for name in sorted(names, key=lambda name: name != COMMIT):
-                store.delete(f"{folder(prefix, step=step)}/{name}")
+            store.delete(f"{folder(prefix, step=step)}/{COMMIT}")
+            store.delete_prefix(f"{folder(prefix, step=step)}/")
 
 
 def _contents(store: Store, prefix: str) -> dict[int, set[str]]:

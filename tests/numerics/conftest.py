@@ -1,0 +1,21 @@
+"""Gangs of one, two and three ranks, shared by the tests of a session."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+
+import pytest
+
+from tests.numerics.gang import Gang
+
+WORLD_SIZES = (1, 2, 3)
+
+
+@pytest.fixture(scope="session")
+def gangs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Gang]]:
+    """One gang per world size."""
+    folder = tmp_path_factory.mktemp("groups")
+    with ExitStack() as stack:
+        yield {
+            size: stack.enter_context(closing(Gang(world_size=size, folder=folder)))
+            for size in WORLD_SIZES
+        }

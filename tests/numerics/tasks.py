@@ -1,0 +1,276 @@
+"""What the ranks of a gang are told to do."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from orchestrator.recipe.train import Optim
+from orchestrator.storage.store import open_store
+from orchestrator.train.checkpoint.load import load_latest
+from orchestrator.train.checkpoint.save import save
+from orchestrator.train.engine.base import STATE_KEYS, Engine, StateKey
+from orchestrator.train.engine.blocks import apply_memory_and_speed
+from orchestrator.train.engine.build import build_engine
+from orchestrator.train.engine.collect import collect
+from orchestrator.train.ranks import Ranks
+from orchestrator.train.schedule import learning_rate
+from tests.numerics.network import CHANNELS, TIMES, TOKENS, Critic, Denoiser, build
+
+CLIPS = 12  # per optimizer step, over all ranks
+ACCUMULATION = 2
+STEPS = 8
+OPTIM = Optim(
+    lr=3e-3, weight_decay=0.05, grad_clip=0.5, warmup_steps=2, schedule="cosine", eps=1e-6
+)
+PREFIX = "stages/base/checkpoints"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """An engine to build."""
+
+    kind: str = "deepspeed"
+    zero: int = 1
+    precision: str = "fp32"
+    checkpointing: bool = False
+    compile: bool = False
+    grad_clip: float | None = 0.5
+
+    def __str__(self) -> str:
+        name = "plain" if self.kind == "plain" else f"zero{self.zero}"
+        return f"{name}-{self.precision}"
+
+    def engine(self, ranks: Ranks, *, network: type = Denoiser) -> Engine:
+        """A fresh engine around a fresh network."""
+        module = build(network)
+        apply_memory_and_speed(
+            getattr(module, "blocks", []), checkpointing=self.checkpointing, compile=self.compile
+        )
+        return build_engine(
+            module,
+            kind=self.kind,  # pyright: ignore[reportArgumentType]
+            zero=self.zero,
+            precision=self.precision,  # pyright: ignore[reportArgumentType]
+            optim=OPTIM.model_copy(update={"grad_clip": self.grad_clip}),
+            accumulation=ACCUMULATION,
+            ema_decay=0.8,
+            device=ranks.device,
+        )
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a training has come to; ``state`` is filled on rank 0."""
+
+    losses: list[float]
+    norms: list[float]
+    applied: list[bool]
+    state: dict[str, str]
+
+
+def micro_batches(ranks: Ranks, *, step: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """This rank's share of a step's clips: tokens, time steps and targets."""
+    generator = torch.Generator().manual_seed(1000 + step)
+    x = torch.randn(CLIPS, TOKENS, CHANNELS, generator=generator)
+    noise = torch.randn(CLIPS, TOKENS, CHANNELS, generator=generator)
+    time = torch.randint(TIMES, (CLIPS,), generator=generator)
+    share = CLIPS // ranks.world_size
+    size = share // ACCUMULATION
+    for first in range(ranks.rank * share, (ranks.rank + 1) * share, size):
+        part = slice(first, first + size)
+        yield x[part] + noise[part], time[part], noise[part] * x[part].abs()
+
+
+def train(
+    ranks: Ranks, engine: Engine, *, start: int, stop: int, poison: int | None = None
+) -> tuple[list[float], list[float], list[bool]]:
+    """Losses (means over the whole batch), gradient norms, and whether steps were applied.
+
+    ``poison``: the last rank's last micro-batch of this step is not a number.
+    """
+    losses, norms, applied = [], [], []
+    for step in range(start, stop):
+        total = torch.zeros(())
+        micros = list(micro_batches(ranks, step=step))
+        for index, (x, time, target) in enumerate(micros):
+            loss = (engine(x, time) - target).square().mean()
+            total = total + loss.detach() / ACCUMULATION
+            last = ranks.rank == ranks.world_size - 1 and index == len(micros) - 1
+            engine.backward(loss * float("nan") if step == poison and last else loss)
+        outcome = engine.step(lr=learning_rate(step, optim=OPTIM, steps=STEPS))
+        losses.append(ranks.mean(total).item())
+        norms.append(float(outcome.grad_norm))
+        applied.append(outcome.applied)
+    return losses, norms, applied
+
+
+def state(ranks: Ranks, engine: Engine) -> dict[str, str]:
+    """A hash of every whole parameter's master, moments and EMA, and the step count; rank 0."""
+    hashes = {"applied_steps": str(engine.applied_steps)}
+    for key in STATE_KEYS:
+        whole = collect(engine.fragments(), key=key, device=ranks.device)
+        for name, tensor in whole.items():
+            hashes[f"{name}/{key}"] = _hash(tensor)
+    return hashes if ranks.rank == 0 else {}
+
+
+def _hash(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
+
+
+def run(ranks: Ranks, setup: Setup, *, steps: int = STEPS, poison: int | None = None) -> Result:
+    """Trains from the initial weights."""
+    engine = setup.engine(ranks)
+    losses, norms, applied = train(ranks, engine, start=0, stop=steps, poison=poison)
+    return Result(losses=losses, norms=norms, applied=applied, state=state(ranks, engine))
+
+
+def run_and_save(ranks: Ranks, setup: Setup, *, uri: str, save_at: int) -> tuple[Result, Result]:
+    """As ``run``, with a checkpoint on the way; the first result is as of then."""
+    engine = setup.engine(ranks)
+    first = Result(*train(ranks, engine, start=0, stop=save_at), state=state(ranks, engine))
+    save(
+        open_store(uri),
+        PREFIX,
+        step=save_at,
+        engines={"denoiser": engine},
+        extra={"setup": str(setup)},
+        ranks=ranks,
+        keep=1,
+    )
+    second = Result(*train(ranks, engine, start=save_at, stop=STEPS), state=state(ranks, engine))
+    return first, second
+
+
+def load_all(ranks: Ranks, setup: Setup, *, uris: list[str]) -> dict[str, dict[str, str]]:
+    """The state after loading each checkpoint into one engine, which has trained a step before."""
+    engine = setup.engine(ranks)
+    train(ranks, engine, start=0, stop=1)
+    loaded: dict[str, dict[str, str]] = {}
+    for uri in uris:
+        load_latest(open_store(uri), PREFIX, engines={"denoiser": engine}, ranks=ranks)
+        loaded[uri] = state(ranks, engine)
+    return loaded
+
+
+def resume(ranks: Ranks, setup: Setup, *, uri: str, start: int) -> Result:
+    """Continues from a checkpoint in a fresh engine."""
+    engine = setup.engine(ranks)
+    found = load_latest(open_store(uri), PREFIX, engines={"denoiser": engine}, ranks=ranks)
+    assert found == {"setup": str(setup)}
+    return Result(*train(ranks, engine, start=start, stop=STEPS), state=state(ranks, engine))
+
+
+def average_beside(ranks: Ranks, setup: Setup) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The engine's EMA, and one kept of whole masters gathered after every step; rank 0."""
+    engine = setup.engine(ranks)
+    expected = collect(engine.fragments(), key="fp32", device=ranks.device)
+    for step in range(4):
+        train(ranks, engine, start=step, stop=step + 1)
+        masters = collect(engine.fragments(), key="fp32", device=ranks.device)
+        for name, master in masters.items():
+            expected[name].lerp_(master, 1.0 - 0.8)
+    return engine.gather_ema(), expected
+
+
+def peek_at_average(ranks: Ranks, setup: Setup) -> dict[str, Any]:
+    """Forward passes with the EMA in the middle of a training, and what they leave behind."""
+    engine = setup.engine(ranks)
+    before = train(ranks, engine, start=0, stop=3)[0]
+    x, time, _ = next(iter(micro_batches(replace(ranks, rank=0, world_size=1), step=0)))
+    hashes = state(ranks, engine)
+    with torch.no_grad():
+        trained = engine.module(x, time)
+        with engine.ema_weights():
+            averaged = engine.module(x, time)
+            again = engine.module(x, time)
+        back = engine.module(x, time)
+    unchanged = state(ranks, engine) == hashes
+    after = train(ranks, engine, start=3, stop=STEPS)[0]
+    return {
+        "losses": before + after,
+        "trained": trained,
+        "averaged": averaged,
+        "again": again,
+        "back": back,
+        "unchanged": unchanged,
+        "expected": _plain_forward(setup, engine, x=x, time=time, ranks=ranks, steps=3),
+    }
+
+
+def _plain_forward(
+    setup: Setup, engine: Engine, *, x: Tensor, time: Tensor, ranks: Ranks, steps: int
+) -> Tensor | None:
+    """The forward pass of a bare module that holds the gathered EMA after ``steps`` steps."""
+    del engine
+    fresh = setup.engine(ranks)
+    train(ranks, fresh, start=0, stop=steps)
+    ema = fresh.gather_ema()
+    if ranks.rank != 0:
+        return None
+    module = build(Denoiser)
+    module.load_state_dict(ema, strict=False)
+    if setup.precision == "bf16":
+        for parameter in module.parameters():
+            parameter.data = parameter.data.to(torch.bfloat16)
+    with torch.no_grad():
+        return module(x, time)
+
+
+def poisoned(ranks: Ranks, setup: Setup) -> dict[str, Any]:
+    """A step whose gradient is not a number, between good ones."""
+    engine = setup.engine(ranks)
+    first = train(ranks, engine, start=0, stop=2)
+    before = state(ranks, engine)
+    second = train(ranks, engine, start=2, stop=3, poison=2)
+    after = state(ranks, engine)
+    third = train(ranks, engine, start=3, stop=STEPS)
+    return {
+        "applied": first[2] + second[2] + third[2],
+        "norm": second[1][0],
+        "untouched": before == after,
+        "losses": first[0] + third[0],
+        "skipped_steps": engine.skipped_steps,
+        "applied_steps": engine.applied_steps,
+    }
+
+
+def adversarial(ranks: Ranks, setup: Setup) -> list[tuple[float, float]]:
+    """Two engines in one process; the critic is frozen while it serves the generator's loss."""
+    generator = setup.engine(ranks)
+    critic = setup.engine(ranks, network=Critic)
+    losses: list[tuple[float, float]] = []
+    for step in range(5):
+        totals = torch.zeros(2)
+        for x, time, target in micro_batches(ranks, step=step):
+            made = generator(x, time)
+            critic.module.requires_grad_(False)
+            fooled = -critic.module(made).mean()
+            critic.module.requires_grad_(True)
+            loss = (made - target).square().mean() + 0.1 * fooled
+            generator.backward(loss)
+            real, fake = critic(torch.cat([target, made.detach()])).chunk(2)
+            judged = (1.0 - real).relu().mean() + (1.0 + fake).relu().mean()
+            critic.backward(judged)
+            totals += torch.stack([loss.detach(), judged.detach()]) / ACCUMULATION
+        assert generator.step(lr=1e-3).applied
+        assert critic.step(lr=1e-3).applied
+        first, second = ranks.mean(totals).tolist()
+        losses.append((first, second))
+    return losses
+
+
+def ownership(ranks: Ranks, setup: Setup) -> list[tuple[str, tuple[int, ...], int, int]]:
+    """Addresses of the fragments that this rank owns."""
+    engine = setup.engine(ranks)
+    for fragment in engine.fragments():
+        keys: list[StateKey] = list(fragment.tensors)
+        assert keys == list(STATE_KEYS)
+        for tensor in fragment.tensors.values():
+            assert tensor.shape == (fragment.numel,)
+            assert tensor.dtype == torch.float32
+    return [(one.name, one.shape, one.start, one.numel) for one in engine.fragments()]
