@@ -116,13 +116,6 @@ def png_bytes(frame_HWC: Pixels) -> bytes:
     return buffer.getvalue()
 
 
-def png_bytes(frame_HWC: Pixels, *, scale: int | None = None) -> bytes:
-    """The file that ``still_png`` writes."""
-    buffer = io.BytesIO()
-    still_png(buffer, frame_HWC, scale=scale)
-    return buffer.getvalue()
-
-
 def grid(
     clips: Sequence[Pixels], *, captions: Sequence[str] = (), columns: int | None = None
 ) -> Pixels:
