@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from orchestrator.storage.store import join_uri
 from orchestrator.train.job import StageJob, StageResult
 
 EventSink = Callable[[dict[str, Any]], None]
@@ -17,6 +18,11 @@ class Executor(Protocol):
     a store or a worker may do.
     """
 
+    @property
+    def side_by_side(self) -> bool:
+        """False if stages run one after the other, in the caller's thread."""
+        ...
+
     def run(self, job: StageJob, *, on_event: EventSink, stop: threading.Event) -> StageResult:
         """Runs a stage of any kind.
 
@@ -28,11 +34,7 @@ class Executor(Protocol):
         ...
 
     def fits(self, job: StageJob, *, beside: tuple[StageJob, ...]) -> bool:
-        """True if there is room for a stage beside those that run now.
-
-        Raises:
-            UserError: if it does not fit even alone.
-        """
+        """True if there is room for a stage beside those that run now."""
         ...
 
 
@@ -50,3 +52,15 @@ class DirectHooks:
     def should_stop(self) -> bool:
         """True once the driver was asked to stop."""
         return self.stop.is_set()
+
+
+def encoded_event(job: StageJob, *, digest: str) -> dict[str, Any]:
+    """What an encode stage tells of the index that it has written."""
+    return {
+        "kind": "dataset",
+        "stage": job.stage,
+        "name": f"{job.recipe.name}-{job.stage}",
+        "uri": join_uri(job.run, job.folder, "latents"),
+        "digest": digest,
+        "context": "output",
+    }

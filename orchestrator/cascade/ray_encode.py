@@ -4,7 +4,7 @@ import json
 import threading
 from typing import Any
 
-from orchestrator.cascade.executor import EventSink
+from orchestrator.cascade.executor import EventSink, encoded_event
 from orchestrator.cascade.worker_env import worker_env
 from orchestrator.train.job import StageJob, StageResult
 
@@ -31,16 +31,12 @@ def encode(job: StageJob, *, on_event: EventSink, stop: threading.Event) -> Stag
     from orchestrator.train.encode import encode_units, finish_encode
 
     units = encode_units(job)
-    results: list[dict[str, Any]] = []
     rows = _rows(job, units) if units else iter(())
-    for row in rows:
-        results.append(json.loads(row["result"]))
-        on_event(
-            {"kind": "progress", "stage": job.stage, "step": len(results), "steps": len(units)}
-        )
-        if stop.is_set() and len(results) < len(units):
-            return StageResult(status="stopped", step=len(results))
-    finish_encode(job, results)
+    for done, _ in enumerate(rows, start=1):
+        on_event({"kind": "progress", "stage": job.stage, "step": done, "steps": len(units)})
+        if stop.is_set() and done < len(units):
+            return StageResult(status="stopped", step=done)
+    on_event(encoded_event(job, digest=finish_encode(job)))
     return StageResult(status="done", step=len(units))
 
 
@@ -54,7 +50,7 @@ def _rows(job: StageJob, units: list[dict[str, Any]]) -> Any:
     return (
         ray.data.from_items(rows, override_num_blocks=len(units))
         .map(
-            ShardEncoder,
+            ShardEncoder,  # pyright: ignore[reportArgumentType]
             fn_constructor_kwargs={"job": job.model_dump_json()},
             compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
             num_cpus=compute.cpus_per_worker,

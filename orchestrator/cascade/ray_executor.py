@@ -4,10 +4,12 @@ import threading
 from pathlib import Path
 
 import ray
+from ray.exceptions import RayError
 
 from orchestrator.cascade.board import Reader, open_board
 from orchestrator.cascade.executor import EventSink
 from orchestrator.cascade.explain import explain
+from orchestrator.cascade.gang import run_gang
 from orchestrator.cascade.ray_encode import encode
 from orchestrator.cascade.ray_evaluate import evaluate_stage
 from orchestrator.cascade.ray_train import WORKER, fit
@@ -22,6 +24,8 @@ class RayExecutor:
         logs: a local folder for the full text of failures.
         worker: ``module:function`` that ranks of a training stage run.
     """
+
+    side_by_side = True
 
     def __init__(self, *, scratch: Path, logs: Path, worker: str = WORKER) -> None:
         self._scratch = scratch
@@ -48,13 +52,15 @@ class RayExecutor:
 
     def _run(self, job: StageJob, *, on_event: EventSink, stop: threading.Event) -> StageResult:
         log = self._logs / f"{job.stage}.log"
+        if job.spec.compute.workers == 0 and job.spec.kind == "train":
+            return run_gang(job, on_event=on_event, stop=stop, logs=self._logs)
         if job.spec.kind == "train":
             return fit(job, board=self._board, scratch=self._scratch, log=log, worker=self._worker)
         try:
             if job.spec.kind == "encode":
                 return encode(job, on_event=on_event, stop=stop)
             return evaluate_stage(job, board=self._board, stop=stop)
-        except ray.exceptions.RayError as error:
+        except RayError as error:
             raise explain(error, stage=job.stage, log=log) from None
 
 

@@ -67,7 +67,8 @@ def fit(job: StageJob, *, board: Any, scratch: Path, log: Path, worker: str) -> 
         result = trainer.fit()
     except Exception as error:  # whatever Ray or a worker raised: the edge of its world
         raise explain(error, stage=job.stage, log=log) from None
-    return StageResult.model_validate_json(result.return_value)  # pyright: ignore[reportAttributeAccessIssue]
+    assert isinstance(result.return_value, str)
+    return StageResult.model_validate_json(result.return_value)
 
 
 def _scaling(stage: Stage) -> Any:

@@ -36,8 +36,8 @@ def stage_identity(stage: Stage) -> dict[str, Any]:
     return tree
 
 
-def recipe_digest(recipe: Recipe) -> str:
-    """Sha256 of what the recipe computes, whatever the machines that it runs on."""
+def recipe_identity(recipe: Recipe) -> dict[str, Any]:
+    """The part of a recipe that decides what it computes, whatever the machines it runs on."""
     tree = recipe_tree(recipe)
     for field in ("runs", "tracking"):
         del tree[field]
@@ -46,4 +46,9 @@ def recipe_digest(recipe: Recipe) -> str:
     for field in ("cache_dir", "cache_bytes", "memory_bytes"):
         del tree["data"][field]
     tree["stages"] = [stage_identity(stage) for stage in recipe.stages]
-    return sha256(canonical(tree))
+    return tree
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """Sha256 of what the recipe computes."""
+    return sha256(canonical(recipe_identity(recipe)))

@@ -1,0 +1,162 @@
+"""A gang of plain processes on this machine: one per rank, no Ray."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cascade.executor import EventSink
+from orchestrator.cascade.worker_env import worker_env
+from orchestrator.errors import RushesError, StoppedError, UnavailableError, UserError
+from orchestrator.train.job import StageJob, StageResult
+
+_POLL_S = 0.2
+_KILL_AFTER_S = 10.0  # how long ranks may outlive a rank that failed
+
+
+@dataclass
+class _Rank:
+    process: "subprocess.Popen[bytes]"
+    log: Path
+    reader: threading.Thread
+    said: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+
+def run_gang(
+    job: StageJob, *, on_event: EventSink, stop: threading.Event, logs: Path
+) -> StageResult:
+    """Runs a training stage in one process per rank; blocks.
+
+    Args:
+        job: a training stage.
+        on_event: takes rank 0's events.
+        stop: set to send every rank a SIGTERM, upon which it saves.
+        logs: a local folder for what ranks print.
+
+    Raises:
+        RushesError: what a rank raised, or one line with the path of its log.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="rushes-job-") as folder:
+        path = Path(folder) / "job.json"
+        path.write_text(job.model_dump_json())
+        port = _free_port()
+        ranks = [
+            _start(rank, job=job, path=path, port=port, on_event=on_event, logs=logs)
+            for rank in range(job.spec.compute.ranks)
+        ]
+        try:
+            _wait(ranks, stop=stop)
+        finally:
+            _end(ranks)
+    return _result(job, ranks)
+
+
+def _start(
+    rank: int, *, job: StageJob, path: Path, port: int, on_event: EventSink, logs: Path
+) -> _Rank:
+    environment = os.environ | worker_env(job.spec)
+    environment |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(job.spec.compute.ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    log = logs / f"{job.stage}-rank{rank}.log"
+    read_fd, write_fd = os.pipe()
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "orchestrator.train", str(path), "--events", str(write_fd)],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            env=environment,
+            pass_fds=(write_fd,),
+            start_new_session=True,  # Ctrl-C reaches us alone; we ask the ranks to save
+        )
+    os.close(write_fd)
+    said: list[dict[str, Any]] = []
+    reader = threading.Thread(target=_read, args=(read_fd, said, on_event), daemon=True)
+    reader.start()
+    return _Rank(process=process, log=log, reader=reader, said=said)
+
+
+def _read(fd: int, said: list[dict[str, Any]], on_event: EventSink) -> None:
+    with os.fdopen(fd, "rb") as lines:
+        for line in lines:
+            event = json.loads(line)
+            if event["kind"] in ("result", "error"):
+                said.append(event)
+            else:
+                on_event(event)
+
+
+def _wait(ranks: list[_Rank], *, stop: threading.Event) -> None:
+    """Returns once all ranks have ended well, or one has not."""
+    asked = False
+    while any(rank.process.poll() is None for rank in ranks):
+        if any(rank.process.poll() for rank in ranks):
+            return
+        if stop.wait(_POLL_S) and not asked:
+            asked = True
+            for rank in ranks:
+                rank.process.send_signal(signal.SIGTERM)
+        elif asked:
+            time.sleep(_POLL_S)
+
+
+def _end(ranks: list[_Rank]) -> None:
+    deadline = time.monotonic() + _KILL_AFTER_S
+    for rank in ranks:
+        if rank.process.poll() is None:
+            rank.process.terminate()
+    for rank in ranks:
+        try:
+            rank.process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            rank.process.kill()
+            rank.process.wait()
+        rank.reader.join()
+
+
+def _result(job: StageJob, ranks: list[_Rank]) -> StageResult:
+    for rank in ranks:
+        for event in rank.said:
+            if event["kind"] == "error":
+                raise _error(event)
+    for number, rank in enumerate(ranks):
+        if rank.process.returncode != 0:
+            raise RushesError(
+                f"stage {job.stage}: rank {number} ended with {rank.process.returncode}: "
+                f"{_last_line(rank.log)}; log: {rank.log}"
+            )
+    (result,) = (event for event in ranks[0].said if event["kind"] == "result")
+    return StageResult(status=result["status"], step=result["step"])
+
+
+def _error(event: dict[str, Any]) -> RushesError:
+    known: dict[int, type[RushesError]] = {
+        kind.exit_code: kind for kind in (UserError, UnavailableError, StoppedError)
+    }
+    return known.get(event["exit_code"], RushesError)(event["text"])
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text(errors="replace").strip().splitlines()
+    return lines[-1].strip() if lines else "it said nothing"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,68 @@
+"""Runs stages without Ray: in this process, or one plain process per rank."""
+
+import threading
+from pathlib import Path
+
+from orchestrator.cascade.executor import DirectHooks, EventSink, encoded_event
+from orchestrator.cascade.gang import run_gang
+from orchestrator.train.job import StageJob, StageResult
+
+
+class LocalExecutor:
+    """Executor on this machine alone, one stage at a time.
+
+    A training stage of one rank, encoding and evaluation run in the calling thread, so that a
+    debugger reaches them.
+
+    Args:
+        logs: a local folder for what ranks print.
+    """
+
+    side_by_side = False
+
+    def __init__(self, *, logs: Path) -> None:
+        self._logs = logs
+
+    def fits(self, job: StageJob, *, beside: tuple[StageJob, ...]) -> bool:
+        """One stage at a time."""
+        return not beside
+
+    def run(self, job: StageJob, *, on_event: EventSink, stop: threading.Event) -> StageResult:
+        """Runs a stage; blocks."""
+        match job.spec.kind:
+            case "train" if job.spec.compute.ranks > 1:
+                return run_gang(job, on_event=on_event, stop=stop, logs=self._logs)
+            case "train":
+                return _train_here(job, on_event=on_event, stop=stop)
+            case "encode":
+                return _encode_here(job, on_event=on_event, stop=stop)
+            case "evaluate":
+                return _evaluate_here(job, on_event=on_event, stop=stop)
+
+
+def _train_here(job: StageJob, *, on_event: EventSink, stop: threading.Event) -> StageResult:
+    from orchestrator.train.worker import run
+
+    return run(job, hooks=DirectHooks(on_event, stop))
+
+
+def _encode_here(job: StageJob, *, on_event: EventSink, stop: threading.Event) -> StageResult:
+    from orchestrator.train.encode import Encoder, encode_units, finish_encode
+
+    units = encode_units(job)
+    encoder = Encoder(job) if units else None
+    for done, unit in enumerate(units):
+        if stop.is_set():
+            return StageResult(status="stopped", step=done)
+        assert encoder is not None
+        encoder(unit)
+        on_event({"kind": "progress", "stage": job.stage, "step": done + 1, "steps": len(units)})
+    on_event(encoded_event(job, digest=finish_encode(job)))
+    return StageResult(status="done", step=len(units))
+
+
+def _evaluate_here(job: StageJob, *, on_event: EventSink, stop: threading.Event) -> StageResult:
+    from orchestrator.train.evaluate import evaluate
+
+    report = evaluate(job, hooks=DirectHooks(on_event, stop))
+    return StageResult(status="done", step=int(report["prompts"]))

@@ -1,0 +1,245 @@
+"""Walks a recipe's graph: ready stages side by side, finished ones left alone."""
+
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from orchestrator.cascade.done import output_digest, read_done, write_done
+from orchestrator.cascade.executor import EventSink, Executor
+from orchestrator.cascade.explain import one_line
+from orchestrator.errors import RushesError, StoppedError, UserError
+from orchestrator.plan.graph import input_digest, stage_graph
+from orchestrator.recipe.digest import recipe_digest
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.stage import Stage
+from orchestrator.storage.store import Store
+from orchestrator.train.job import StageJob
+
+_POLL_S = 0.2
+
+
+Submit = Callable[[Callable[[StageJob], None], StageJob], Future[None]]
+
+
+def _at_once(work: Callable[[StageJob], None], job: StageJob) -> Future[None]:
+    """Runs it here and now: a debugger and Ctrl-C reach it."""
+    future: Future[None] = Future()
+    future.set_result(work(job))
+    return future
+
+
+Status = Literal["done", "kept", "failed", "stopped", "blocked"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a stage ended.
+
+    Attributes:
+        status: ``kept`` was finished by an earlier start; ``blocked`` needs a stage that failed
+            or was stopped.
+        seconds: from its start in this command.
+        error: why it failed.
+    """
+
+    status: Status
+    seconds: float = 0.0
+    error: RushesError | None = None
+
+
+@dataclass
+class Graph:
+    """One start of a run.
+
+    Args:
+        recipe: what is run, with absolute URIs.
+        store: the run's folder.
+        attempt: the number of this start.
+        data: digests of the data indexes.
+        executor: who runs stages.
+        on_event: takes every event, from several threads.
+        stop: set to let the stages save and end.
+        logs: a local folder for the traces of defects.
+    """
+
+    recipe: Recipe
+    store: Store
+    attempt: int
+    data: Mapping[str, str]
+    executor: Executor
+    on_event: EventSink
+    stop: threading.Event
+    logs: Path
+    outcomes: dict[str, Outcome] = field(default_factory=dict[str, Outcome])
+
+    def run(self) -> dict[str, Outcome]:
+        """Runs what is not finished; returns how every stage ended, in the recipe's order."""
+        waiting = self._skip_finished()
+        self._say({"kind": "run", "name": self.recipe.name, **self._about_run()})
+        running: dict[Future[None], StageJob] = {}
+        with self._pool() as submit:
+            while running or waiting:
+                self._start_ready(waiting, running, submit)
+                if not running:
+                    break
+                ended, _ = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    del running[future]
+                    future.result()
+        for stage in waiting:
+            self.outcomes[stage] = Outcome(status="stopped" if self.stop.is_set() else "blocked")
+        self._say({"kind": "end", "stage": None, "status": self._status()})
+        return {stage.id: self.outcomes[stage.id] for stage in self.recipe.stages}
+
+    @contextmanager
+    def _pool(self) -> Iterator[Submit]:
+        if not self.executor.side_by_side:
+            yield _at_once
+            return
+        with ThreadPoolExecutor(max_workers=len(self.recipe.stages)) as pool:
+            yield pool.submit
+
+    def _skip_finished(self) -> list[str]:
+        waiting: list[str] = []
+        for stage in self.recipe.stages:
+            done = read_done(self.store, stage=stage.id)
+            if done is None:
+                waiting.append(stage.id)
+            elif done["input"] != self._input(stage):
+                raise UserError(
+                    f"stages.{stage.id}: finished from other inputs in {self.store.uri}; "
+                    "wanted the same recipe and clips, or another --run"
+                )
+            else:
+                self.outcomes[stage.id] = Outcome(status="kept")
+        return waiting
+
+    def _start_ready(
+        self,
+        waiting: list[str],
+        running: dict[Future[None], StageJob],
+        submit: Submit,
+    ) -> None:
+        graph = stage_graph(self.recipe)
+        for stage in list(waiting):
+            if self.stop.is_set():
+                return
+            if not all(self._is_done(needed) for needed in graph[stage]):
+                continue
+            job = StageJob(
+                recipe=self.recipe, stage=stage, run=self.store.uri, attempt=self.attempt
+            )
+            # What fits not even alone is started all the same: a cluster may grow.
+            if running and not self.executor.fits(job, beside=tuple(running.values())):
+                continue
+            waiting.remove(stage)
+            running[submit(self._run, job)] = job
+
+    def _run(self, job: StageJob) -> None:
+        """One stage from its first event to its last, in a thread of its own."""
+        stage = job.spec
+        started_s = time.monotonic()
+        self._say({"kind": "stage", "stage": stage.id, **_about(stage)})
+        for event in self._datasets(stage):
+            self._say(event)
+        status: Status = "failed"
+        error: RushesError | None = None
+        try:
+            status = self._run_to_done(job)
+        except RushesError as known:
+            error = known
+        except Exception as unknown:  # a thread's outer edge: nobody else would see it
+            self.logs.mkdir(parents=True, exist_ok=True)
+            log = self.logs / f"{stage.id}.log"
+            log.write_text(traceback.format_exc())
+            error = RushesError(f"stage {stage.id}: {one_line(unknown)}; log: {log}")
+        seconds = time.monotonic() - started_s
+        self.outcomes[stage.id] = Outcome(status=status, seconds=seconds, error=error)
+        if error is not None:
+            self._say({"kind": "note", "stage": stage.id, "text": str(error)})
+        self._say({"kind": "end", "stage": stage.id, "status": _TRACKED[status]})
+
+    def _run_to_done(self, job: StageJob) -> Status:
+        results: list[dict[str, Any]] = []
+
+        def on_event(event: dict[str, Any]) -> None:
+            if event["kind"] in ("model", "dataset"):
+                results.append(event)
+            self._say(event)
+
+        result = self.executor.run(job, on_event=on_event, stop=self.stop)
+        if result.status == "done":
+            write_done(
+                self.store,
+                stage=job.stage,
+                inputs=self._input(job.spec),
+                output=output_digest(self.store, stage=job.stage, events=results),
+                step=result.step,
+            )
+        return result.status
+
+    def _input(self, stage: Stage) -> str:
+        return input_digest(self.recipe, stage, data=self.data)
+
+    def _is_done(self, stage: str) -> bool:
+        return stage in self.outcomes and self.outcomes[stage].status in ("done", "kept")
+
+    def _say(self, event: dict[str, Any]) -> None:
+        self.on_event(event)
+
+    def _datasets(self, stage: Stage) -> list[dict[str, Any]]:
+        if stage.latents is not None:
+            return []
+        name = "eval" if stage.evaluate else "train"
+        source = self.recipe.data.eval if stage.evaluate else self.recipe.data.train
+        return [
+            {
+                "kind": "dataset",
+                "stage": stage.id,
+                "name": f"{self.recipe.name}-{name}",
+                "uri": source.uri,
+                "digest": self.data[name],
+                "context": "evaluation" if stage.evaluate else "training",
+            }
+        ]
+
+    def _about_run(self) -> dict[str, Any]:
+        params = self.recipe.model_dump(mode="json", exclude={"stages", "tracking"})
+        tags = {"run": self.store.uri, "digest": recipe_digest(self.recipe)}
+        return {"params": params, "tags": tags | {"attempt": self.attempt}}
+
+    def _status(self) -> str:
+        statuses = {outcome.status for outcome in self.outcomes.values()}
+        if "failed" in statuses:
+            return "FAILED"
+        return "KILLED" if "stopped" in statuses else "FINISHED"
+
+
+_TRACKED = {"done": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
+
+
+def _about(stage: Stage) -> dict[str, Any]:
+    return {
+        "params": stage.model_dump(mode="json", exclude_none=True),
+        "tags": {"kind": stage.kind},
+    }
+
+
+def raise_first_failure(outcomes: Mapping[str, Outcome]) -> None:
+    """Raises what the run as a whole ends with, unless every stage is done.
+
+    Raises:
+        RushesError: the first failed stage's.
+        StoppedError: if the run was asked to stop.
+    """
+    errors = [outcome.error for outcome in outcomes.values() if outcome.error is not None]
+    if errors:
+        raise errors[0]
+    if any(outcome.status == "stopped" for outcome in outcomes.values()):
+        raise StoppedError("stopped and saved; the same command goes on from here")

@@ -1,0 +1,68 @@
+"""One rank of one stage as a plain process: ``python -m orchestrator.train JOB.json``.
+
+Under torchrun too: ``torchrun --nproc-per-node 8 -m orchestrator.train JOB.json``. Rank 0 writes
+events as JSON lines to ``--events FD`` or drops them; the last line of every rank is a ``result``
+or an ``error``. SIGTERM and SIGINT save and stop.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from orchestrator.errors import RushesError
+from orchestrator.train.job import StageJob
+from orchestrator.train.worker import run
+
+
+class PipeHooks:
+    """Hooks that write JSON lines to a file descriptor."""
+
+    def __init__(self, fd: int | None) -> None:
+        self._fd = fd
+        self._stop = threading.Event()
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Writes one line; short ones are written whole."""
+        if self._fd is None:
+            return
+        line = memoryview(json.dumps(event).encode() + b"\n")
+        while line:
+            line = line[os.write(self._fd, line) :]
+
+    def should_stop(self) -> bool:
+        """True after a signal."""
+        return self._stop.is_set()
+
+    def on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        """Asks the loop to save and stop."""
+        self._stop.set()
+
+
+def main() -> int:
+    """Runs the rank; the exit code is errors.py's."""
+    parser = argparse.ArgumentParser(prog="python -m orchestrator.train")
+    parser.add_argument("job", type=Path)
+    parser.add_argument("--events", type=int, default=None)
+    args = parser.parse_args()
+    hooks = PipeHooks(args.events)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, hooks.on_signal)
+    job = StageJob.model_validate_json(args.job.read_text())
+    try:
+        result = run(job, hooks=hooks)
+    except RushesError as error:
+        hooks.event({"kind": "error", "exit_code": error.exit_code, "text": str(error)})
+        print(error, file=sys.stderr)
+        return error.exit_code
+    hooks.event({"kind": "result", **result.model_dump(mode="json")})
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
