@@ -6,6 +6,7 @@ from contextlib import ExitStack, closing
 import pytest
 
 from tests.numerics.gang import Gang
+from tests.numerics.runs import Runs
 
 WORLD_SIZES = (1, 2, 3)
 
@@ -19,3 +20,9 @@ def gangs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Gang]]
             size: stack.enter_context(closing(Gang(world_size=size, folder=folder)))
             for size in WORLD_SIZES
         }
+
+
+@pytest.fixture(scope="session")
+def runs(gangs: dict[int, Gang], tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Trainings by world size and setup."""
+    return Runs(gangs, folder=tmp_path_factory.mktemp("runs"))

@@ -71,6 +71,24 @@ class Critic(nn.Module):
         return self.outer(F.leaky_relu(self.middle(x), 0.2)).float()
 
 
+class Branching(nn.Module):
+    """A network with a branch that some steps don't use, as image steps skip what mixes frames."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Linear(CHANNELS, WIDTH)
+        self.branch = nn.Linear(WIDTH, 2 * WIDTH)
+        self.join = nn.Linear(2 * WIDTH, WIDTH)
+        self.outer = nn.Linear(WIDTH, CHANNELS)
+
+    def forward(self, x_BNC: Tensor, *, uses_branch: bool) -> Tensor:
+        """Returns a prediction [B, N, C] in float32."""
+        x = torch.tanh(self.trunk(x_BNC.to(self.trunk.weight.dtype)))
+        if uses_branch:
+            x = x + self.join(torch.tanh(self.branch(x)))
+        return self.outer(x).float()
+
+
 def build(network: type[nn.Module]) -> nn.Module:
     """The same initial weights in every process; nothing is left at zero or one."""
     with torch.random.fork_rng():

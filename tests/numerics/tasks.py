@@ -18,11 +18,12 @@ from orchestrator.train.engine.build import build_engine
 from orchestrator.train.engine.collect import collect
 from orchestrator.train.ranks import Ranks
 from orchestrator.train.schedule import learning_rate
-from tests.numerics.network import CHANNELS, TIMES, TOKENS, Critic, Denoiser, build
+from tests.numerics.network import CHANNELS, TIMES, TOKENS, Branching, Critic, Denoiser, build
 
 CLIPS = 12  # per optimizer step, over all ranks
 ACCUMULATION = 2
 STEPS = 8
+EMA_DECAY = 0.8
 OPTIM = Optim(
     lr=3e-3, weight_decay=0.05, grad_clip=0.5, warmup_steps=2, schedule="cosine", eps=1e-6
 )
@@ -57,9 +58,15 @@ class Setup:
             precision=self.precision,  # pyright: ignore[reportArgumentType]
             optim=OPTIM.model_copy(update={"grad_clip": self.grad_clip}),
             accumulation=ACCUMULATION,
-            ema_decay=0.8,
+            ema_decay=EMA_DECAY,
             device=ranks.device,
         )
+
+
+def every_setup(*, world_size: int, precision: str) -> list[Setup]:
+    """The plain engine, where it can be, and every stage."""
+    plain = [Setup(kind="plain", precision=precision)] if world_size == 1 else []
+    return plain + [Setup(zero=stage, precision=precision) for stage in range(4)]
 
 
 @dataclass(frozen=True)
@@ -122,15 +129,14 @@ def _hash(tensor: Tensor) -> str:
     return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
 
 
-def run(ranks: Ranks, setup: Setup, *, steps: int = STEPS, poison: int | None = None) -> Result:
+def run(ranks: Ranks, setup: Setup) -> Result:
     """Trains from the initial weights."""
     engine = setup.engine(ranks)
-    losses, norms, applied = train(ranks, engine, start=0, stop=steps, poison=poison)
-    return Result(losses=losses, norms=norms, applied=applied, state=state(ranks, engine))
+    return Result(*train(ranks, engine, start=0, stop=STEPS), state=state(ranks, engine))
 
 
 def run_and_save(ranks: Ranks, setup: Setup, *, uri: str, save_at: int) -> tuple[Result, Result]:
-    """As ``run``, with a checkpoint on the way; the first result is as of then."""
+    """Trains with a checkpoint on the way; the first result is as of then."""
     engine = setup.engine(ranks)
     first = Result(*train(ranks, engine, start=0, stop=save_at), state=state(ranks, engine))
     save(
@@ -169,11 +175,11 @@ def average_beside(ranks: Ranks, setup: Setup) -> tuple[dict[str, Tensor], dict[
     """The engine's EMA, and one kept of whole masters gathered after every step; rank 0."""
     engine = setup.engine(ranks)
     expected = collect(engine.fragments(), key="fp32", device=ranks.device)
-    for step in range(4):
+    for step in range(STEPS):
         train(ranks, engine, start=step, stop=step + 1)
         masters = collect(engine.fragments(), key="fp32", device=ranks.device)
         for name, master in masters.items():
-            expected[name].lerp_(master, 1.0 - 0.8)
+            expected[name].lerp_(master, 1.0 - EMA_DECAY)
     return engine.gather_ema(), expected
 
 
@@ -261,6 +267,22 @@ def adversarial(ranks: Ranks, setup: Setup) -> list[tuple[float, float]]:
         assert critic.step(lr=1e-3).applied
         first, second = ranks.mean(totals).tolist()
         losses.append((first, second))
+    return losses
+
+
+def branching(ranks: Ranks, setup: Setup) -> list[float]:
+    """Steps that use a branch in all micro-batches, in none, or only in the second."""
+    engine = setup.engine(ranks, network=Branching)
+    losses: list[float] = []
+    for step, used in enumerate([(True, True), (False, False), (False, True), (True, False)] * 2):
+        total = torch.zeros(())
+        micros = micro_batches(ranks, step=step)
+        for (x, _, target), uses_branch in zip(micros, used, strict=True):
+            loss = (engine(x, uses_branch=uses_branch) - target).square().mean()
+            total = total + loss.detach() / ACCUMULATION
+            engine.backward(loss)
+        assert engine.step(lr=1e-2).applied
+        losses.append(ranks.mean(total).item())
     return losses
 
 

@@ -102,6 +102,16 @@ def set_adamw_state(engine: Any, flat: Tensor, state: dict[str, Tensor]) -> None
     engine.optimizer.optimizer.state[flat] = state
 
 
+def clear_gradients(engine: Any) -> None:
+    """Empties the buffer of reduced gradients after a step.
+
+    Stage 3 never does: a parameter that takes no part in a step would be updated with the
+    gradient of the last step that it took part in.
+    """
+    if engine.zero_optimization_stage() == 3:
+        engine.optimizer.grad_partitions_flat_buffer.zero_()
+
+
 def check_overflow_by_norm(engine: Any) -> None:
     """Leaves the finite check to the gradient norm, which DeepSpeed reads anyway.
 

@@ -16,6 +16,7 @@ from orchestrator.train.engine.optimizer import build_adamw, fresh_state, parame
 from orchestrator.train.engine.partitions import (
     adamw_state,
     check_overflow_by_norm,
+    clear_gradients,
     partitions,
     push_masters,
     set_adamw_state,
@@ -111,6 +112,7 @@ class ZeroEngine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
         self._engine.step()
+        clear_gradients(self._engine)
         applied = self._engine.was_step_applied()
         if applied:
             foreach.move_average(self._ema, towards=self._flats, decay=self._ema_decay)
