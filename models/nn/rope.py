@@ -65,10 +65,10 @@ def _angles(grid: Grid, axes: Grid, theta: float) -> Tensor:
 def rotate(x_BHNK: Tensor, rope_2NP: Tensor) -> Tensor:
     """Turns each pair of channels by its position's angle.
 
-    Returns [B, H, N, K] in the dtype of ``x_BHNK``; the products are taken in float32, since
-    bf16 would blur the angles of far positions.
+    Returns [B, H, N, K] in the dtype of ``x_BHNK``. Products are taken in the table's float32 or
+    better: cosines in bf16 would blur far positions.
     """
-    a_BHNP, b_BHNP = x_BHNK.float().chunk(2, dim=-1)
+    a_BHNP, b_BHNP = x_BHNK.chunk(2, dim=-1)
     cos_NP, sin_NP = rope_2NP[0], rope_2NP[1]
     return torch.cat(
         [a_BHNP * cos_NP - b_BHNP * sin_NP, b_BHNP * cos_NP + a_BHNP * sin_NP], dim=-1

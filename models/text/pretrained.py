@@ -16,6 +16,8 @@ from transformers.utils import logging as hf_logging
 
 from models.text.states import TextEncoder, Tokens
 
+_REASON_CHARS = 300
+
 
 class FrozenEncoder(TextEncoder):
     """A pretrained network with its tokenizer; in eval mode whatever its owner is in."""
@@ -69,10 +71,8 @@ def load_pretrained(path: str, *, classes: dict[str, type[Any]]) -> tuple[nn.Mod
                 where, dtype="auto", local_files_only=is_local
             )
     except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()
-        raise ValueError(
-            f"text.path={path} cannot be loaded: {reason[0] if reason else type(error).__name__}"
-        ) from error
+        reason = " ".join(str(error).split())[:_REASON_CHARS]
+        raise ValueError(f"text.path={path} cannot be loaded: {reason}") from error
     return model, tokenizer
 
 

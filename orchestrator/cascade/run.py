@@ -103,7 +103,7 @@ class Graph:
             yield _at_once
             return
         with ThreadPoolExecutor(max_workers=len(self.recipe.stages)) as pool:
-            yield pool.submit
+            yield lambda work, job: pool.submit(work, job)
 
     def _skip_finished(self) -> list[str]:
         waiting: list[str] = []

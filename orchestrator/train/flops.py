@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 
-def forward_flops(build: Callable[[], nn.Module], *shapes: torch.Size) -> float:
+def forward_flops(build: Callable[[], nn.Module], *shapes: tuple[int, ...]) -> float:
     """FLOPs of one forward pass (multiply and add counted apart).
 
     Args:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from models.sora.autoencoder import VideoAutoencoder
 from orchestrator.data.stream import Stream
 from orchestrator.errors import UserError
 from orchestrator.storage.store import Store, open_store
@@ -121,7 +120,7 @@ class _Session:
         self._recorder = Recorder(
             stage=job.spec, task=task, ranks=ranks, log=self._log, event=self._event
         )
-        self._preview = Preview.of(job, store=store, ranks=ranks, event=self._event)
+        self._preview = Preview(job, store=store, ranks=ranks, event=self._event)
 
     def run(self) -> StageResult:
         start = self._resume()
@@ -158,6 +157,9 @@ class _Session:
         if self._ranks.rank == 0:
             self._hooks.event(event)
 
+    def _note(self, text: str) -> None:
+        self._event({"kind": "note", "stage": self._job.stage, "text": text})
+
     def _after(self, step: Step) -> None:
         last = step.number == self._train.steps
         if step.number % self._train.log_every == 0 or last or step.stop:
@@ -182,16 +184,17 @@ class _Session:
 
     def _resume(self) -> int:
         found = load_latest(
-            self._store, self._checkpoints, engines=self._engines, ranks=self._ranks
+            self._store,
+            self._checkpoints,
+            engines=self._engines,
+            ranks=self._ranks,
+            note=self._note,
         )
         step = 0
         if found is not None:
             step = int(found["step"])
             self._stream.load_state_dict(found["stream"])
-            self._event({"kind": "note", "stage": self._job.stage, "text": f"goes on from {step}"})
+            self._note(f"goes on from step {step}")
         if self._ranks.rank == 0:
             self._log.resume(step=step)
         return step
-
-
-__all__ = ["VideoAutoencoder", "run"]

@@ -74,8 +74,8 @@ def test_order_of_words_is_seen() -> None:
 
 
 def test_learns_words_within_a_hundred_steps() -> None:
-    words = "zero one two three four five six seven eight nine".split()
-    ways = "left right up down".split()
+    words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    ways = ["left", "right", "up", "down"]
     captions = [f"a red {word} moving {way}" for word in words for way in ways]
     labels = torch.arange(len(captions))
     text = encoder(width=64, depth=1)

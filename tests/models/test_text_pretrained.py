@@ -1,9 +1,11 @@
 """T5 and CLIP encoders: tiny random checkpoints, saved and loaded through the real code."""
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+import sentencepiece
 import torch
 from transformers import (
     ByT5Tokenizer,
@@ -12,6 +14,7 @@ from transformers import (
     CLIPTokenizer,
     T5EncoderModel,
     T5ForConditionalGeneration,
+    T5Tokenizer,
     UMT5EncoderModel,
 )
 from transformers import T5Config as HfT5Config
@@ -30,6 +33,24 @@ def save_t5(folder: Path, *, dtype: torch.dtype = torch.float32) -> T5EncoderMod
     model.save_pretrained(folder)
     ByT5Tokenizer().save_pretrained(folder)
     return model
+
+
+def save_spiece(folder: Path) -> sentencepiece.SentencePieceProcessor:
+    """A vocabulary in the only form that google/t5-v1_1-xxl has."""
+    trained = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CAPTIONS * 4),
+        model_writer=trained,
+        vocab_size=60,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    (folder / "spiece.model").write_bytes(trained.getvalue())
+    return sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())
 
 
 def save_clip(folder: Path) -> CLIPTextModel:
@@ -96,12 +117,23 @@ def test_encoder_half_of_a_full_t5_checkpoint_loads_silently(
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_sentencepiece_vocabulary_gives_its_own_ids(tmp_path: Path) -> None:
+    T5EncoderModel(HfT5Config(**SIZES)).save_pretrained(tmp_path)
+    pieces = save_spiece(tmp_path)
+    text = build_text_encoder(T5Config(kind="t5", path=str(tmp_path)))
+    tokens = text.tokenize(CAPTIONS)
+    for index, caption in enumerate(CAPTIONS):
+        expected = [*pieces.encode(caption), 1]
+        assert tokens.ids_BL[index, tokens.mask_BL[index]].tolist() == expected
+
+
 def test_umt5_is_loaded_by_its_own_class(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = UMT5EncoderModel(HfUMT5Config(**SIZES)).eval()
-    model.save_pretrained(tmp_path / "umt5")
-    ByT5Tokenizer().save_pretrained(tmp_path / "umt5")
-    text = build_text_encoder(T5Config(kind="t5", path=str(tmp_path / "umt5")))
+    model.save_pretrained(tmp_path)
+    save_spiece(tmp_path)
+    T5Tokenizer.from_pretrained(tmp_path).save_pretrained(tmp_path)  # UMT5 has a tokenizer.json
+    text = build_text_encoder(T5Config(kind="t5", path=str(tmp_path)))
     tokens = text.tokenize(["up"])
     with torch.no_grad():
         expected = model(input_ids=tokens.ids_BL).last_hidden_state

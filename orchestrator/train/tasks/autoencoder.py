@@ -1,6 +1,7 @@
 """Training the video autoencoder, with or without its discriminator."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,12 +34,11 @@ class AutoencoderTask:
         self.networks: dict[str, nn.Module] = {AUTOENCODER: VideoAutoencoder(train.model)}
         if train.objective.adversarial is not None:
             self.networks[DISCRIMINATOR] = PatchDiscriminator3D(train.objective.adversarial)
-        clip = (3, train.clip.frames, *train.clip.size)
+        clip = (1, 3, train.clip.frames, *train.clip.size)
         latent = self._autoencoder.latent_shape(train.clip.frames, *train.clip.size)
+        noise = (1, train.model.latent_channels, *latent)
         self.units_per_clip = latent[0] * latent[1] * latent[2]
-        self.flops_per_clip = 3 * forward_flops(
-            lambda: VideoAutoencoder(train.model), torch.Size((1, *clip))
-        )
+        self.flops_per_clip = 3 * forward_flops(partial(VideoAutoencoder, train.model), clip, noise)
 
     @property
     def _autoencoder(self) -> VideoAutoencoder:

@@ -17,10 +17,9 @@ from models.text.encoder import TextEncoder, TextStates, Tokens, build_text_enco
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
 from orchestrator.train.tasks.base import Forward, Loss, Micro
-from orchestrator.train.text_states import TextTable
+from orchestrator.train.text_states import EMPTY_CAPTION, TextTable
 
 DENOISER = "denoiser"
-EMPTY_CAPTION = ""
 
 
 class DiffusionTask:

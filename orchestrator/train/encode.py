@@ -1,0 +1,126 @@
+"""The encode stage: training clips to latents (and frozen text states), shard by shard.
+
+A shard is the unit of work: one process encodes it whole, and one that is there already is not
+encoded again.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.sora.autoencoder import VideoAutoencoder
+from models.text.encoder import TextEncoder, build_text_encoder
+from orchestrator.data.decode import npy_bytes
+from orchestrator.data.index import Index, Sample, write_index
+from orchestrator.data.reader import Reader
+from orchestrator.data.shards import NewSample, write_shard, written_rows
+from orchestrator.storage.store import Store, open_store
+from orchestrator.train.job import StageJob
+from orchestrator.train.pipeline import load_autoencoder
+from orchestrator.train.pixels import as_pixels
+from orchestrator.train.sources import latents_uri
+from orchestrator.train.text_states import EMPTY_CAPTION, TextTable, pack_states
+
+Unit = dict[str, Any]
+
+
+def encode_units(job: StageJob) -> list[Unit]:
+    """Shards of the training clips that are not encoded yet, as JSON."""
+    target = _target(job)
+    index = Index.open(job.recipe.data.train.uri)
+    return [{"shard": shard} for shard in index.shards if not written_rows(target, shard)]
+
+
+class Encoder:
+    """Encodes shards with networks that are loaded once."""
+
+    def __init__(self, job: StageJob) -> None:
+        spec = job.spec.encode
+        assert spec is not None
+        data = job.recipe.data
+        self._batch = spec.batch
+        self._target = _target(job)
+        self._index = Index.open(data.train.uri)
+        self._rows = {self._index.sample(row).key: row for row in range(len(self._index))}
+        self._reader = Reader(
+            self._index, cache_dir=data.cache_dir, cache_bytes=data.cache_bytes, memory_bytes=0
+        )
+        self._device = torch.device("cuda" if job.spec.compute.gpus_per_worker else "cpu")
+        torch.set_num_threads(job.spec.compute.cpus_per_worker)
+        self._autoencoder = load_autoencoder(
+            open_store(job.run), job.recipe, stage=spec.autoencoder, device=self._device
+        )
+        self._text = _frozen_text(job, device=self._device)
+
+    def __call__(self, unit: Unit) -> Unit:
+        """Encodes one shard and writes it; returns ``{"shard", "clips"}``."""
+        shard = unit["shard"]
+        samples = self._index.of_shard(shard)
+        new: list[NewSample] = []
+        for bucket in dict.fromkeys(sample.bucket for sample in samples):
+            part = [sample for sample in samples if sample.bucket == bucket]
+            for first in range(0, len(part), self._batch):
+                new += self._encode(part[first : first + self._batch])
+        write_shard(self._target, shard, new)
+        return {"shard": shard, "clips": len(new)}
+
+    def _encode(self, samples: list[Sample]) -> list[NewSample]:
+        arrays = [self._reader.read(self._rows[sample.key])[1] for sample in samples]
+        with torch.inference_mode():
+            x_B3THW = as_pixels(arrays, frames=None).to(self._device)
+            z_BCTHW = _latents(self._autoencoder, x_B3THW).cpu().numpy()
+        return [
+            NewSample(
+                key=sample.key,
+                members={"latent.npy": npy_bytes(z_CTHW), **self._states(sample)},
+                bucket=sample.bucket,
+                fps=sample.fps,
+                source="latents",
+                captions=sample.captions,
+                labels=sample.labels,
+            )
+            for sample, z_CTHW in zip(samples, z_BCTHW, strict=True)
+        ]
+
+    def _states(self, sample: Sample) -> dict[str, bytes]:
+        if self._text is None:
+            return {}
+        packed = _encode_captions(self._text, sample.captions, device=self._device)
+        return {f"text{number}.npy": npy_bytes(rows) for number, rows in enumerate(packed)}
+
+
+def finish_encode(job: StageJob) -> str:
+    """Writes the index over all encoded shards, in the clips' order; returns its digest."""
+    target = _target(job)
+    source = Index.open(job.recipe.data.train.uri)
+    text = _frozen_text(job, device=torch.device("cpu"))
+    if text is not None:
+        (empty,) = _encode_captions(text, (EMPTY_CAPTION,), device=torch.device("cpu"))
+        table = TextTable(empty_LD=empty, max_tokens=text.max_length)
+        table.write(open_store(job.run), folder=job.folder)
+    rows = [row for shard in source.shards for row in written_rows(target, shard)]
+    return write_index(target, rows, origin={"stage": job.stage, "clips": source.digest})
+
+
+def _target(job: StageJob) -> Store:
+    return open_store(latents_uri(job.run, stage=job.stage))
+
+
+def _latents(autoencoder: VideoAutoencoder, x_B3THW: torch.Tensor) -> torch.Tensor:
+    """Normalised posterior means, float32: the latents that a denoiser trains on."""
+    return autoencoder.normalise(autoencoder.encode_chunked(x_B3THW).mean).float()
+
+
+def _frozen_text(job: StageJob, *, device: torch.device) -> TextEncoder | None:
+    if job.recipe.text.kind == "byt5":
+        return None
+    return build_text_encoder(job.recipe.text).to(device)
+
+
+def _encode_captions(
+    text: TextEncoder, captions: tuple[str, ...], *, device: torch.device
+) -> list[np.ndarray]:
+    with torch.inference_mode():
+        tokens = text.tokenize(list(captions)).to(device)
+        return pack_states(text(tokens.ids_BL, tokens.mask_BL))
