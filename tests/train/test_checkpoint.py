@@ -1,0 +1,226 @@
+"""Checkpoints exist by their COMMIT, are checked byte by byte, and never lose the last good one."""
+
+import json
+from pathlib import Path
+
+import pytest
+import xxhash
+from safetensors import safe_open
+
+from orchestrator.errors import RushesError, UnavailableError, UserError
+from orchestrator.train.checkpoint import save as save_module
+from orchestrator.train.checkpoint.load import load_latest
+from orchestrator.train.checkpoint.steps import latest, prune
+from tests.train.checkpoints import ALONE, PREFIX, Training, advance, bits, build
+
+DATA = "rank-0000-of-0001.safetensors"
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Training:
+    return Training(tmp_path / "run")
+
+
+def test_nothing_is_loaded_before_the_first_commit(training: Training) -> None:
+    assert training.load()[0] is None
+    assert latest(training.store, PREFIX) is None
+
+
+def test_loaded_state_and_extra_are_what_was_saved(training: Training) -> None:
+    training.save_at(2, 5)
+    extra, engine = training.load()
+    assert extra == {"step": 5, "stream": {"position": [5, 0.5, None]}}
+    assert bits(engine) == training.bits_at[5]
+    assert engine.applied_steps == 5
+    assert advance(engine, step=5) == advance(training.engine, step=5)
+    assert bits(engine) == bits(training.engine)
+
+
+def test_folder_holds_tensors_and_json_that_other_tools_read(training: Training) -> None:
+    training.save_at(3)
+    folder = training.path(3, "")
+    assert sorted(path.name for path in folder.iterdir()) == ["COMMIT", "index.json", DATA]
+    commit = json.loads((folder / "COMMIT").read_text())
+    assert commit["step"] == 3
+    for name, file in commit["files"].items():
+        raw = (folder / name).read_bytes()
+        assert file == {"size": len(raw), "xxh64": xxhash.xxh64(raw).hexdigest()}
+    index = json.loads((folder / "index.json").read_text())
+    weight = index["parameters"]["net/0.weight"]
+    assert weight == {
+        "shape": [6, 4],
+        "ranges": [{"file": DATA, "key": "net/0.weight", "start": 0, "numel": 24}],
+    }
+    with safe_open(folder / DATA, framework="np") as tensors:
+        assert tensors.get_tensor("net/0.weight/exp_avg").shape == (24,)
+
+
+def test_folder_without_commit_does_not_exist(training: Training) -> None:
+    training.save_at(1, 2)
+    training.path(2, "COMMIT").unlink()
+    extra, engine = training.load()
+    assert extra is not None
+    assert extra["step"] == 1
+    assert bits(engine) == training.bits_at[1]
+    assert latest(training.store, PREFIX) == 1
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def flip(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(bytes(raw))
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+DAMAGES = [truncate, empty, flip, remove]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", [DATA, "index.json"])
+def test_damaged_file_sends_back_to_the_newest_good_one(
+    training: Training, name: str, damage: object
+) -> None:
+    training.save_at(1, 2, 3)
+    damage(training.path(3, name))  # pyright: ignore[reportCallIssue]
+    notes: list[str] = []
+    extra, engine = training.load(note=notes.append)
+    assert extra is not None
+    assert extra["step"] == 2
+    assert bits(engine) == training.bits_at[2]
+    assert len(notes) == 1
+    assert "step 3" in notes[0]
+    assert name in notes[0]
+
+
+@pytest.mark.parametrize("damage", [truncate, empty])
+def test_damaged_commit_sends_back_to_the_newest_good_one(
+    training: Training, damage: object
+) -> None:
+    training.save_at(1, 2)
+    damage(training.path(2, "COMMIT"))  # pyright: ignore[reportCallIssue]
+    extra, engine = training.load()
+    assert extra is not None
+    assert extra["step"] == 1
+    assert bits(engine) == training.bits_at[1]
+
+
+def test_damaged_checkpoint_is_put_aside_and_can_be_saved_again(training: Training) -> None:
+    training.save_at(1, 2)
+    commit = training.path(2, "COMMIT").read_bytes()
+    flip(training.path(2, DATA))
+    _, training.engine = training.load()
+    reason, _, kept = training.path(2, "DAMAGED").read_bytes().partition(b"\n")
+    assert b"xxh64" in reason
+    assert kept == commit
+    training.step = 1
+    training.save_at(2)
+    extra, engine = training.load()
+    assert extra is not None
+    assert extra["step"] == 2
+    assert bits(engine) == training.bits_at[2]
+
+
+def test_all_damaged_is_an_error_that_touches_nothing(training: Training) -> None:
+    training.save_at(1, 2)
+    for step in (1, 2):
+        flip(training.path(step, DATA))
+    before = sorted(training.folder.rglob("*"))
+    with pytest.raises(RushesError, match=r"no checkpoint is whole.*step 2: .*step 1: "):
+        training.load()
+    assert sorted(training.folder.rglob("*")) == before
+
+
+def test_other_shapes_are_the_users_error(training: Training) -> None:
+    training.save_at(1)
+    engine = build(width=7)
+    with pytest.raises(UserError, match=r"net/0.bias has shape \[6\], wanted \[7\]"):
+        load_latest(training.store, PREFIX, engines={"net": engine}, ranks=ALONE)
+
+
+def test_other_networks_are_the_users_error(training: Training) -> None:
+    training.save_at(1)
+    with pytest.raises(UserError, match="has shape none, wanted"):
+        load_latest(
+            training.store,
+            PREFIX,
+            engines={"net": build(), "critic": build()},
+            ranks=ALONE,
+        )
+
+
+def test_old_checkpoints_go_and_the_newest_stay(training: Training) -> None:
+    training.save_at(1, 2, 3, 4, keep=2)
+    assert sorted(path.name for path in training.folder.iterdir()) == [
+        "step-00000003",
+        "step-00000004",
+    ]
+
+
+def test_leftovers_of_an_unfinished_save_go_once_a_newer_one_is_committed(
+    training: Training,
+) -> None:
+    training.save_at(1, 2)
+    training.path(2, "COMMIT").unlink()
+    training.save_at(3, keep=5)
+    assert not training.path(2, "").exists()
+    assert training.path(1, "COMMIT").exists()
+
+
+def test_unfinished_save_that_is_newer_than_every_commit_is_left_alone(
+    training: Training,
+) -> None:
+    training.save_at(1, 2)
+    training.path(2, "COMMIT").unlink()
+    prune(training.store, PREFIX, keep=1)
+    assert training.path(1, "COMMIT").exists()
+    assert training.path(2, DATA).exists()
+
+
+def test_keeping_none_is_refused(training: Training) -> None:
+    with pytest.raises(ValueError, match="keep=0"):
+        prune(training.store, PREFIX, keep=0)
+
+
+def test_step_committed_by_another_attempt_is_not_overwritten(training: Training) -> None:
+    training.save_at(1)
+    commit = training.path(1, "COMMIT").read_bytes()
+    advance(training.engine, step=99)
+    with pytest.raises(UnavailableError, match="another attempt has committed"):
+        training.save_at(1)
+    assert training.path(1, "COMMIT").read_bytes() == commit
+
+
+def test_failed_write_names_the_place_and_keeps_the_last_commit(training: Training) -> None:
+    training.save_at(1)
+    (training.folder / "step-00000002").write_text("a file where a folder must go")
+    with pytest.raises(UserError, match="step-00000002 was not written"):
+        training.save_at(2)
+    extra, _ = training.load()
+    assert extra is not None
+    assert extra["step"] == 1
+
+
+def test_large_state_is_split_over_files(
+    training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(save_module, "PART_BYTES", 100)
+    training.save_at(2)
+    names = sorted(path.name for path in training.path(2, "").glob("rank-*"))
+    assert names == [
+        "rank-0000-of-0001.0001.safetensors",
+        "rank-0000-of-0001.0002.safetensors",
+        DATA,
+    ]
+    _, engine = training.load()
+    assert bits(engine) == training.bits_at[2]
