@@ -102,6 +102,7 @@ def test_cross_attention_reads_the_text() -> None:
     torch.testing.assert_close(actual, layer.out(gathered), rtol=0, atol=1e-12)
 
 
+@torch.no_grad()
 def test_qk_norm_bounds_the_logits() -> None:
     torch.manual_seed(0)
     project = SelfAttention(width=WIDTH, heads=HEADS).project
