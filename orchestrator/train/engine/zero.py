@@ -185,7 +185,6 @@ def _config(
     grad_clip: float | None,
     num_params: int,
 ) -> dict[str, Any]:
-    bucket = min(BUCKET_ELEMENTS, num_params)
     return {
         # DeepSpeed only multiplies this out; the trainer cuts its own micro-batches.
         "train_micro_batch_size_per_gpu": 1,
@@ -198,8 +197,8 @@ def _config(
         "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": {
             "stage": stage,
-            "reduce_bucket_size": bucket,
-            "allgather_bucket_size": bucket,
+            "reduce_bucket_size": min(BUCKET_ELEMENTS, num_params),
+            "allgather_bucket_size": BUCKET_ELEMENTS,
             # True replaces torch.nn.functional.linear for the whole process.
             "memory_efficient_linear": False,
             "stage3_param_persistence_threshold": PERSISTENT_ELEMENTS,
