@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cascade.executor import EventSink
-from orchestrator.cascade.worker_env import worker_env
+from orchestrator.cascade.worker_env import LOOPBACK, worker_env
 from orchestrator.errors import RushesError, StoppedError, UnavailableError, UserError
 from orchestrator.train.job import StageJob, StageResult
 
@@ -63,14 +63,13 @@ def run_gang(
 def _start(
     rank: int, *, job: StageJob, path: Path, port: int, on_event: EventSink, logs: Path
 ) -> _Rank:
-    environment = os.environ | worker_env(job.spec)
+    environment = os.environ | worker_env(job.spec) | LOOPBACK
     environment |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(job.spec.compute.ranks),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        "GLOO_SOCKET_IFNAME": "lo",
     }
     log = logs / f"{job.stage}-rank{rank}.log"
     read_fd, write_fd = os.pipe()

@@ -5,7 +5,6 @@ import threading
 from typing import Any
 
 from orchestrator.cascade.executor import EventSink, encoded_event
-from orchestrator.cascade.worker_env import worker_env
 from orchestrator.train.job import StageJob, StageResult
 
 
@@ -22,7 +21,9 @@ class ShardEncoder:
         return {"result": json.dumps(self._encode(json.loads(row["unit"])))}
 
 
-def encode(job: StageJob, *, on_event: EventSink, stop: threading.Event) -> StageResult:
+def encode(
+    job: StageJob, *, env: dict[str, str], on_event: EventSink, stop: threading.Event
+) -> StageResult:
     """Encodes the shards that are still to do, then commits their index.
 
     Raises:
@@ -31,7 +32,7 @@ def encode(job: StageJob, *, on_event: EventSink, stop: threading.Event) -> Stag
     from orchestrator.train.encode import encode_units, finish_encode
 
     units = encode_units(job)
-    rows = _rows(job, units) if units else iter(())
+    rows = _rows(job, units, env=env) if units else iter(())
     for done, _ in enumerate(rows, start=1):
         on_event({"kind": "progress", "stage": job.stage, "step": done, "steps": len(units)})
         if stop.is_set() and done < len(units):
@@ -40,7 +41,7 @@ def encode(job: StageJob, *, on_event: EventSink, stop: threading.Event) -> Stag
     return StageResult(status="done", step=len(units))
 
 
-def _rows(job: StageJob, units: list[dict[str, Any]]) -> Any:
+def _rows(job: StageJob, units: list[dict[str, Any]], *, env: dict[str, str]) -> Any:
     import ray.data
 
     compute = job.spec.compute
@@ -55,7 +56,7 @@ def _rows(job: StageJob, units: list[dict[str, Any]]) -> Any:
             compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
             num_cpus=compute.cpus_per_worker,
             num_gpus=compute.gpus_per_worker or None,
-            runtime_env={"env_vars": worker_env(job.spec)},
+            runtime_env={"env_vars": env},
         )
         .iter_rows()
     )

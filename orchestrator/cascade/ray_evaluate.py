@@ -7,7 +7,6 @@ from typing import Any
 import ray
 
 from orchestrator.cascade.board import BoardHooks
-from orchestrator.cascade.worker_env import worker_env
 from orchestrator.train.job import StageJob, StageResult
 
 MAX_RETRIES = 2  # workers lost; an error that was raised is not tried again
@@ -26,7 +25,9 @@ def score(job: str, board: Any) -> str:
         hooks.close()
 
 
-def evaluate_stage(job: StageJob, *, board: Any, stop: threading.Event) -> StageResult:
+def evaluate_stage(
+    job: StageJob, *, board: Any, env: dict[str, str], stop: threading.Event
+) -> StageResult:
     """Waits for the task; a stop cancels it, for there is nothing to save in the middle."""
     compute = job.spec.compute
     task = ray.remote(
@@ -34,7 +35,7 @@ def evaluate_stage(job: StageJob, *, board: Any, stop: threading.Event) -> Stage
         num_gpus=compute.gpus_per_worker,
         max_retries=MAX_RETRIES,
         retry_exceptions=False,
-        runtime_env={"env_vars": worker_env(job.spec)},
+        runtime_env={"env_vars": env},
     )(score)
     ref = task.remote(job.model_dump_json(), board)
     while not ray.wait([ref], timeout=_POLL_S)[0]:

@@ -1,6 +1,7 @@
 """Runs stages on Ray: Ray Train for training, Ray Data for encoding, a task for evaluation."""
 
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import ray
@@ -13,6 +14,7 @@ from orchestrator.cascade.gang import run_gang
 from orchestrator.cascade.ray_encode import encode
 from orchestrator.cascade.ray_evaluate import evaluate_stage
 from orchestrator.cascade.ray_train import WORKER, fit
+from orchestrator.cascade.worker_env import worker_env
 from orchestrator.train.job import StageJob, StageResult
 
 
@@ -22,12 +24,21 @@ class RayExecutor:
     Args:
         scratch: a local folder for Ray Train's bookkeeping; ours is in the run's folder.
         logs: a local folder for the full text of failures.
+        env: added to the environment of every worker.
         worker: ``module:function`` that ranks of a training stage run.
     """
 
     side_by_side = True
 
-    def __init__(self, *, scratch: Path, logs: Path, worker: str = WORKER) -> None:
+    def __init__(
+        self,
+        *,
+        scratch: Path,
+        logs: Path,
+        env: Mapping[str, str],
+        worker: str = WORKER,
+    ) -> None:
+        self._env = dict(env)
         self._scratch = scratch
         self._logs = logs
         self._worker = worker
@@ -52,14 +63,22 @@ class RayExecutor:
 
     def _run(self, job: StageJob, *, on_event: EventSink, stop: threading.Event) -> StageResult:
         log = self._logs / f"{job.stage}.log"
+        env = worker_env(job.spec) | self._env
         if job.spec.compute.workers == 0 and job.spec.kind == "train":
             return run_gang(job, on_event=on_event, stop=stop, logs=self._logs)
         if job.spec.kind == "train":
-            return fit(job, board=self._board, scratch=self._scratch, log=log, worker=self._worker)
+            return fit(
+                job,
+                board=self._board,
+                scratch=self._scratch,
+                log=log,
+                env=env,
+                worker=self._worker,
+            )
         try:
             if job.spec.kind == "encode":
-                return encode(job, on_event=on_event, stop=stop)
-            return evaluate_stage(job, board=self._board, stop=stop)
+                return encode(job, env=env, on_event=on_event, stop=stop)
+            return evaluate_stage(job, board=self._board, env=env, stop=stop)
         except RayError as error:
             raise explain(error, stage=job.stage, log=log) from None
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from orchestrator.cascade.board import BoardHooks
 from orchestrator.cascade.explain import explain
-from orchestrator.cascade.worker_env import worker_env
 from orchestrator.recipe.stage import Stage
 from orchestrator.train.job import StageJob, StageResult
 
@@ -29,7 +28,15 @@ def train_loop(config: dict[str, Any]) -> str:
     return result.model_dump_json()
 
 
-def fit(job: StageJob, *, board: Any, scratch: Path, log: Path, worker: str) -> StageResult:
+def fit(
+    job: StageJob,
+    *,
+    board: Any,
+    scratch: Path,
+    log: Path,
+    env: dict[str, str],
+    worker: str,
+) -> StageResult:
     """Runs the gang to its end; blocks.
 
     Args:
@@ -37,6 +44,7 @@ def fit(job: StageJob, *, board: Any, scratch: Path, log: Path, worker: str) -> 
         board: the actor that carries events.
         scratch: a folder for Ray Train's own bookkeeping.
         log: written if the stage fails for good.
+        env: environment of every rank.
         worker: ``module:function`` that every rank runs.
 
     Raises:
@@ -60,7 +68,7 @@ def fit(job: StageJob, *, board: Any, scratch: Path, log: Path, worker: str) -> 
                 max_preemption_failures=MAX_PREEMPTIONS,
             ),
             callbacks=[EndAtOnce()],  # pyright: ignore[reportArgumentType]
-            worker_runtime_env={"env_vars": worker_env(job.spec)},
+            worker_runtime_env={"env_vars": env},
         ),
     )
     try:

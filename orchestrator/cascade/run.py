@@ -162,7 +162,7 @@ class Graph:
         seconds = time.monotonic() - started_s
         self.outcomes[stage.id] = Outcome(status=status, seconds=seconds, error=error)
         if error is not None:
-            self._say({"kind": "note", "stage": stage.id, "text": str(error)})
+            self._say({"kind": "note", "stage": stage.id, "text": str(error), "failure": True})
         self._say({"kind": "end", "stage": stage.id, "status": _TRACKED[status]})
 
     def _run_to_done(self, job: StageJob) -> Status:

@@ -1,0 +1,161 @@
+"""Joining the cluster that this process runs in, or starting a private one on this machine."""
+
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.errors import RushesError, UnavailableError, UserError
+from orchestrator.recipe.recipe import Recipe
+
+START_THREAD = "ray-start"
+OBJECT_STORE_BYTES = 200 << 20  # events, job descriptions: clips never pass through it
+
+_ANYWHERE = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep their meaning
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how late an end or a failure is seen
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "120",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_COLOR_PREFIX": "0",
+}
+_PRIVATE = {
+    # The name is historical: 0 makes Ray call itself 127.0.0.1, so that nothing listens outside.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody drains this machine's only node
+    "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
+}
+
+
+@dataclass(frozen=True)
+class Session:
+    """A Ray that this process is connected to.
+
+    Attributes:
+        private: started by us, gone with us.
+        folder: where the private one keeps sockets and logs.
+    """
+
+    private: bool
+    folder: Path | None
+
+    def close(self) -> None:
+        """Disconnects; a private Ray ends."""
+        import ray
+
+        ray.shutdown()
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Starting:
+    """A session that is being opened in a thread, while the caller does other things."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._session: Session | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name=START_THREAD, daemon=True)
+        self._thread.start()
+
+    @property
+    def is_ready(self) -> bool:
+        """True once it is open, or has failed."""
+        return not self._thread.is_alive()
+
+    def result(self) -> Session:
+        """Waits for the session; raises what open_session raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        assert self._session is not None
+        return self._session
+
+    def close(self) -> None:
+        """Ends the session if it is open.
+
+        One that is still starting is left alone: Ray's reaper ends it with this process.
+        """
+        if self.is_ready and self._session is not None:
+            self._session.close()
+
+    def _run(self) -> None:
+        try:
+            self._session = open_session(self._recipe)
+        except BaseException as error:  # handed over to the thread that asks for the result
+            self._error = error
+
+
+def open_session(recipe: Recipe) -> Session:
+    """Joins the cluster of RAY_ADDRESS, or starts a private Ray with room for the recipe.
+
+    Raises:
+        UserError: if RAY_ADDRESS is not one.
+        UnavailableError: if nobody answers there.
+        RushesError: if a private Ray does not start.
+    """
+    address = os.environ.get("RAY_ADDRESS", "")
+    for name, value in _ANYWHERE.items():
+        os.environ.setdefault(name, value)
+    if not address:
+        return _start_private(recipe)
+    if "://" in address:
+        raise UserError(
+            f"RAY_ADDRESS={address}: wanted HOST:PORT of the cluster's GCS (a job's address goes "
+            "to `rushes submit --address`), or none"
+        )
+    return _join(address)
+
+
+def _join(address: str) -> Session:
+    has_token = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    os.environ.setdefault("RAY_AUTH_MODE", "token" if has_token else "disabled")
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:  # pyright: ignore[reportAttributeAccessIssue]
+        reason = str(error).strip().splitlines()[0]
+        raise UnavailableError(f"RAY_ADDRESS={address}: cannot join: {reason}") from None
+    return Session(private=False, folder=None)
+
+
+def _start_private(recipe: Recipe) -> Session:
+    # Short: the path of a socket may have 107 characters.
+    folder = Path(tempfile.mkdtemp(prefix="rushes-ray-"))
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    os.environ.update(_PRIVATE)
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+    import ray
+
+    try:
+        ray.init(
+            address="local",
+            num_cpus=_cpus(recipe),
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=str(folder),
+            _node_ip_address="127.0.0.1",
+        )
+    except Exception as error:  # Ray raises bare Exception when a process of its own does not start
+        reason = str(error).strip().splitlines()[0]
+        raise RushesError(f"Ray did not start: {reason}; logs: {folder}") from None
+    return Session(private=True, folder=folder)
+
+
+def _cpus(recipe: Recipe) -> int:
+    """Room for the largest stage always, for all at once where there are cores."""
+    needs = [stage.compute.ranks * stage.compute.cpus_per_worker for stage in recipe.stages]
+    return max(max(needs), min(sum(needs), os.cpu_count() or 1))

@@ -1,0 +1,174 @@
+"""`rushes train`: a recipe to a finished run, or on with one that is there."""
+
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from orchestrator.cascade.attempt import begin
+from orchestrator.cascade.executor import Executor
+from orchestrator.cascade.local_executor import LocalExecutor
+from orchestrator.cascade.run import Graph, Outcome, raise_first_failure
+from orchestrator.cascade.worker_env import LOOPBACK
+from orchestrator.data.index import Index
+from orchestrator.data.sources import ensure_sources
+from orchestrator.errors import StoppedError
+from orchestrator.launch.places import logs_dir, notes_dir, run_uri, with_absolute_uris
+from orchestrator.launch.ray_session import Starting
+from orchestrator.launch.signals import stop_on_signal
+from orchestrator.launch.terminal import View, header, open_view, stage_table
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.storage.store import Store, open_store
+from orchestrator.tracking.target import resolve_target
+from orchestrator.tracking.tracker import Tracker
+
+_DRAIN_S = 30.0  # for MLflow to take the last events
+
+GetExecutor = Callable[[], Executor]
+
+
+def train(recipe: Recipe, *, run: str | None, local: bool, console: Console) -> None:
+    """Runs a recipe to its end.
+
+    Args:
+        recipe: as loaded.
+        run: URI of the run's folder; default: named after the recipe below ``runs``.
+        local: without Ray, one plain process per rank.
+        console: where to show it.
+
+    Raises:
+        RushesError: one line; the exit code is its class's.
+    """
+    recipe = with_absolute_uris(recipe)
+    uri = run_uri(recipe, run=run)
+    resolve_target(recipe.tracking.uri, run_uri=uri)
+    stop = threading.Event()
+    view = open_view(console)
+    clips: list[str] = []
+    try:
+        with (
+            stop_on_signal(stop),
+            (_without_ray if local else _with_ray)(recipe, uri, view=view) as executor,
+        ):
+            for line in header(recipe, run=uri, where="plain processes" if local else "Ray"):
+                view.say(line)
+            store = open_store(uri)
+            store.check()
+            indexes = _sources(recipe, view=view, stop=stop)
+            outcomes, tracked = _run(
+                recipe,
+                store,
+                indexes=indexes,
+                executor=executor,
+                view=view,
+                stop=stop,
+                clips=clips,
+            )
+    finally:
+        view.close()
+    console.print(stage_table(recipe, outcomes))
+    for line in ([f"sample video: {clips[-1]}"] if clips else []) + tracked:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    raise_first_failure(outcomes)
+
+
+def _sources(recipe: Recipe, *, view: View, stop: threading.Event) -> dict[str, Index]:
+    """Opens or writes the clips, and checks that every network can take them."""
+
+    def on_clips(split: str, written: int, clips: int) -> None:
+        if stop.is_set():
+            raise StoppedError("stopped while clips were written; the same command goes on")
+        view.event({"kind": "progress", "stage": f"clips/{split}", "step": written, "steps": clips})
+
+    indexes = ensure_sources(recipe, on_clips=on_clips)
+    # Late: it imports torch, and Ray is starting in the meantime.
+    from orchestrator.train.sources import check_clips
+
+    check_clips(recipe, indexes["train"], uri=recipe.data.train.uri)
+    return indexes
+
+
+def _run(
+    recipe: Recipe,
+    store: Store,
+    *,
+    indexes: dict[str, Index],
+    executor: GetExecutor,
+    view: View,
+    stop: threading.Event,
+    clips: list[str],
+) -> tuple[dict[str, Outcome], list[str]]:
+    """Walks the graph; returns how stages ended and what is to be said of tracking."""
+    data = {name: index.digest for name, index in indexes.items()}
+    attempt = begin(store, recipe, data=data)
+    ready = executor()
+    tracker = Tracker(tracking=recipe.tracking, run_uri=store.uri, spool_dir=notes_dir() / "spool")
+
+    def on_event(event: dict[str, Any]) -> None:
+        if event["kind"] == "artifact" and event["uri"].endswith(".mp4"):
+            clips.append(event["uri"])
+        tracker.event(event)
+        view.event(event)
+
+    try:
+        outcomes = Graph(
+            recipe=recipe,
+            store=store,
+            attempt=attempt,
+            data=data,
+            executor=ready,
+            on_event=on_event,
+            stop=stop,
+            logs=logs_dir(store.uri),
+        ).run()
+    finally:
+        view.event({"kind": "status", "stage": "mlflow", "text": "taking the last events"})
+        complete = tracker.close(_DRAIN_S)
+        view.event({"kind": "status", "stage": "mlflow", "text": "done" if complete else "behind"})
+    return outcomes, _about_tracking(tracker, complete=complete)
+
+
+def _about_tracking(tracker: Tracker, *, complete: bool) -> list[str]:
+    lines = [f"open MLflow: {tracker.open_command()}"]
+    if not complete:
+        lines.append(
+            f"MLflow has not taken everything yet (see {tracker.log_path}); nothing is lost, "
+            "the next start sends the rest"
+        )
+    return lines
+
+
+@contextmanager
+def _without_ray(_recipe: Recipe, uri: str, *, view: View) -> Iterator[GetExecutor]:
+    del view
+    yield lambda: LocalExecutor(logs=logs_dir(uri))
+
+
+@contextmanager
+def _with_ray(recipe: Recipe, uri: str, *, view: View) -> Iterator[GetExecutor]:
+    """Ray starts while the caller looks at the recipe's clips."""
+    starting = Starting(recipe)
+    with tempfile.TemporaryDirectory(prefix="rushes-train-") as scratch:
+
+        def executor() -> Executor:
+            if not starting.is_ready:
+                view.event({"kind": "status", "stage": "ray", "text": "starting"})
+            session = starting.result()
+            # Late: ray is imported in the thread that starts it.
+            from orchestrator.cascade.ray_executor import RayExecutor
+
+            view.event({"kind": "status", "stage": "ray", "text": "ready"})
+            return RayExecutor(
+                scratch=Path(scratch),
+                logs=logs_dir(uri),
+                env=LOOPBACK if session.private else {},
+            )
+
+        try:
+            yield executor
+        finally:
+            starting.close()
