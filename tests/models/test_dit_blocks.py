@@ -138,30 +138,32 @@ def test_checkpointed_blocks_give_the_same_bits(config: DiTConfig) -> None:
     assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
 
 
-def assert_compiled_equals_eager(kind: type[nn.Module], *, backend: str) -> None:
-    """Outputs and all gradients; one graph, so nothing in the block falls back to Python."""
-    torch.manual_seed(0)
-    block = kind(width=WIDTH, heads=HEADS, mlp_ratio=4)
-    results: list[list[Tensor]] = []
-    for compiled in (False, True):
-        if compiled:
-            block.compile(fullgraph=True, backend=backend)
-        args = tuple(a.clone().requires_grad_(a.is_floating_point()) for a in inputs(block))
-        out = outputs(block, args)
-        block.zero_grad()
-        sum(one.square().mean() for one in out).backward()  # pyright: ignore
-        grads = [w.grad for w in block.parameters() if w.grad is not None]
-        results.append([*out, *grads, args[0].grad])  # pyright: ignore
-    for eager, fused in zip(*results, strict=True):
-        # Float32; fused kernels sum in another order.
-        torch.testing.assert_close(fused, eager, rtol=1e-4, atol=1e-5)
+def with_gradients(block: nn.Module, args: tuple[Tensor, ...]) -> list[Tensor]:
+    """Outputs and the gradients of all weights and of the tokens."""
+    args = tuple(a.clone().requires_grad_(a.is_floating_point()) for a in args)
+    out = outputs(block, args)
+    block.zero_grad()
+    sum(one.square().mean() for one in out).backward()  # pyright: ignore
+    grads = [weight.grad for weight in block.parameters() if weight.grad is not None]
+    return [*out, *grads, args[0].grad]  # pyright: ignore
 
 
 @pytest.mark.parametrize("kind", [CrossBlock, DualBlock, LastDualBlock, SingleBlock])
-def test_block_is_one_graph(kind: type[nn.Module]) -> None:
-    assert_compiled_equals_eager(kind, backend="aot_eager")
+def test_block_traces_into_one_graph_with_the_same_gradients(kind: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    block = kind(width=WIDTH, heads=HEADS, mlp_ratio=4)
+    eager = with_gradients(block, inputs(block))
+    block.compile(fullgraph=True, backend="aot_eager")
+    # The traced graph calls the same kernels; only fused sums of gradients may differ.
+    torch.testing.assert_close(with_gradients(block, inputs(block)), eager, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow
+@torch.no_grad()
 def test_compiled_block_equals_eager() -> None:
-    assert_compiled_equals_eager(CrossBlock, backend="inductor")
+    torch.manual_seed(0)
+    block = CrossBlock(width=WIDTH, heads=HEADS, mlp_ratio=4)
+    eager = block(*inputs(block))
+    block.compile(fullgraph=True)
+    # Float32; generated kernels sum in another order.
+    torch.testing.assert_close(block(*inputs(block)), eager, rtol=1e-5, atol=1e-5)
