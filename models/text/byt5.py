@@ -76,6 +76,8 @@ class Byt5Encoder(TextEncoder):
 
     The convolution turns bytes into short words at once, which attention alone would have to
     learn from positions; the rest then tells captions apart after few steps.
+    With a stride, groups of bytes become one token, as in CANINE (Clark et al. 2021,
+    arXiv:2103.06874, section 3.2): the denoiser attends to that many fewer.
     The vocabulary is ByT5's, the network is ours (ByT5's own encoder is a ``t5`` text encoder).
     """
 
@@ -87,8 +89,13 @@ class Byt5Encoder(TextEncoder):
         self.head_width = config.width // config.heads
         self.embedding = nn.Embedding(VOCABULARY, config.width)
         self.letters = nn.Conv1d(
-            config.width, config.width, config.kernel, padding=config.kernel // 2
+            config.width,
+            config.width,
+            config.kernel,
+            stride=config.stride,
+            padding=config.kernel // 2,
         )
+        self.stride = config.stride
         self.layers = nn.ModuleList(
             EncoderLayer(width=config.width, heads=config.heads) for _ in range(config.depth)
         )
@@ -104,9 +111,12 @@ class Byt5Encoder(TextEncoder):
         # Padding is zeroed before the convolution, so that a caption ends like a padded one.
         x_BLD = self.embedding(ids_BL) * mask_BL[..., None]
         letters_BDL = self.letters(x_BLD.transpose(1, 2))
+        if self.stride > 1:
+            x_BLD = x_BLD.unflatten(1, (-1, self.stride)).sum(dim=2)
+            mask_BL = mask_BL.unflatten(1, (-1, self.stride)).any(dim=2)
         x_BLD = x_BLD + F.gelu(letters_BDL).transpose(1, 2)
         rope_2LP = rope_table(
-            (ids_BL.shape[1], 1, 1),
+            (x_BLD.shape[1], 1, 1),
             axes=(self.head_width, 0, 0),
             theta=10_000.0,
             device=ids_BL.device,

@@ -19,6 +19,7 @@ class Byt5Config(Strict):
     depth: PositiveInt = 2
     heads: PositiveInt = 4
     kernel: PositiveInt = 5  # bytes that the first layer sees at once; odd
+    stride: Literal[1, 2, 4, 8] = 1  # bytes per token after the first layer
     max_length: PositiveInt = 64  # tokens, the end token included
 
     @model_validator(mode="after")
@@ -27,6 +28,10 @@ class Byt5Config(Strict):
             raise ValueError(f"width={self.width}, wanted a multiple of 2*heads={2 * self.heads}")
         if self.kernel % 2 == 0:
             raise ValueError(f"kernel={self.kernel}, wanted an odd number")
+        if self.max_length % self.stride:
+            raise ValueError(
+                f"max_length={self.max_length}, wanted a multiple of stride={self.stride}"
+            )
         return self
 
 

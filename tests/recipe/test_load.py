@@ -47,7 +47,10 @@ def test_every_recipe_of_the_project_loads(path: Path) -> None:
         ("stages.encode.encode.autoencoder=nobody", "stages.encode needs nobody"),
         ("stages.dit.train.objective.kind=kl", "stages.dit.train.objective"),
         ("stages.dit.train.condition_share=0.5", "needs model.condition_frames=true"),
-        ("stages.nobody.save.keep=1", "no nobody, wanted one of autoencoder, encode, dit, evaluate"),
+        (
+            "stages.nobody.save.keep=1",
+            "no nobody, wanted one of autoencoder, encode, dit, evaluate",
+        ),
         ("version=2", "version=2"),
         ("novalue", "--set novalue: wanted KEY=VALUE"),
     ],

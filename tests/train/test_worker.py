@@ -1,0 +1,159 @@
+"""A stage is trained by one worker, can be stopped at any step, and goes on as if it had not."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+
+from orchestrator.data.sources import ensure_sources
+from orchestrator.errors import UserError
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.train.encode import Encoder, encode_units, finish_encode
+from orchestrator.train.evaluate import evaluate
+from orchestrator.train.job import StageJob
+from orchestrator.train.worker import run
+from tests.tiny import STEPS, tiny_recipe
+
+
+class Recorded:
+    """Hooks that keep events and ask to stop after some steps."""
+
+    def __init__(self, *, stop_after: int | None = None) -> None:
+        self.events: list[dict[str, Any]] = []
+        self._left = stop_after
+
+    def event(self, event: dict[str, Any]) -> None:
+        json.dumps(event)
+        self.events.append(event)
+
+    def should_stop(self) -> bool:
+        if self._left is None:
+            return False
+        self._left -= 1
+        return self._left <= 0
+
+    def kinds(self) -> set[str]:
+        return {event["kind"] for event in self.events}
+
+
+@pytest.fixture(autouse=True)
+def one_process() -> Iterator[None]:
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("worker")
+    recipe = tiny_recipe(folder)
+    ensure_sources(recipe, on_clips=lambda *_: None)
+    for stage in ("autoencoder", "encode", "dit"):
+        finish_stage(recipe, stage, run_uri=f"{folder}/straight")
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    return folder
+
+
+def job_of(recipe: Recipe, stage: str, *, run_uri: str) -> StageJob:
+    return StageJob(recipe=recipe, stage=stage, run=run_uri, attempt=1)
+
+
+def finish_stage(recipe: Recipe, stage: str, *, run_uri: str) -> Recorded:
+    hooks = Recorded()
+    job = job_of(recipe, stage, run_uri=run_uri)
+    if stage == "encode":
+        encoder = Encoder(job)
+        for unit in encode_units(job):
+            encoder(unit)
+        finish_encode(job)
+    else:
+        assert run(job, hooks=hooks).status == "done"
+    return hooks
+
+
+def curve(folder: Path, run_name: str, stage: str) -> list[tuple[int, float]]:
+    lines = (folder / run_name / "stages" / stage / "metrics.jsonl").read_text().splitlines()
+    return [(one["step"], one["loss"]) for one in map(json.loads, lines)]
+
+
+def weights(folder: Path, run_name: str, stage: str) -> dict[str, torch.Tensor]:
+    return load_file(folder / run_name / "stages" / stage / "weights" / "ema.safetensors")
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 5])
+def test_a_stopped_autoencoder_goes_on_bitwise(folder: Path, stop_after: int) -> None:
+    name = f"stopped-{stop_after}"
+    job = job_of(tiny_recipe(folder), "autoencoder", run_uri=f"{folder}/{name}")
+    first = run(job, hooks=Recorded(stop_after=stop_after))
+    assert (first.status, first.step) == ("stopped", stop_after)
+    again = Recorded()
+    assert run(job, hooks=again).status == "done"
+    assert "note" in again.kinds()
+    assert curve(folder, name, "autoencoder") == curve(folder, "straight", "autoencoder")
+    straight = weights(folder, "straight", "autoencoder")
+    for key, value in weights(folder, name, "autoencoder").items():
+        assert torch.equal(value, straight[key]), key
+
+
+def test_a_stopped_denoiser_goes_on_bitwise(folder: Path) -> None:
+    recipe = tiny_recipe(folder)
+    name = "stopped-dit"
+    for stage in ("autoencoder", "encode"):
+        source, target = folder / "straight/stages" / stage, folder / name / "stages" / stage
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(source)
+    job = job_of(recipe, "dit", run_uri=f"{folder}/{name}")
+    assert run(job, hooks=Recorded(stop_after=3)).step == 3
+    assert run(job, hooks=Recorded()).status == "done"
+    assert curve(folder, name, "dit") == curve(folder, "straight", "dit")
+    straight = weights(folder, "straight", "dit")
+    for key, value in weights(folder, name, "dit").items():
+        assert torch.equal(value, straight[key]), key
+
+
+def test_every_step_is_logged_once(folder: Path) -> None:
+    steps = [step for step, _ in curve(folder, "straight", "dit")]
+    assert steps == list(range(1, STEPS + 1))
+
+
+def test_a_denoiser_says_what_it_does(folder: Path) -> None:
+    job = job_of(tiny_recipe(folder), "dit", run_uri=f"{folder}/straight")
+    hooks = Recorded()
+    assert run(job, hooks=hooks).status == "done"
+    assert {"note", "model"} <= hooks.kinds()
+    metrics = (folder / "straight/stages/dit/metrics.jsonl").read_text().splitlines()[-1]
+    wanted = {"loss", "lr", "grad_norm/denoiser", "clips_per_s", "tokens_per_s", "model_tflops"}
+    assert wanted | {"data_wait_s", "memory_mib"} <= set(json.loads(metrics))
+    samples = list((folder / "straight/stages/dit/samples").iterdir())
+    assert {path.suffix for path in samples} == {".mp4", ".png"}
+
+
+def test_latents_are_normalised(folder: Path) -> None:
+    stored = weights(folder, "straight", "autoencoder")
+    assert stored["latent_std"].min() > 0
+    assert not torch.equal(stored["latent_mean"], torch.zeros_like(stored["latent_mean"]))
+
+
+def test_evaluation_reports_shares(folder: Path) -> None:
+    job = job_of(tiny_recipe(folder), "evaluate", run_uri=f"{folder}/straight")
+    report = evaluate(job, hooks=Recorded())
+    assert report["prompts"] == 4
+    assert all(0 <= report[name] <= 1 for name in ("digit", "colour", "direction"))
+    assert (folder / "straight/stages/evaluate/report.json").is_file()
+
+
+def test_another_seed_is_refused_on_resume(folder: Path) -> None:
+    recipe = tiny_recipe(folder)
+    job = job_of(recipe, "autoencoder", run_uri=f"{folder}/reseeded")
+    run(job, hooks=Recorded(stop_after=2))
+    other = job_of(
+        recipe.model_copy(update={"seed": 1}), "autoencoder", run_uri=f"{folder}/reseeded"
+    )
+    with pytest.raises(UserError, match="seed="):
+        run(other, hooks=Recorded())
