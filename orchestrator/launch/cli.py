@@ -1,5 +1,6 @@
 """The command line. Commands import what they need: `rushes check` must answer at once."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,9 @@ RunOption = Annotated[
     str | None,
     typer.Option("--run", metavar="URI", help="the run's folder; default: RUNS/NAME of the recipe"),
 ]
+
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="the run's folder or URI")]
+JsonOption = Annotated[bool, typer.Option("--json", help="for machines")]
 
 
 @app.command()
@@ -55,6 +59,77 @@ def train(
 
     loaded = load_recipe(recipe, overrides=overrides or ())
     run_recipe(loaded, run=run, local=local, console=Console())
+
+
+@app.command()
+def status(
+    run: RunArgument,
+    as_json: JsonOption = False,
+) -> None:
+    """Show where a run stands, from its storage alone."""
+    from rich.console import Console
+
+    from orchestrator.launch.status import print_status, read_status
+
+    found = read_status(run)
+    if as_json:
+        typer.echo(json.dumps(found))
+    else:
+        print_status(found, console=Console())
+
+
+@app.command()
+def sample(
+    run: RunArgument,
+    prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT...")] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR")] = Path("samples"),
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    npz: Annotated[
+        bool, typer.Option("--npz", help="also the raw uint8 frames [T,H,W,3], as `frames`")
+    ] = False,
+    prompts_file: Annotated[
+        Path | None, typer.Option("--prompts", metavar="FILE", help="one prompt a line")
+    ] = None,
+) -> None:
+    """Sample a finished run: one MP4 and one GIF per prompt, named by its number."""
+    from orchestrator.launch.progress import counting
+    from orchestrator.launch.sample import read_prompts, sample_run
+
+    texts = read_prompts(prompts or [], file=prompts_file)
+    with counting("sampling", total=len(texts)) as on_clips:
+        paths = sample_run(run, texts, out=out, seed=seed, npz=npz, on_clips=on_clips)
+    for path in paths:
+        typer.echo(str(path))
+
+
+@app.command()
+def evaluate(run: RunArgument, as_json: JsonOption = False) -> None:
+    """Measure the recipe's metrics on held-out prompts."""
+    from orchestrator.launch.evaluate import evaluate_run
+    from orchestrator.launch.progress import counting
+
+    with counting("evaluating", total=None) as on_clips:
+        reports = evaluate_run(run, on_clips=lambda done, _: on_clips(done))
+    if as_json:
+        typer.echo(json.dumps(reports))
+        return
+    for stage, report in reports.items():
+        for name, value in report.items():
+            shown = f"{value:.1%}" if isinstance(value, float) else str(value)
+            typer.echo(f"{stage}  {name}: {shown}")
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    stage: Annotated[str, typer.Option("--stage", metavar="ID")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR")],
+) -> None:
+    """Write a stage's EMA weights as safetensors, and its config.json."""
+    from orchestrator.launch.export import export_stage
+
+    for path in export_stage(run, stage=stage, out=out):
+        typer.echo(str(path))
 
 
 @app.command()

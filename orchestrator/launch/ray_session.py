@@ -56,23 +56,29 @@ class Session:
 
 
 class Starting:
-    """A session that is being opened in a thread, while the caller does other things."""
+    """A session that a thread opens, while the caller does other things, and keeps.
+
+    The thread lives as long as the session: Linux ends a private Ray's processes with the thread
+    that started them.
+    """
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
         self._session: Session | None = None
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name=START_THREAD, daemon=True)
+        self._settled = threading.Event()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name=START_THREAD, daemon=True)
         self._thread.start()
 
     @property
     def is_ready(self) -> bool:
         """True once it is open, or has failed."""
-        return not self._thread.is_alive()
+        return self._settled.is_set()
 
     def result(self) -> Session:
         """Waits for the session; raises what open_session raised."""
-        self._thread.join()
+        self._settled.wait()
         if self._error is not None:
             raise self._error
         assert self._session is not None
@@ -81,16 +87,21 @@ class Starting:
     def close(self) -> None:
         """Ends the session if it is open.
 
-        One that is still starting is left alone: Ray's reaper ends it with this process.
+        One that is still starting is left alone: it ends with this process.
         """
-        if self.is_ready and self._session is not None:
-            self._session.close()
+        if self.is_ready:
+            self._closing.set()
+            self._thread.join()
 
-    def _run(self) -> None:
+    def _keep(self) -> None:
         try:
             self._session = open_session(self._recipe)
         except BaseException as error:  # handed over to the thread that asks for the result
             self._error = error
+        self._settled.set()
+        if self._session is not None:
+            self._closing.wait()
+            self._session.close()
 
 
 def open_session(recipe: Recipe) -> Session:

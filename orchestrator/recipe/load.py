@@ -8,6 +8,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from models.sora.autoencoder_config import AutoencoderLossConfig
+from models.text.config import check_text
 from orchestrator.errors import UserError
 from orchestrator.recipe.recipe import Recipe
 
@@ -27,7 +29,9 @@ def load_recipe(path: str | Path, *, overrides: Sequence[str] = ()) -> Recipe:
     tree = _read(Path(path))
     for override in overrides:
         _apply(tree, override)
-    return parse_recipe(tree, origin=str(path))
+    recipe = parse_recipe(tree, origin=str(path))
+    _check_files(recipe, origin=str(path))
+    return recipe
 
 
 def parse_recipe(tree: Tree, *, origin: str) -> Recipe:
@@ -38,6 +42,23 @@ def parse_recipe(tree: Tree, *, origin: str) -> Recipe:
         raise UserError(f"{origin}: {_one_line(error, tree)}") from None
     except TypeError as error:
         raise UserError(f"{origin}: not JSON: {error}") from None
+
+
+def _check_files(recipe: Recipe, *, origin: str) -> None:
+    """Pretrained weights that a recipe names must be there before anything is started."""
+    try:
+        check_text(recipe.text)
+    except ValueError as error:
+        raise UserError(f"{origin}: {error}") from None
+    for stage in recipe.stages:
+        objective = stage.train.objective if stage.train else None
+        if not isinstance(objective, AutoencoderLossConfig) or objective.perceptual is None:
+            continue
+        if not Path(objective.perceptual.path).is_file():
+            raise UserError(
+                f"{origin}: stages.{stage.id}.train.objective.perceptual.path="
+                f"{objective.perceptual.path} does not exist, wanted a safetensors file"
+            )
 
 
 def _read(path: Path) -> Tree:

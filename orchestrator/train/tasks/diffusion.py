@@ -13,6 +13,7 @@ from models.sora.dit import Condition
 from models.sora.dit_config import DiTConfig
 from models.sora.flops import dit_flops
 from models.sora.model import TextToVideo
+from models.text.config import Byt5Config
 from models.text.encoder import TextEncoder, TextStates, Tokens, build_text_encoder
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
@@ -55,7 +56,7 @@ class DiffusionTask:
             train.model,
             channels=autoencoder.model.latent_channels,
             grid=grid,
-            text_tokens=_typical_tokens(text, frozen),
+            text_tokens=_typical_tokens(recipe, text, frozen),
             text_width=self._denoiser.dit.text_width,
         )
 
@@ -133,11 +134,13 @@ def _width(frozen: TextTable | None) -> int:
     return frozen.width
 
 
-def _typical_tokens(text: TextEncoder | None, frozen: TextTable | None) -> int:
+def _typical_tokens(recipe: Recipe, text: TextEncoder | None, frozen: TextTable | None) -> int:
     if frozen is not None:
         return frozen.max_tokens
     assert text is not None
-    return int(text.tokenize(["a red three moving left"]).ids_BL.shape[1])
+    assert isinstance(recipe.text, Byt5Config)
+    tokens = text.tokenize(["a red three moving left"]).ids_BL.shape[1]
+    return int(tokens) // recipe.text.stride
 
 
 def _grid(
