@@ -1,4 +1,4 @@
-"""What we rely on inside DeepSpeed 0.19.8; a failure here means: read engine/partitions.py again."""
+"""What we rely on inside DeepSpeed 0.19.8; after a failure read engine/partitions.py again."""
 
 import pytest
 
