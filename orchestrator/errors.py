@@ -25,3 +25,9 @@ class StoppedError(RushesError):
     """Stopped by a signal after saving; the same command will go on."""
 
     exit_code = 143
+
+
+def error_with_code(code: int, text: str) -> RushesError:
+    """The error that another process of ours ended with."""
+    kinds = (UserError, UnavailableError, StoppedError)
+    return next((kind for kind in kinds if kind.exit_code == code), RushesError)(text)

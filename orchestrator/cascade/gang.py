@@ -15,7 +15,7 @@ from typing import Any
 
 from orchestrator.cascade.executor import EventSink
 from orchestrator.cascade.worker_env import LOOPBACK, worker_env
-from orchestrator.errors import RushesError, StoppedError, UnavailableError, UserError
+from orchestrator.errors import RushesError, error_with_code
 from orchestrator.train.job import StageJob, StageResult
 
 _POLL_S = 0.2
@@ -132,7 +132,7 @@ def _result(job: StageJob, ranks: list[_Rank]) -> StageResult:
     for rank in ranks:
         for event in rank.said:
             if event["kind"] == "error":
-                raise _error(event)
+                raise error_with_code(event["exit_code"], event["text"])
     for number, rank in enumerate(ranks):
         if rank.process.returncode != 0:
             raise RushesError(
@@ -141,13 +141,6 @@ def _result(job: StageJob, ranks: list[_Rank]) -> StageResult:
             )
     (result,) = (event for event in ranks[0].said if event["kind"] == "result")
     return StageResult(status=result["status"], step=result["step"])
-
-
-def _error(event: dict[str, Any]) -> RushesError:
-    known: dict[int, type[RushesError]] = {
-        kind.exit_code: kind for kind in (UserError, UnavailableError, StoppedError)
-    }
-    return known.get(event["exit_code"], RushesError)(event["text"])
 
 
 def _last_line(path: Path) -> str:

@@ -11,8 +11,7 @@ from orchestrator.cascade.board import Reader, open_board
 from orchestrator.cascade.executor import EventSink
 from orchestrator.cascade.explain import explain
 from orchestrator.cascade.gang import run_gang
-from orchestrator.cascade.ray_encode import encode
-from orchestrator.cascade.ray_evaluate import evaluate_stage
+from orchestrator.cascade.ray_tasks import run_encode, run_evaluate
 from orchestrator.cascade.ray_train import WORKER, fit
 from orchestrator.cascade.worker_env import worker_env
 from orchestrator.train.job import StageJob, StageResult
@@ -76,9 +75,8 @@ class RayExecutor:
                 worker=self._worker,
             )
         try:
-            if job.spec.kind == "encode":
-                return encode(job, env=env, on_event=on_event, stop=stop)
-            return evaluate_stage(job, board=self._board, env=env, stop=stop)
+            run = run_encode if job.spec.kind == "encode" else run_evaluate
+            return run(job, board=self._board, env=env, stop=stop)
         except RayError as error:
             raise explain(error, stage=job.stage, log=log) from None
 

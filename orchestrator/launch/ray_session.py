@@ -125,9 +125,14 @@ def open_session(recipe: Recipe) -> Session:
     return _join(address)
 
 
-def _join(address: str) -> Session:
+def set_auth_mode() -> None:
+    """Says how to talk to a cluster unless the user did: Ray's own guess depends on old files."""
     has_token = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
     os.environ.setdefault("RAY_AUTH_MODE", "token" if has_token else "disabled")
+
+
+def _join(address: str) -> Session:
+    set_auth_mode()
     import ray
 
     try:

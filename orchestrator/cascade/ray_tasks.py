@@ -1,0 +1,76 @@
+"""Stages that are driven from a Ray task: encoding (Ray Data underneath) and evaluation.
+
+The task's own process takes what Ray Data prints, and its imports.
+"""
+
+import json
+import threading
+from typing import Any
+
+import ray
+
+from orchestrator.cascade.board import BoardHooks
+from orchestrator.cascade.executor import encoded_event
+from orchestrator.train.job import StageJob, StageResult
+
+MAX_RETRIES = 2  # processes lost; an error that was raised is not tried again
+_POLL_S = 0.25
+
+
+def run_encode(
+    job: StageJob, *, board: Any, env: dict[str, str], stop: threading.Event
+) -> StageResult:
+    """Encodes what is still to do; a stop keeps the shards that are finished."""
+    del stop  # it reaches the task over the board
+    task = ray.remote(num_cpus=0, max_retries=MAX_RETRIES, runtime_env={"env_vars": env})(_encode)
+    return StageResult.model_validate_json(ray.get(task.remote(job.model_dump_json(), board, env)))
+
+
+def run_evaluate(
+    job: StageJob, *, board: Any, env: dict[str, str], stop: threading.Event
+) -> StageResult:
+    """Waits for the task; a stop cancels it, for there is nothing to save in the middle."""
+    compute = job.spec.compute
+    task = ray.remote(
+        num_cpus=compute.cpus_per_worker,
+        num_gpus=compute.gpus_per_worker,
+        max_retries=MAX_RETRIES,
+        runtime_env={"env_vars": env},
+    )(_evaluate)
+    ref = task.remote(job.model_dump_json(), board)
+    while not ray.wait([ref], timeout=_POLL_S)[0]:
+        if stop.is_set():
+            ray.cancel(ref, force=True)
+            return StageResult(status="stopped", step=0)
+    report = json.loads(ray.get(ref))
+    return StageResult(status="done", step=int(report["prompts"]))
+
+
+def _evaluate(job_json: str, board: Any) -> str:
+    from orchestrator.train.evaluate import evaluate
+
+    job = StageJob.model_validate_json(job_json)
+    hooks = BoardHooks(board, stage=job.stage)
+    try:
+        return json.dumps(evaluate(job, hooks=hooks))
+    finally:
+        hooks.close()
+
+
+def _encode(job_json: str, board: Any, env: dict[str, str]) -> str:
+    from orchestrator.cascade.ray_encode import encode_rows
+    from orchestrator.train.encode import encode_units, finish_encode
+
+    job = StageJob.model_validate_json(job_json)
+    hooks = BoardHooks(board, stage=job.stage)
+    try:
+        units = encode_units(job)
+        rows = encode_rows(job, units, env=env) if units else iter(())
+        for done, _ in enumerate(rows, start=1):
+            hooks.event({"kind": "progress", "stage": job.stage, "step": done, "steps": len(units)})
+            if hooks.should_stop() and done < len(units):
+                return StageResult(status="stopped", step=done).model_dump_json()
+        hooks.event(encoded_event(job, digest=finish_encode(job)))
+        return StageResult(status="done", step=len(units)).model_dump_json()
+    finally:
+        hooks.close()
