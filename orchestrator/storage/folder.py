@@ -2,16 +2,24 @@
 
 import errno
 import os
+import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from orchestrator.errors import UserError
-from orchestrator.storage.errors import NotFoundError
+from orchestrator.storage.errors import NotFoundError, TransientError
+from orchestrator.storage.retry import retrying
+
+T = TypeVar("T")
 
 _PART = ".part-"  # of a file that is being written
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+_PASSING = (errno.EAGAIN, errno.EBUSY, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
+_USERS = (errno.EDQUOT, errno.EFBIG, errno.EINVAL, errno.ENAMETOOLONG, errno.ENOSPC, errno.EROFS)
 
 
 class FolderStore:
@@ -27,95 +35,145 @@ class FolderStore:
 
     def get(self, key: str) -> bytes:
         """A whole file."""
-        with _named(self._path(key)) as path:
-            return path.read_bytes()
+        path = self._path(key)
+        return _call("read", path, path.read_bytes)
 
     def get_range(self, key: str, *, start: int, length: int) -> bytes:
         """A part of a file."""
-        with _named(self._path(key)) as path, path.open("rb") as file:
-            file.seek(start)
-            return file.read(length)
+        path = self._path(key)
+
+        def read() -> bytes:
+            with path.open("rb") as file:
+                file.seek(start)
+                return file.read(length)
+
+        return _call("read", path, read)
 
     def put(self, key: str, data: bytes) -> None:
         """Writes beside the file, syncs and renames over it."""
-        with _named(self._path(key)) as path:
-            part = self._write_part(path, data)
-            os.replace(part, path)
+        path = self._path(key)
+
+        def write() -> None:
+            os.replace(_write_part(path, data), path)
             _sync_folder(path.parent)
 
+        _call("write", path, write)
+
     def put_new(self, key: str, data: bytes) -> bool:
-        """As ``put``, but by a hard link, which only one writer can make."""
-        with _named(self._path(key)) as path:
-            part = self._write_part(path, data)
-            try:
-                os.link(part, path)
-            except FileExistsError:
-                return False
-            finally:
-                part.unlink()
-            _sync_folder(path.parent)
-            return True
+        """As ``put``, but by a hard link, which only one writer can make.
+
+        Where the file system has no hard links the file is created exclusively instead: still one
+        winner, but a reader may see a part of it.
+        """
+        path = self._path(key)
+        part = _call("write", path, lambda: _write_part(path, data))
+        try:
+            is_new = _call("write", path, lambda: _link(part, path))
+        finally:
+            part.unlink(missing_ok=True)
+        if is_new:
+            _call("write", path, lambda: _sync_folder(path.parent))
+        return is_new
 
     def exists(self, key: str) -> bool:
         """Whether the file is there."""
-        return self._path(key).is_file()
+        path = self._path(key)
+        return _call("look for", path, path.is_file)
 
     def list(self, prefix: str) -> list[str]:
         """Files whose path below the folder starts with ``prefix``."""
-        top = (
-            self._path(prefix) if prefix.endswith("/") or not prefix else self._path(prefix).parent
-        )
-        if not top.is_dir():
-            return []
-        with _named(top):
+        below = self._path(prefix)
+        top = below if prefix.endswith("/") or not prefix else below.parent
+
+        def walk() -> list[str]:
             keys = (
                 Path(folder, name).relative_to(self._root).as_posix()
-                for folder, _, names in os.walk(top)
+                for folder, _, names in os.walk(top, onerror=_unless_gone)
                 for name in names
                 if not name.startswith(_PART)
             )
             return sorted(key for key in keys if key.startswith(prefix))
 
+        return _call("list", top, walk)
+
     def delete(self, key: str) -> None:
         """Removes a file."""
-        with _named(self._path(key)) as path:
-            path.unlink(missing_ok=True)
+        path = self._path(key)
+        _call("delete", path, lambda: path.unlink(missing_ok=True))
 
     def delete_prefix(self, prefix: str) -> None:
         """Removes files, or a whole folder if ``prefix`` ends with a slash."""
         if prefix.endswith("/"):
-            with _named(self._path(prefix)) as path:
-                shutil.rmtree(path, ignore_errors=not path.exists())
+            path = self._path(prefix)
+            _call("delete", path, lambda: shutil.rmtree(path, ignore_errors=not path.exists()))
             return
         for key in self.list(prefix):
             self.delete(key)
 
     def check(self) -> None:
         """Makes the folder and tries to write into it."""
-        with _named(self._root) as root:
-            root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=root):
+
+        def write() -> None:
+            self._root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._root):
                 pass
 
+        _call("write", self._root, write)
+
     def _path(self, key: str) -> Path:
-        path = self._root / key
         if ".." in Path(key).parts or Path(key).is_absolute():
             raise UserError(f"{key}: a key must stay below {self._root}")
-        return path
+        return self._root / key
 
-    def _write_part(self, path: Path, data: bytes) -> Path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=_PART, dir=path.parent)
-        part = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError:
-            part.unlink(missing_ok=True)
+
+def _call(verb: str, path: Path, call: Callable[[], T]) -> T:
+    def once() -> T:
+        with _named(path):
+            return call()
+
+    return retrying(once, what=f"{verb} {path}")
+
+
+def _write_part(path: Path, data: bytes) -> Path:
+    """The data in a new file beside ``path``, with the user's usual permissions, on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.parent / f"{_PART}{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        _write_exclusively(part, data)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+    return part
+
+
+def _write_exclusively(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _link(part: Path, path: Path) -> bool:
+    """Gives the part its name unless that is taken."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        # Over NFS the answer to a link that was made can be lost: the count knows.
+        return part.stat().st_nlink > 1
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
             raise
-        return part
+        with suppress(FileExistsError):
+            _write_exclusively(path, part.read_bytes())
+            return True
+        return False
+    return True
+
+
+def _unless_gone(error: OSError) -> None:
+    """A folder that vanished while it was listed is empty; one that cannot be read is an error."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 @contextmanager
@@ -130,8 +188,10 @@ def _named(path: Path) -> Iterator[Path]:
     except (NotADirectoryError, FileExistsError, IsADirectoryError) as error:
         raise UserError(f"{path}: {error.strerror}") from None
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        if error.errno in _USERS:
             raise UserError(f"{path}: {error.strerror}") from None
+        if error.errno in _PASSING:
+            raise TransientError(str(error.strerror)) from None
         raise
 
 

@@ -22,7 +22,7 @@ class FsspecStore:
         try:
             self._files, self._root = fsspec.core.url_to_fs(uri)
         except (ValueError, ImportError) as error:
-            raise UserError(f"{uri}: {error}") from None
+            raise UserError(f"{uri}: {' '.join(str(error).split())}") from None
 
     @property
     def uri(self) -> str:
@@ -62,10 +62,11 @@ class FsspecStore:
     def list(self, prefix: str) -> list[str]:
         """Keys that start with ``prefix``."""
         below = f"{self._root}/"
+        folder = (below + prefix).rpartition("/")[0]
 
         def find(_: str) -> list[str]:
             self._files.invalidate_cache()
-            names: list[str] = self._files.find(self._root)
+            names: list[str] = self._files.find(folder)
             keys = (name.removeprefix(below) for name in names)
             return sorted(key for key in keys if key.startswith(prefix))
 

@@ -5,28 +5,26 @@ cheaper than s3fs.
 """
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-import boto3
+from boto3.session import Session
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
-from botocore.exceptions import ConnectionError as BotoConnectionError
-from urllib3.exceptions import HTTPError
+from botocore.exceptions import ClientError
 
 from orchestrator.errors import UserError
 from orchestrator.storage.errors import NotFoundError, TransientError
 from orchestrator.storage.retry import retrying
+from orchestrator.storage.s3_errors import code_of, translated
 
 T = TypeVar("T")
 
-_MISSING = ("404", "NoSuchKey", "NotFound")
-_TAKEN = ("412", "PreconditionFailed", "409", "ConditionalRequestConflict")
-_REFUSED = ("401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
-_CHECK_S = 8.0
+_TAKEN = ("412", "PreconditionFailed")
+_READ_S = 30.0
+_CHECK_S = 8.0  # for all tries of a check
+_CHECK_READ_S = 4.0  # for one of them
 
 
 class S3Store:
@@ -40,6 +38,8 @@ class S3Store:
         self._uri = uri
         self._bucket = parts.netloc
         self._prefix = parts.path.strip("/")
+        if not self._bucket:
+            raise UserError(f"{uri}: no bucket, wanted s3://bucket/prefix")
 
     @property
     def uri(self) -> str:
@@ -52,6 +52,8 @@ class S3Store:
 
     def get_range(self, key: str, *, start: int, length: int) -> bytes:
         """A part of an object."""
+        if length == 0:
+            return b""
         span = f"bytes={start}-{start + length - 1}"
         return self._call("get", key, lambda s3, name: _body(s3, self._bucket, name, Range=span))
 
@@ -64,19 +66,23 @@ class S3Store:
     def put_new(self, key: str, data: bytes) -> bool:
         """Conditional put (If-None-Match).
 
-        A put whose answer was lost is told from another writer's by reading the object back.
+        A put whose answer was lost may have been made all the same: what the next try finds there
+        is then read back.
         """
+        tries = 0
 
         def write(s3: Any, name: str) -> bool:
+            nonlocal tries
+            tries += 1
             try:
                 s3.put_object(Bucket=self._bucket, Key=name, Body=data, IfNoneMatch="*")
             except ClientError as error:
-                if _code(error) in _TAKEN:
+                if code_of(error) in _TAKEN:
                     return False
                 raise
             return True
 
-        return self._call("put", key, write) or self.get(key) == data
+        return self._call("put", key, write) or (tries > 1 and self.get(key) == data)
 
     def exists(self, key: str) -> bool:
         """Whether the object is there."""
@@ -117,6 +123,7 @@ class S3Store:
             lambda s3, _: s3.head_bucket(Bucket=self._bucket),
             missing=f"bucket {self._bucket} does not exist",
             total_s=_CHECK_S,
+            read_s=_CHECK_READ_S,
         )
 
     def _call(
@@ -127,68 +134,51 @@ class S3Store:
         *,
         missing: str = "no such object",
         total_s: float = 60.0,
+        read_s: float = _READ_S,
     ) -> T:
         name = "/".join(part for part in (self._prefix, key) if part)
         where = f"s3://{self._bucket}/{name}"
 
         def once() -> T:
-            with _translated(where, missing=missing):
-                return call(_client(os.getpid()), name)
+            with translated(where, missing=missing):
+                return call(_client(os.getpid(), _environment(), read_s), name)
 
         return retrying(once, what=f"{verb} {where}", total_s=total_s)
 
 
+def _environment() -> tuple[tuple[str, str], ...]:
+    """What boto3 goes by."""
+    return tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+
+
 @cache
-def _client(_pid: int) -> Any:
+def _client(_pid: int, environment: tuple[tuple[str, str], ...], read_s: float) -> Any:
     """One client per process: a forked child must not share its parent's connections."""
-    return boto3.session.Session().client(
-        "s3",
-        config=Config(
-            connect_timeout=5,
-            read_timeout=30,
-            retries={"mode": "standard", "total_max_attempts": 1},
-            s3={"addressing_style": "path"} if _is_custom() else {},
-            max_pool_connections=32,
-        ),
+    names = dict(environment)
+    is_custom = bool(names.get("AWS_ENDPOINT_URL_S3") or names.get("AWS_ENDPOINT_URL"))
+    config = Config(
+        connect_timeout=4,
+        read_timeout=read_s,
+        retries={"mode": "standard", "total_max_attempts": 1},
+        s3={"addressing_style": "path"} if is_custom else {},
+        max_pool_connections=32,
     )
-
-
-def _is_custom() -> bool:
-    return bool(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
+    try:
+        return Session().client("s3", config=config)
+    except ValueError:  # its text may hold what the variable holds
+        raise UserError(
+            "AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL: not an endpoint, wanted http[s]://host[:port]"
+        ) from None
 
 
 def _body(s3: Any, bucket: str, name: str, **options: str) -> bytes:
-    answer = s3.get_object(Bucket=bucket, Key=name, **options)
+    try:
+        answer = s3.get_object(Bucket=bucket, Key=name, **options)
+    except ClientError as error:
+        if code_of(error) in ("416", "InvalidRange"):
+            return b""  # as a file that is read past its end
+        raise
     data: bytes = answer["Body"].read()
     if len(data) != answer["ContentLength"]:
         raise TransientError(f"{len(data)} of {answer['ContentLength']} bytes came")
     return data
-
-
-@contextmanager
-def _translated(where: str, *, missing: str) -> Iterator[None]:
-    """Maps what boto3 raises to our errors; a message never holds a credential."""
-    try:
-        yield
-    except ClientError as error:
-        code = _code(error)
-        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        if code == "NoSuchBucket":
-            raise UserError(f"{where}: the bucket does not exist") from None
-        if code in _MISSING:
-            raise NotFoundError(f"{where}: {missing}") from None
-        if code in _REFUSED:
-            raise UserError(f"{where}: the store refused these credentials ({code})") from None
-        if status >= 500 or status in (408, 409, 429) or code in ("SlowDown", "RequestTimeout"):
-            raise TransientError(f"the store answered {status} {code}") from None
-        raise UserError(f"{where}: the store answered {status} {code}") from None
-    except NoCredentialsError:
-        raise UserError(f"{where}: no credentials, wanted AWS_ACCESS_KEY_ID or a profile") from None
-    except (BotoConnectionError, HTTPClientError, HTTPError, OSError) as error:
-        raise TransientError(f"{type(error).__name__}: cannot talk to the store") from None
-    except BotoCoreError as error:
-        raise TransientError(type(error).__name__) from None
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))

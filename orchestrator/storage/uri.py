@@ -3,6 +3,8 @@
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from orchestrator.errors import UserError
+
 FILE_SCHEMES = ("", "file")
 
 
@@ -12,10 +14,22 @@ def scheme_of(uri: str) -> str:
 
 
 def resolve(uri: str) -> str:
-    """An absolute name: a folder's full path, or a URI without its last slash."""
-    if scheme_of(uri) in FILE_SCHEMES:
+    """An absolute name: a folder's full path, or a URI without its last slash.
+
+    Raises:
+        UserError: if the URI holds a password; it would end in logs and run folders.
+    """
+    scheme = scheme_of(uri)
+    if scheme in FILE_SCHEMES:
         return str(local_path(uri))
-    return uri.rstrip("/")
+    parts = urlsplit(uri)
+    if parts.password is not None:
+        place = parts.netloc.rpartition("@")[2]
+        raise UserError(
+            f"{scheme}://{place}{parts.path}: a URI with a password, wanted credentials in the "
+            "environment (AWS_ACCESS_KEY_ID, a profile)"
+        )
+    return f"{scheme}://{uri.partition('://')[2].rstrip('/')}"
 
 
 def local_path(uri: str) -> Path:
@@ -26,4 +40,5 @@ def local_path(uri: str) -> Path:
 
 def join_uri(uri: str, *parts: str) -> str:
     """``uri`` with path parts below it."""
-    return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
+    base = uri if uri.endswith("://") else uri.rstrip("/") + "/"
+    return base + "/".join(part.strip("/") for part in parts)

@@ -1,0 +1,30 @@
+"""Servers that several rooms' tests share."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.s3store import S3Store
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Store]:
+    """One S3 server for the whole session; tests that ask for it are marked ``s3``."""
+    with S3Store(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: S3Store, monkeypatch: pytest.MonkeyPatch) -> S3Store:
+    """The server, with the environment that leads to it."""
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    return s3_server
+
+
+@pytest.fixture
+def bucket(s3: S3Store, request: pytest.FixtureRequest) -> str:
+    """URI of a new, empty bucket."""
+    name = f"test-{abs(hash(request.node.nodeid)):x}"
+    s3.client().create_bucket(Bucket=name)
+    return f"s3://{name}"
