@@ -22,14 +22,11 @@ def steps_until_stopped(job: StageJob, *, hooks: Hooks) -> StageResult:
 
 
 def refuses(job: StageJob, *, hooks: Hooks) -> StageResult:
-    """Says that the user is wrong, on one rank; the other would wait for ever."""
+    """Says that the user is wrong, on one rank; the other notes its start and waits for ever."""
     if int(os.environ["RANK"]) == 1:
+        time.sleep(2.0)  # the other rank's note goes first
         raise UserError("data.train.uri=nowhere: no index there")
+    hooks.event({"kind": "note", "stage": job.stage, "text": "started"})
     while not hooks.should_stop():
         time.sleep(0.1)
     return StageResult(status="stopped", step=0)
-
-
-def breaks(job: StageJob, *, hooks: Hooks) -> StageResult:
-    """A defect."""
-    raise TypeError("unsupported operand")
