@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import RushesError, UnavailableError, UserError
+from orchestrator.launch.signals import keeping_sigterm
 from orchestrator.recipe.recipe import Recipe
 
 START_THREAD = "ray-start"
@@ -95,7 +96,8 @@ class Starting:
 
     def _keep(self) -> None:
         try:
-            self._session = open_session(self._recipe)
+            with keeping_sigterm():
+                self._session = open_session(self._recipe)
         except BaseException as error:  # handed over to the thread that asks for the result
             self._error = error
         self._settled.set()

@@ -1,5 +1,6 @@
 """SIGTERM and Ctrl-C: save and stop; once more: stop now."""
 
+import ctypes
 import signal
 import threading
 from collections.abc import Iterator
@@ -15,8 +16,7 @@ _NUMBERS = (signal.SIGTERM, signal.SIGINT)
 def stop_on_signal(stop: threading.Event) -> Iterator[None]:
     """While it lasts, a first signal sets ``stop`` and a second one raises StoppedError.
 
-    Call it in the main thread; ray.init replaces a SIGTERM handler when it is called there, so it
-    is called elsewhere.
+    Only for the main thread.
     """
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
@@ -30,3 +30,19 @@ def stop_on_signal(stop: threading.Event) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def keeping_sigterm() -> Iterator[None]:
+    """Puts the process's SIGTERM handler back after it; for any thread.
+
+    Ray's core installs its own below Python, which aborts the process. Python's ``signal`` can
+    neither see that nor undo it outside of the main thread.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    saved = ctypes.create_string_buffer(512)  # a struct sigaction is well below that
+    libc.sigaction(int(signal.SIGTERM), None, saved)
+    try:
+        yield
+    finally:
+        libc.sigaction(int(signal.SIGTERM), saved, None)
