@@ -19,9 +19,10 @@ COLOURS = {
     "yellow": (255, 255, 0),
 }
 DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}  # (row, column)
-SPEEDS = {"slowly": 1.0, "steadily": 1.5, "quickly": 2.0}  # pixels per frame
+SPEEDS = {"slowly": 0.75, "steadily": 1.0, "quickly": 1.5}  # pixels per frame
 FIRST_EVAL_IMAGE = 1500  # of scikit-learn's 1797 digits: eval draws from the later ones
-SIDE = 16  # pixels of a digit's box
+SIDE = 20  # pixels of a digit's box
+WANDER = 1 / 6  # how far from the middle a path may lie, as a part of the room beside the digit
 _SCAN = 8  # pixels of a scanned digit's side
 
 
@@ -49,7 +50,7 @@ def digit_clip(
 ) -> DigitClip:
     """Clip ``index`` of a split: a pure function of its arguments.
 
-    The digit keeps its box of 16x16 pixels inside the frame. Where a frame is too small for the
+    The digit keeps its box of 20x20 pixels inside the frame. Where a frame is too small for the
     drawn speed over all frames, the speed is the largest that fits.
 
     Raises:
@@ -70,6 +71,10 @@ def digit_clip(
     travel = step * (frames - 1)
     travel = np.clip(travel, -room, room)
     low, high = np.maximum(0.0, -travel), np.minimum(room, room - travel)
+    # Along the path a clip starts anywhere; across it the digit stays near the middle.
+    across = travel == 0.0
+    low = np.where(across, room * (0.5 - WANDER), low)
+    high = np.where(across, room * (0.5 + WANDER), high)
     start = low + random.random(2) * (high - low)
     corners = start + np.linspace(0.0, 1.0, frames)[:, None] * travel
     shade_THW = np.stack([_place(scans[scan], corner, height, width) for corner in corners])
@@ -105,7 +110,7 @@ def captions(labels: Labels) -> tuple[str, ...]:
 
 @cache
 def _scans(split: Split) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Digits of a split, enlarged to [N, 16, 16] in [0, 1], and their labels."""
+    """Digits of a split, enlarged to [N, 20, 20] in [0, 1], and their labels."""
     images, labels = real_digits(split)
     enlarge = _interpolation(_SCAN, SIDE)
     return np.clip(enlarge @ images @ enlarge.T, 0.0, 1.0), labels
