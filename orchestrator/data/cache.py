@@ -1,5 +1,6 @@
 """Shards on local disk: whole, hashed, fetched once a node, within a byte budget."""
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from orchestrator.errors import UserError
 from orchestrator.storage.store import Store
 
 
@@ -16,11 +18,12 @@ class ShardCache:
 
     def __init__(self, store: Store, *, folder: str | None, budget_bytes: int) -> None:
         name = hashlib.sha256(store.uri.encode()).hexdigest()[:16]
-        root = Path(folder) if folder else Path(tempfile.gettempdir()) / "rushes-cache"
+        root = Path(folder) if folder else _default_folder()
         self._store = store
         self._root = root
         self._folder = root / name
-        self._folder.mkdir(parents=True, exist_ok=True)
+        with _named(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
         self._budget_bytes = budget_bytes
 
     def read(self, shard: str, *, offset: int, size: int) -> bytes:
@@ -29,7 +32,7 @@ class ShardCache:
         while True:
             try:
                 with path.open("rb") as file:
-                    os.utime(path)
+                    os.utime(file.fileno())  # not the path: another process may have dropped it
                     file.seek(offset)
                     return file.read(size)
             except FileNotFoundError:
@@ -48,9 +51,14 @@ class ShardCache:
                 return  # another rank was faster
             data = self._store.get(shard)
             self._make_room(len(data))
-            part = path.with_suffix(f".part-{os.getpid()}")
-            part.write_bytes(data)
-            part.replace(path)
+            part = path.with_suffix(".part")  # ours while we hold the lock, also a dead rank's
+            with _named(part):
+                try:
+                    part.write_bytes(data)
+                except OSError:
+                    part.unlink(missing_ok=True)
+                    raise
+                part.replace(path)
 
     def _make_room(self, needed_bytes: int) -> None:
         files: list[tuple[float, int, Path]] = []
@@ -67,6 +75,32 @@ class ShardCache:
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
-        with (self._folder / f"{name}.lock").open("w") as lock:
+        path = self._folder / f"{name}.lock"
+        with _named(path):
+            lock = path.open("w")
+        with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _default_folder() -> Path:
+    """One per user: another user's could not be written."""
+    return Path(tempfile.gettempdir()) / f"rushes-cache-{os.getuid()}"
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (
+            errno.EACCES,
+            errno.EDQUOT,
+            errno.ENOSPC,
+            errno.ENOTDIR,
+            errno.EROFS,
+        ):
+            raise
+        raise UserError(
+            f"data.cache_dir: {path}: {error.strerror}, wanted a writable folder with room"
+        ) from None

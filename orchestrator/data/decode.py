@@ -1,6 +1,8 @@
 """From a member's bytes to arrays, by its extension."""
 
 import io
+import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,30 +10,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def is_array(ext: str) -> bool:
+    """Whether a member is for ``decode``; ``json`` describes the sample for other readers."""
+    return ext.rpartition(".")[2] != "json"
+
+
 def decode(members: Mapping[str, bytes]) -> dict[str, Any]:
     """Arrays of one sample by name.
 
     ``npz``: every array under its name (``frames``: uint8 [T, H, W, 3]). ``mp4``: ``frames``.
-    ``NAME.npy``: the array under NAME. ``json`` is for other readers and left alone.
+    ``NAME.npy``: the array under NAME.
 
     Raises:
-        ValueError: if an extension is none of these.
+        ValueError: if an extension is none of these, or the bytes are not what it says.
     """
     arrays: dict[str, Any] = {}
     for ext, data in members.items():
         name, _, kind = ext.rpartition(".")
         match kind:
             case "npz":
-                with np.load(io.BytesIO(data), allow_pickle=False) as loaded:
-                    arrays.update({key: loaded[key] for key in loaded.files})
+                arrays.update(_npz(data))
             case "npy":
-                arrays[name] = np.load(io.BytesIO(data), allow_pickle=False)
+                arrays[name] = _npy(data)
             case "mp4":
                 arrays["frames"] = _frames(data)
-            case "json":
-                pass
             case _:
-                raise ValueError(f"member .{ext}, wanted npz, npy, mp4 or json")
+                raise ValueError(f"member .{ext}, wanted npz, npy or mp4")
     return arrays
 
 
@@ -49,10 +53,36 @@ def npz_bytes(**arrays: NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
+def _npz(data: bytes) -> dict[str, NDArray[Any]]:
+    try:
+        with np.lib.npyio.NpzFile(io.BytesIO(data), allow_pickle=False) as loaded:
+            return {key: loaded[key] for key in loaded.files}
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise ValueError(f"not an npz: {error}") from None
+
+
+def _npy(data: bytes) -> NDArray[Any]:
+    try:
+        return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except EOFError as error:
+        raise ValueError(f"not an npy: {error}") from None
+
+
 def _frames(data: bytes) -> NDArray[np.uint8]:
     import av  # only sources of loose videos need it
+    from av.error import FFmpegError
 
-    with av.open(io.BytesIO(data)) as container:
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)])
+    try:
+        with av.open(io.BytesIO(data), mode="r") as container:
+            if not container.streams.video:
+                raise ValueError("no video stream")
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1
+            frames = list(container.decode(stream))
+    except FFmpegError as error:
+        raise ValueError(f"not a video: {error}") from None
+    if not frames or any(frame.is_corrupt for frame in frames):
+        raise ValueError("no frames" if not frames else "corrupt frames")
+    return np.stack([frame.to_ndarray(format="rgb24") for frame in frames]).astype(
+        np.uint8, copy=False
+    )

@@ -1,11 +1,15 @@
 """The digits source, written once as indexed shards."""
 
 import json
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from itertools import accumulate
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Any
 
 from orchestrator.data.decode import npz_bytes
@@ -18,6 +22,10 @@ from orchestrator.storage.store import open_store
 
 VERSION = 1  # of the rendering: another one gives other clips
 CLIPS_PER_SHARD = 512
+ORIGIN = "origin.json"  # written first: what the shards of a stopped writer were made from
+_WORKERS = 2
+
+Rows = list[dict[str, Any]]
 
 
 def ensure_digits(
@@ -38,35 +46,75 @@ def ensure_digits(
     origin = {"digits": spec.model_dump(mode="json"), "split": split, "version": VERSION}
     if store.exists(HEAD):
         index = Index.open(uri)
-        if index.origin != origin:
-            raise UserError(
-                f"{uri}: holds clips made from {json.dumps(index.origin)}, "
-                f"wanted {json.dumps(origin)}; choose another data uri or delete the folder"
-            )
+        _check_origin(uri, seen=index.origin, wanted=origin)
         return index
-    numbers = range(-(-spec.clips // CLIPS_PER_SHARD))
-    rows: list[list[dict[str, Any]]] = [written_rows(store, shard_name(one)) for one in numbers]
-    missing = [number for number in numbers if not rows[number]]
-    written = sum(len(one) for one in rows)
+    if not store.put_new(ORIGIN, json.dumps(origin).encode()):
+        _check_origin(uri, seen=json.loads(store.get(ORIGIN)), wanted=origin)
+    rows = {
+        number: written_rows(store, shard_name(number))
+        for number in range(-(-spec.clips // CLIPS_PER_SHARD))
+    }
+    written = sum(map(len, rows.values()))
     on_clips(written, spec.clips)
-    workers = min(2, len(missing))
-    if workers > 1:
-        # Spawned, not forked: this process may hold threads and connections.
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            jobs = [pool.submit(_write, spec, split, uri, number) for number in missing]
-            for number, job in zip(missing, jobs, strict=True):
-                rows[number] = job.result()
-                written += len(rows[number])
-                on_clips(written, spec.clips)
-    else:
-        for number in missing:
-            rows[number] = _write(spec, split, uri, number)
-            on_clips(spec.clips, spec.clips)
-    write_index(store, [row for shard in rows for row in shard], origin=origin)
+    missing = [number for number, there in rows.items() if not there]
+    with closing(_made(spec, split=split, uri=uri, numbers=missing)) as shards:
+        for number, made in shards:
+            rows[number] = made
+            written += len(made)
+            on_clips(written, spec.clips)
+    write_index(store, [row for number in sorted(rows) for row in rows[number]], origin=origin)
     return Index.open(uri)
 
 
-def _write(spec: Digits, split: Split, uri: str, number: int) -> list[dict[str, Any]]:
+def _check_origin(uri: str, *, seen: dict[str, Any], wanted: dict[str, Any]) -> None:
+    if seen != wanted:
+        raise UserError(
+            f"{uri}: holds clips made from {json.dumps(seen)}, wanted {json.dumps(wanted)}; "
+            "choose another data uri or delete the folder"
+        )
+
+
+def _made(
+    spec: Digits, *, split: Split, uri: str, numbers: list[int]
+) -> Generator[tuple[int, Rows], None, None]:
+    """Writes shards and yields each one's rows as it is done."""
+    if len(numbers) < 2:
+        for number in numbers:
+            yield number, _write(spec, split, uri, number)
+        return
+    with _pool() as pool:
+        jobs = {pool.submit(_write, spec, split, uri, number): number for number in numbers}
+        for job in as_completed(jobs):
+            yield jobs[job], job.result()
+
+
+@contextmanager
+def _pool() -> Iterator[ProcessPoolExecutor]:
+    """Processes that leave signals to their parent, and end with it."""
+    # Spawned, not forked: this process may hold threads and connections.
+    pool = ProcessPoolExecutor(
+        _WORKERS, mp_context=get_context("spawn"), initializer=_follow_parent
+    )
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _follow_parent() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+    def watch() -> None:
+        parent = parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)  # killed: nobody is left to take our result
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def _write(spec: Digits, split: Split, uri: str, number: int) -> Rows:
     first = number * CLIPS_PER_SHARD
     samples = [
         _sample(spec, split=split, index=index)

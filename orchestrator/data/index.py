@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
+from models.config import Strict
 from orchestrator.errors import UserError
+from orchestrator.storage.errors import NotFoundError
 from orchestrator.storage.store import Store, open_store
 
 TABLE = "index.parquet"
@@ -62,12 +64,23 @@ class Sample:
     members: tuple[Member, ...]
 
 
+class _Head(Strict):
+    """What makes a source exist: the names of its shards, and a digest of its table."""
+
+    version: int
+    digest: str
+    samples: int
+    shards: tuple[str, ...]
+    origin: dict[str, Any]
+
+
 class Index:
     """The samples of one source, in the order in which they were written."""
 
-    def __init__(self, store: Store, *, table: pa.Table, head: dict[str, Any]) -> None:
+    def __init__(self, store: Store, *, table: pa.Table, head: _Head) -> None:
         self.store = store
         self._table = table
+        self._columns = {name: table[name].combine_chunks() for name in SCHEMA.names}
         self._head = head
 
     @classmethod
@@ -75,38 +88,34 @@ class Index:
         """Reads the index at a source's folder and checks that its shards are there.
 
         Raises:
-            UserError: if there is no index, it is of another version, or a shard is missing.
+            UserError: if there is no index, it is damaged or of another version, or a shard is
+                missing.
         """
         store = open_store(uri)
-        if not store.exists(HEAD):
-            raise UserError(f"{uri}: no {HEAD} there, wanted a folder of indexed shards")
-        head = json.loads(store.get(HEAD))
-        if head.get("version") != VERSION:
-            raise UserError(f"{uri}/{HEAD}: version={head.get('version')}, wanted {VERSION}")
+        head = _read_head(store)
         there = set(store.list(""))
-        missing = sorted(set(head["shards"]) - there)
+        missing = sorted(set(head.shards) - there)
         if missing:
             raise UserError(
-                f"{uri}/{missing[0]}: the shard is missing, wanted all {len(head['shards'])} "
+                f"{store.uri}/{missing[0]}: the shard is missing, wanted all {len(head.shards)} "
                 f"shards of the index ({len(missing)} missing)"
             )
-        table = pq.read_table(io.BytesIO(store.get(TABLE)), schema=SCHEMA)
-        return cls(store, table=table, head=head)
+        return cls(store, table=_read_table(store, samples=head.samples), head=head)
 
     @property
     def digest(self) -> str:
         """Sha256 over every key, caption and member hash."""
-        return self._head["digest"]
+        return self._head.digest
 
     @property
     def origin(self) -> dict[str, Any]:
         """What the shards were made from, as their writer said."""
-        return self._head["origin"]
+        return self._head.origin
 
     @property
     def shards(self) -> tuple[str, ...]:
         """Names of the shards, in order."""
-        return tuple(self._head["shards"])
+        return self._head.shards
 
     @property
     def buckets(self) -> dict[Bucket, list[int]]:
@@ -122,12 +131,12 @@ class Index:
 
     def sample(self, row: int) -> Sample:
         """The sample in a row."""
-        return _sample({name: self._table.column(name)[row].as_py() for name in SCHEMA.names})
+        return _sample({name: column[row].as_py() for name, column in self._columns.items()})
 
     def of_shard(self, shard: str) -> list[Sample]:
         """The samples in a shard, in order."""
-        rows = self._table.filter(pc.equal(self._table.column("shard"), shard))
-        return [_sample(row) for row in rows.to_pylist()]
+        rows = [row for row, name in enumerate(self._table["shard"].to_pylist()) if name == shard]
+        return [_sample(row) for row in self._table.take(rows).to_pylist()]
 
 
 def write_index(store: Store, rows: Iterable[dict[str, Any]], *, origin: dict[str, Any]) -> str:
@@ -140,18 +149,47 @@ def write_index(store: Store, rows: Iterable[dict[str, Any]], *, origin: dict[st
     """
     table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    digest = _digest(table)
-    head = {
-        "version": VERSION,
-        "digest": digest,
-        "samples": table.num_rows,
-        "shards": pc.unique(table.column("shard")).to_pylist(),
-        "origin": origin,
-    }
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    head = _Head(
+        version=VERSION,
+        digest=_digest(table),
+        samples=table.num_rows,
+        shards=tuple(table.column("shard").unique().to_pylist()),
+        origin=origin,
+    )
     store.put(TABLE, buffer.getvalue())
-    store.put(HEAD, json.dumps(head, indent=1).encode())
-    return digest
+    store.put(HEAD, head.model_dump_json(indent=1).encode())
+    return head.digest
+
+
+def _read_head(store: Store) -> _Head:
+    where = f"{store.uri}/{HEAD}"
+    try:
+        raw = store.get(HEAD)
+    except NotFoundError:
+        raise UserError(f"{where}: not there, wanted a folder of indexed shards") from None
+    try:
+        head = _Head.model_validate_json(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "file"
+        raise UserError(f"{where}: {field} is damaged ({first['msg']})") from None
+    if head.version != VERSION:
+        raise UserError(f"{where}: version={head.version}, wanted {VERSION}")
+    return head
+
+
+def _read_table(store: Store, *, samples: int) -> pa.Table:
+    where = f"{store.uri}/{TABLE}"
+    try:
+        table = pq.read_table(
+            io.BytesIO(store.get(TABLE)), schema=SCHEMA, page_checksum_verification=True
+        )
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{where}: damaged ({str(error).splitlines()[0]})") from None
+    if table.num_rows != samples:
+        raise UserError(f"{where}: {table.num_rows} samples, wanted {samples} as {HEAD} says")
+    return table
 
 
 def _digest(table: pa.Table) -> str:

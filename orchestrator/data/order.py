@@ -5,13 +5,11 @@ No world size is in it: it gives global batches, and a rank takes its slots of t
 
 import hashlib
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-@lru_cache(maxsize=64)
 def permutation(count: int, *, seed: int, epoch: int, name: str) -> NDArray[np.int64]:
     """The order of ``count`` samples in one epoch of the bucket called ``name``."""
     digest = hashlib.blake2b(repr((seed, epoch, name)).encode(), digest_size=16).digest()
@@ -19,17 +17,31 @@ def permutation(count: int, *, seed: int, epoch: int, name: str) -> NDArray[np.i
     return np.random.Generator(np.random.Philox(key=key)).permutation(count)
 
 
-def batch_rows(ordinal: int, *, batch: int, count: int, seed: int, name: str) -> list[int]:
-    """Samples of a bucket's batch number ``ordinal``, in slot order.
+class BucketOrder:
+    """Global batches of one bucket, epoch after epoch.
 
-    Batches follow each other through whole epochs: a batch may end one epoch and begin the next,
-    so no sample is left out and none comes twice in its epoch.
+    A batch may end one epoch and begin the next, so no sample is left out and none comes twice in
+    its epoch.
     """
-    first = ordinal * batch
-    return [
-        int(permutation(count, seed=seed, epoch=position // count, name=name)[position % count])
-        for position in range(first, first + batch)
-    ]
+
+    def __init__(self, count: int, *, seed: int, name: str) -> None:
+        self._count = count
+        self._seed = seed
+        self._name = name
+        self._epoch = -1
+        self._order: NDArray[np.int64] | None = None  # of that epoch alone: it may be long
+
+    def batch(self, ordinal: int, *, size: int) -> list[int]:
+        """Samples of batch number ``ordinal``, in slot order; a pure function of both."""
+        first = ordinal * size
+        return [self._at(position) for position in range(first, first + size)]
+
+    def _at(self, position: int) -> int:
+        epoch, place = divmod(position, self._count)
+        if epoch != self._epoch or self._order is None:
+            self._order = permutation(self._count, seed=self._seed, epoch=epoch, name=self._name)
+            self._epoch = epoch
+        return int(self._order[place])
 
 
 class BucketSchedule:

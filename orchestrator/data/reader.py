@@ -7,9 +7,9 @@ import numpy as np
 import xxhash
 
 from orchestrator.data.cache import ShardCache
-from orchestrator.data.decode import decode
-from orchestrator.data.index import Index, Sample
-from orchestrator.errors import RushesError
+from orchestrator.data.decode import decode, is_array
+from orchestrator.data.index import Index, Member, Sample
+from orchestrator.errors import UserError
 from orchestrator.storage.uri import FILE_SCHEMES, scheme_of
 
 
@@ -41,27 +41,41 @@ class Reader:
         """The sample in a row and its arrays; callers must not write into them.
 
         Raises:
-            RushesError: if a member is not what its hash says, also after it was fetched again.
+            UserError: if a member is not what its hash says, also after it was fetched again, or
+                cannot be decoded.
         """
         if row in self._kept:
             self._kept.move_to_end(row)
             sample, arrays, _ = self._kept[row]
             return sample, arrays
         sample = self._index.sample(row)
-        arrays = decode({one.ext: self._member(sample, one.ext) for one in sample.members})
+        arrays = self._decoded(sample)
         self._keep(row, sample, arrays)
         return sample, arrays
 
-    def _member(self, sample: Sample, ext: str) -> bytes:
-        member = next(one for one in sample.members if one.ext == ext)
+    def _decoded(self, sample: Sample) -> dict[str, Any]:
+        wanted = [member for member in sample.members if is_array(member.ext)]
+        raw = {member.ext: self._member(sample, member) for member in wanted}
+        where = f"{self._index.store.uri}/{sample.shard}: {sample.key}"
+        try:
+            arrays = decode(raw)
+        except ValueError as error:
+            raise UserError(f"{where} cannot be decoded: {error}") from None
+        if "frames" in arrays and arrays["frames"].shape != (*sample.bucket, 3):
+            raise UserError(
+                f"{where}: frames are {arrays['frames'].shape}, wanted {(*sample.bucket, 3)}"
+            )
+        return arrays
+
+    def _member(self, sample: Sample, member: Member) -> bytes:
         for _ in range(2):
             data = self._bytes(sample.shard, offset=member.offset, size=member.size)
             if xxhash.xxh64_hexdigest(data) == member.xxh64:
                 return data
             if self._cache is not None:
                 self._cache.forget(sample.shard)
-        raise RushesError(
-            f"{self._index.store.uri}/{sample.shard}: {sample.key}.{ext} is damaged: "
+        raise UserError(
+            f"{self._index.store.uri}/{sample.shard}: {sample.key}.{member.ext} is damaged: "
             f"xxh64={xxhash.xxh64_hexdigest(data)}, wanted {member.xxh64}"
         )
 

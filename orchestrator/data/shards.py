@@ -42,11 +42,19 @@ def write_shard(store: Store, shard: str, samples: Iterable[NewSample]) -> list[
 
     Returns:
         One dictionary of ``index.SCHEMA`` per sample.
+
+    Raises:
+        ValueError: if a key is not a plain name or comes twice.
     """
     buffer = io.BytesIO()
     rows: list[dict[str, Any]] = []
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        keys: set[str] = set()
         for sample in samples:
+            # WebDataset takes all up to the first dot as the key, and a path as a folder.
+            if not sample.key or sample.key in keys or set(sample.key) & set("./\\\0"):
+                raise ValueError(f"{shard}: key={sample.key!r}, wanted a new name without . and /")
+            keys.add(sample.key)
             rows.append(_add(archive, sample, shard=shard))
     store.put(shard, buffer.getvalue())
     store.put(shard + _ROWS, json.dumps(rows).encode())
@@ -55,7 +63,7 @@ def write_shard(store: Store, shard: str, samples: Iterable[NewSample]) -> list[
 
 def written_rows(store: Store, shard: str) -> list[dict[str, Any]]:
     """The rows of a shard that was written before; empty if it was not."""
-    if not store.exists(shard + _ROWS):
+    if not (store.exists(shard + _ROWS) and store.exists(shard)):
         return []
     return json.loads(store.get(shard + _ROWS))
 

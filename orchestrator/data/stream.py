@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.data.index import Bucket, Index
-from orchestrator.data.order import BucketSchedule, batch_rows
+from orchestrator.data.order import BucketOrder, BucketSchedule
 from orchestrator.data.reader import Reader
 from orchestrator.errors import UserError
 
@@ -72,6 +72,9 @@ class Stream:
         self._batch = batch
         self._slots = tuple(range(rank, batch, world_size))
         self._buckets = list(index.buckets.items())
+        self._orders = [
+            BucketOrder(len(rows), seed=seed, name=repr(shape)) for shape, rows in self._buckets
+        ]
         self._schedule = BucketSchedule([len(rows) for _, rows in self._buckets])
         self._reader = Reader(
             index, cache_dir=cache_dir, cache_bytes=cache_bytes, memory_bytes=memory_bytes
@@ -125,9 +128,7 @@ class Stream:
         """This rank's clips of any step, read now."""
         bucket, ordinal = self._schedule.at(step)
         shape, rows = self._buckets[bucket]
-        order = batch_rows(
-            ordinal, batch=self._batch, count=len(rows), seed=self._seed, name=repr(shape)
-        )
+        order = self._orders[bucket].batch(ordinal, size=self._batch)
         read = [self._reader.read(rows[order[slot]]) for slot in self._slots]
         return StepBatch(
             step=step,
