@@ -54,10 +54,10 @@ def run_gang(
             for rank in range(job.spec.compute.ranks)
         ]
         try:
-            _wait(ranks, stop=stop)
+            failed = _wait(ranks, stop=stop)
         finally:
             _end(ranks)
-    return _result(job, ranks)
+    return _result(job, ranks, failed=failed)
 
 
 def _start(
@@ -100,12 +100,14 @@ def _read(fd: int, said: list[dict[str, Any]], on_event: EventSink) -> None:
                 on_event(event)
 
 
-def _wait(ranks: list[_Rank], *, stop: threading.Event) -> None:
-    """Returns once all ranks have ended well, or one has not."""
+def _wait(ranks: list[_Rank], *, stop: threading.Event) -> list[int]:
+    """Waits until all ranks have ended well, or some have not; returns those."""
     asked = False
-    while any(rank.process.poll() is None for rank in ranks):
-        if any(rank.process.poll() for rank in ranks):
-            return
+    while True:
+        codes = [rank.process.poll() for rank in ranks]
+        failed = [number for number, code in enumerate(codes) if code]
+        if failed or None not in codes:
+            return failed
         if stop.wait(_POLL_S) and not asked:
             asked = True
             for rank in ranks:
@@ -128,17 +130,19 @@ def _end(ranks: list[_Rank]) -> None:
         rank.reader.join()
 
 
-def _result(job: StageJob, ranks: list[_Rank]) -> StageResult:
+def _result(job: StageJob, ranks: list[_Rank], *, failed: list[int]) -> StageResult:
     for rank in ranks:
         for event in rank.said:
             if event["kind"] == "error":
                 raise error_with_code(event["exit_code"], event["text"])
-    for number, rank in enumerate(ranks):
-        if rank.process.returncode != 0:
-            raise RushesError(
-                f"stage {job.stage}: rank {number} ended with {rank.process.returncode}: "
-                f"{_last_line(rank.log)}; log: {rank.log}"
-            )
+    if failed:
+        # One that a signal killed is the cause; its peers then fail for want of it.
+        number = min(failed, key=lambda one: ranks[one].process.returncode)
+        rank = ranks[number]
+        raise RushesError(
+            f"stage {job.stage}: rank {number} ended with {rank.process.returncode}: "
+            f"{_last_line(rank.log)}; log: {rank.log}"
+        )
     (result,) = (event for event in ranks[0].said if event["kind"] == "result")
     return StageResult(status=result["status"], step=result["step"])
 

@@ -10,7 +10,7 @@ from orchestrator.errors import UserError
 MAX_BYTES = 8 << 20
 RECIPE_FOLDER = "jobs"
 
-_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
+_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "*.md", ".*")
 
 
 def make_package(folder: Path, *, recipe: Path) -> int:

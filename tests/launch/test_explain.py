@@ -1,0 +1,59 @@
+"""What a user reads of what Ray raises."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.train import ControllerError, WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+
+from orchestrator.cascade.explain import explain
+from orchestrator.cascade.failures import DefectError, EndAtOnce
+from orchestrator.errors import RushesError, UnavailableError, UserError
+
+
+def test_an_error_of_ours_comes_back_as_it_was(tmp_path: Path) -> None:
+    failure = ControllerError(UserError("clip.frames=7"))
+    error = explain(failure, stage="dit", log=tmp_path / "log")
+    assert isinstance(error, UserError)
+    assert str(error) == "clip.frames=7"
+
+
+def test_another_becomes_one_line_with_a_log(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "dit.log"
+    failure = WorkerGroupError("Traceback of rank 1", {1: RuntimeError("oom\nmore")})
+    error = explain(failure, stage="dit", log=log)
+    assert type(error) is RushesError
+    assert str(error) == f"stage dit: RuntimeError: oom; log: {log}"
+    assert "Traceback" in log.read_text()
+    assert "more" in log.read_text()
+
+
+def test_no_room_is_the_outside(tmp_path: Path) -> None:
+    failure = ControllerError(WorkerGroupStartupTimeoutError(2))
+    assert isinstance(explain(failure, stage="dit", log=tmp_path / "log"), UnavailableError)
+
+
+def poll(**errors: Exception) -> Any:
+    return SimpleNamespace(
+        errors={int(rank[1:]): error for rank, error in errors.items()},
+        get_error_string=lambda: "Traceback of all ranks",
+    )
+
+
+@pytest.mark.parametrize("error", [RuntimeError("nccl"), OSError("disk"), MemoryError()])
+def test_what_a_new_gang_may_cure_is_left_to_the_budget(error: Exception) -> None:
+    EndAtOnce().after_worker_group_poll_status(poll(r0=error))
+
+
+def test_an_error_of_ours_ends_a_stage_at_once() -> None:
+    with pytest.raises(UnavailableError, match="store"):
+        EndAtOnce().after_worker_group_poll_status(
+            poll(r0=RuntimeError("peer closed"), r1=UnavailableError("store"))
+        )
+
+
+def test_a_defect_ends_a_stage_at_once() -> None:
+    with pytest.raises(DefectError, match="rank 1: TypeError: no"):
+        EndAtOnce().after_worker_group_poll_status(poll(r1=TypeError("no")))
