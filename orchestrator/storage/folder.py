@@ -13,6 +13,7 @@ from typing import TypeVar
 from orchestrator.errors import UserError
 from orchestrator.storage.errors import NotFoundError, TransientError
 from orchestrator.storage.retry import retrying
+from orchestrator.storage.uri import check_key
 
 T = TypeVar("T")
 
@@ -121,8 +122,7 @@ class FolderStore:
         _call("write", self._root, write)
 
     def _path(self, key: str) -> Path:
-        if ".." in Path(key).parts or Path(key).is_absolute():
-            raise UserError(f"{key}: a key must stay below {self._root}")
+        check_key(key, uri=self.uri)
         return self._root / key
 
 

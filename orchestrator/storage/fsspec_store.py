@@ -1,5 +1,6 @@
 """Any other place that fsspec can reach: memory://, gs://, az://."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -9,9 +10,11 @@ import fsspec
 from orchestrator.errors import UserError
 from orchestrator.storage.errors import NotFoundError, TransientError
 from orchestrator.storage.retry import retrying
-from orchestrator.storage.uri import scheme_of
+from orchestrator.storage.uri import check_key, scheme_of
 
 T = TypeVar("T")
+
+_CREATING = threading.Lock()  # memory:// looks and writes in two steps
 
 
 class FsspecStore:
@@ -44,11 +47,12 @@ class FsspecStore:
         self._call("put", key, lambda path: self._files.pipe_file(path, data))
 
     def put_new(self, key: str, data: bytes) -> bool:
-        """Exclusive create, as far as the file system has it."""
+        """Exclusive create, as far as the file system has it; always within this process."""
 
         def create(path: str) -> bool:
             try:
-                self._files.pipe_file(path, data, mode="create")
+                with _CREATING:
+                    self._files.pipe_file(path, data, mode="create")
             except FileExistsError:
                 return False
             return True
@@ -87,6 +91,7 @@ class FsspecStore:
         self._call("reach", "", lambda path: self._files.exists(path))
 
     def _call(self, verb: str, key: str, call: Callable[[str], Any]) -> Any:
+        check_key(key, uri=self._uri)
         path = f"{self._root}/{key}".rstrip("/")
 
         def once() -> Any:

@@ -19,6 +19,7 @@ def retrying(
     first_wait_s: float = 0.2,
     total_s: float = 60.0,
     sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
 ) -> T:
     """Calls until it succeeds, waiting about twice as long each time.
 
@@ -29,17 +30,18 @@ def retrying(
         first_wait_s: longest first wait; waits are drawn evenly from half to all of their bound.
         total_s: no new call is made after this time.
         sleep: how to wait.
+        clock: seconds since some moment.
 
     Raises:
         UnavailableError: one line with the last cause, when attempts or time are used up.
     """
-    started_s = time.monotonic()
+    started_s = clock()
     wait_s = first_wait_s
     for attempt in range(1, attempts + 1):
         try:
             return call()
         except TransientError as error:
-            spent_s = time.monotonic() - started_s
+            spent_s = clock() - started_s
             if attempt == attempts or spent_s + wait_s > total_s:
                 raise UnavailableError(
                     f"{what}: gave up after {attempt} tries in {spent_s:.0f} s: {error}"

@@ -18,6 +18,7 @@ from orchestrator.errors import UserError
 from orchestrator.storage.errors import NotFoundError, TransientError
 from orchestrator.storage.retry import retrying
 from orchestrator.storage.s3_errors import code_of, translated
+from orchestrator.storage.uri import check_key
 
 T = TypeVar("T")
 
@@ -136,6 +137,7 @@ class S3Store:
         total_s: float = 60.0,
         read_s: float = _READ_S,
     ) -> T:
+        check_key(key, uri=self._uri)
         name = "/".join(part for part in (self._prefix, key) if part)
         where = f"s3://{self._bucket}/{name}"
 

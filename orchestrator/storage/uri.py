@@ -38,6 +38,12 @@ def local_path(uri: str) -> Path:
     return Path(path).expanduser().resolve()
 
 
+def check_key(key: str, *, uri: str) -> None:
+    """Raises UserError unless a key stays below its store."""
+    if key.startswith("/") or ".." in key.split("/"):
+        raise UserError(f"{key}: a key must stay below {uri}")
+
+
 def join_uri(uri: str, *parts: str) -> str:
     """``uri`` with path parts below it."""
     base = uri if uri.endswith("://") else uri.rstrip("/") + "/"

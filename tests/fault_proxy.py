@@ -1,0 +1,173 @@
+"""A proxy in front of a local HTTP server that breaks chosen requests.
+
+Every request is forwarded on a connection of its own, so that a fault hits exactly one.
+"""
+
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Literal
+
+_CHUNK = 65536
+_SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>injected</Message></Error>"
+
+Kind = Literal[
+    "status",  # 503 SlowDown
+    "refuse",  # reset at once
+    "hang",  # no answer
+    "truncate",  # an end after ``after_bytes`` of the answer
+    "reset",  # a reset after ``after_bytes`` of the answer
+    "swallow",  # the request is done, the answer lost
+]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens to the next ``times`` requests whose head holds ``match``."""
+
+    kind: Kind
+    times: int = 1_000_000
+    match: bytes = b""
+    after_bytes: int = 0
+
+
+class FaultProxy:
+    """Transparent until it is given a fault."""
+
+    def __init__(self, port: int) -> None:
+        self._upstream = ("127.0.0.1", port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._closed = threading.Event()
+        self._lock = threading.Lock()
+        self._fault: Fault | None = None
+        self._left = 0
+        self.hits = 0
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        """Where to connect to."""
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def set(self, fault: Fault) -> None:
+        """Breaks requests from now on."""
+        with self._lock:
+            self._fault, self._left, self.hits = fault, fault.times, 0
+
+    def close(self) -> None:
+        """Stops listening and lets go of requests that hang."""
+        self._closed.set()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _take(self, head: bytes) -> Fault | None:
+        with self._lock:
+            if self._fault is None or not self._left or self._fault.match not in head:
+                return None
+            self._left -= 1
+            self.hits += 1
+            return self._fault
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, suppress(OSError):
+            received = b""
+            while b"\r\n\r\n" not in received:
+                chunk = client.recv(_CHUNK)
+                if not chunk:
+                    return
+                received += chunk
+            head, _, rest = received.partition(b"\r\n\r\n")
+            fault = self._take(head)
+            match fault.kind if fault else None:
+                case "refuse":
+                    _reset(client)
+                case "hang":
+                    self._closed.wait()
+                    _reset(client)
+                case "status":
+                    _unavailable(client)
+                case _:
+                    self._forward(client, head, rest, fault)
+
+    def _forward(
+        self, client: socket.socket, head: bytes, rest: bytes, fault: Fault | None
+    ) -> None:
+        with socket.create_connection(self._upstream) as server:
+            server.sendall(_alone(head) + b"\r\n\r\n" + rest)
+            awaited = _body_bytes(head) - len(rest)
+            threading.Thread(target=_pump, args=(client, server, awaited), daemon=True).start()
+            sent = 0
+            while data := server.recv(_CHUNK):
+                if fault is None:
+                    client.sendall(data)
+                elif fault.kind == "swallow":
+                    if data.startswith(b"HTTP/1.1 100"):
+                        client.sendall(data)  # or the client would never send its body
+                else:
+                    data = data[: fault.after_bytes - sent]
+                    client.sendall(data)
+                    sent += len(data)
+                    if sent == fault.after_bytes:
+                        break
+            if fault is not None and fault.kind != "truncate":
+                _reset(client)
+            else:
+                client.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def fault_proxy(port: int) -> Iterator[FaultProxy]:
+    """A proxy in front of a port, closed in the end."""
+    proxy = FaultProxy(port)
+    try:
+        yield proxy
+    finally:
+        proxy.close()
+
+
+def _alone(head: bytes) -> bytes:
+    lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"connection:")]
+    return b"\r\n".join([lines[0], b"Connection: close", *lines[1:]])
+
+
+def _unavailable(client: socket.socket) -> None:
+    head = f"HTTP/1.1 503 Slow Down\r\nContent-Length: {len(_SLOW_DOWN)}\r\nConnection: close\r\n"
+    client.sendall(head.encode() + b"\r\n" + _SLOW_DOWN)
+    client.shutdown(socket.SHUT_WR)
+    while client.recv(_CHUNK):  # or closing would reset the answer away
+        pass
+
+
+def _body_bytes(head: bytes) -> int:
+    for line in head.lower().split(b"\r\n"):
+        if line.startswith(b"content-length:"):
+            return int(line.partition(b":")[2])
+    return 0
+
+
+def _pump(source: socket.socket, target: socket.socket, awaited: int) -> None:
+    """Passes a body on and no more: a socket that is read from cannot be reset."""
+    with suppress(OSError):
+        while awaited > 0 and (data := source.recv(min(_CHUNK, awaited))):
+            target.sendall(data)
+            awaited -= len(data)
+
+
+def _reset(client: socket.socket) -> None:
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    with suppress(OSError):
+        client.shutdown(socket.SHUT_RD)  # a thread that still reads would keep it open
+    client.close()

@@ -1,0 +1,171 @@
+"""A bucket when the network, the store or the credentials fail, on a real S3 server."""
+
+import socket
+from collections.abc import Iterator
+from typing import Literal
+
+import pytest
+
+from orchestrator.errors import UnavailableError, UserError
+from orchestrator.storage.store import open_store
+from tests.fault_proxy import Fault, FaultProxy, fault_proxy
+from tests.s3store import SECRET_KEY, S3Store
+
+BODY = bytes(range(256)) * 400
+
+
+@pytest.fixture
+def proxy(s3: S3Store, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    """Between the store and its server, where ``bucket`` is."""
+    with fault_proxy(s3.port) as proxy:
+        for name, value in s3.environment(url=proxy.url).items():
+            monkeypatch.setenv(name, value)
+        yield proxy
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and never listened on
+        yield taken.getsockname()[1]
+
+
+@pytest.mark.s3
+def test_throttled_calls_go_through_at_last(proxy: FaultProxy, bucket: str) -> None:
+    store = open_store(bucket)
+    for method, call in (
+        (b"PUT ", lambda: store.put("a", BODY)),
+        (b"GET ", lambda: store.get("a")),
+        (b"HEAD ", lambda: store.exists("a")),
+        (b"DELETE ", lambda: store.delete("a")),
+    ):
+        proxy.set(Fault("status", times=2, match=method))
+        call()
+        assert proxy.hits == 2
+
+
+@pytest.mark.s3
+def test_store_that_stays_busy_is_given_up(proxy: FaultProxy, bucket: str) -> None:
+    proxy.set(Fault("status"))
+    wanted = r"get s3://.*/a: gave up after 6 tries .* 503 SlowDown"
+    with pytest.raises(UnavailableError, match=wanted) as caught:
+        open_store(bucket).get("a")
+    assert caught.value.exit_code == 75
+    assert proxy.hits == 6
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("kind", ["truncate", "reset"])
+def test_body_that_breaks_off_is_fetched_again(
+    proxy: FaultProxy, bucket: str, kind: Literal["truncate", "reset"]
+) -> None:
+    store = open_store(bucket)
+    store.put("a", BODY)
+    proxy.set(Fault(kind, times=2, match=b"GET ", after_bytes=5000))
+    assert store.get("a") == BODY
+    assert proxy.hits == 2
+    proxy.set(Fault(kind, times=1, match=b"GET ", after_bytes=5000))
+    assert store.get_range("a", start=1000, length=9000) == BODY[1000:10000]
+    assert proxy.hits == 1
+
+
+@pytest.mark.s3
+def test_put_new_whose_answer_was_lost_has_won(proxy: FaultProxy, bucket: str) -> None:
+    store = open_store(bucket)
+    proxy.set(Fault("swallow", times=1, match=b"PUT "))
+    assert store.put_new("lease", b"mine")
+    assert proxy.hits == 1
+    proxy.set(Fault("swallow", times=1, match=b"PUT "))
+    assert not store.put_new("lease", b"theirs")
+    assert store.get("lease") == b"mine"
+
+
+@pytest.mark.s3
+@pytest.mark.timeout(40)  # a check takes some ten seconds; a store's own patience is a minute
+def test_check_does_not_wait_long_for_a_store_that_hangs(proxy: FaultProxy, bucket: str) -> None:
+    proxy.set(Fault("hang"))
+    with pytest.raises(UnavailableError, match=r"reach s3://.*: gave up"):
+        open_store(bucket).check()
+    assert proxy.hits <= 3
+
+
+@pytest.mark.timeout(40)
+def test_check_names_a_store_that_is_not_there(
+    closed_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{closed_port}",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UnavailableError, match="reach s3://films/runs: gave up") as caught:
+        open_store("s3://films/runs").check()
+    assert caught.value.exit_code == 75
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.s3
+def test_missing_bucket_is_one_line(s3: S3Store) -> None:
+    store = open_store("s3://no-such-bucket/runs")
+    for call in (
+        store.check,
+        lambda: store.get("a"),
+        lambda: store.put("a", b"x"),
+        lambda: store.put_new("a", b"x"),
+        lambda: store.list(""),
+    ):
+        with pytest.raises(UserError, match=r"bucket.* does not exist") as caught:
+            call()
+        assert "no-such-bucket" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"])
+def test_wrong_credentials_are_not_shown(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "hunter2-hunter2")
+    store = open_store(bucket)
+    for call in (store.check, lambda: store.get("a"), lambda: store.put("a", b"x")):
+        with pytest.raises(UserError, match="refused these credentials") as caught:
+            call()
+        assert "hunter2" not in str(caught.value)
+        assert SECRET_KEY not in str(caught.value)
+        assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:9000", "http://key:hunter2@"])
+def test_endpoint_that_is_none_is_the_users_error(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", url)
+    with pytest.raises(UserError, match="AWS_ENDPOINT_URL_S3") as caught:
+        open_store("s3://films").check()
+    assert "hunter2" not in str(caught.value)
+
+
+def test_uri_without_a_bucket_is_the_users_error() -> None:
+    with pytest.raises(UserError, match=r"wanted s3://bucket/prefix"):
+        open_store("s3://")
+
+
+@pytest.mark.s3
+def test_all_pages_are_listed(s3: S3Store, bucket: str) -> None:
+    store = open_store(f"{bucket}/runs")
+    keys = [f"{number:05d}" for number in range(1005)]  # a page has a thousand
+    s3.put_empty(bucket.removeprefix("s3://"), [f"runs/{key}" for key in keys])
+    assert store.list("") == keys
+    store.delete_prefix("0000")
+    assert store.list("") == keys[10:]
+
+
+@pytest.mark.s3
+def test_writes_outlive_a_killed_server(s3: S3Store, bucket: str) -> None:
+    store = open_store(bucket)
+    store.put("a", BODY)
+    s3.kill()
+    s3.start()
+    assert store.get("a") == BODY
