@@ -52,8 +52,7 @@ def sample_run(
         stage = denoiser_stage(recipe)
     except ValueError as error:
         raise UserError(str(error)) from None
-    train = recipe.stage(stage).train
-    assert train is not None
+    train = recipe.stage(stage).training
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chain = load_chain(store, recipe, stage=stage, device=device)
     try:

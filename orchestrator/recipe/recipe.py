@@ -47,6 +47,10 @@ class Recipe(Strict):
         assert encode is not None
         return self.stage(encode.autoencoder)
 
+    def autoencoder_config(self, stage: Stage) -> AutoencoderConfig:
+        """The network of ``autoencoder_of(stage)``."""
+        return self.autoencoder_of(stage).training.autoencoder
+
     @model_validator(mode="after")
     def _references_hold(self) -> Self:
         seen: dict[str, Stage] = {}
@@ -85,16 +89,12 @@ class Recipe(Strict):
             raise ValueError(f"{field}={stage_id}, wanted a stage that trains a {kind.__name__}")
 
     def _latents_fit(self, stage: Stage) -> None:
-        assert stage.train is not None
         if stage.latents is None:
             raise ValueError(f"stages.{stage.id}.latents is missing, wanted an encode stage's id")
-        autoencoder = self.autoencoder_of(stage).train
-        assert autoencoder is not None
-        assert isinstance(autoencoder.model, AutoencoderConfig)
-        assert isinstance(stage.train.model, DiTConfig)
+        autoencoder, train = self.autoencoder_config(stage), stage.training
         try:
-            check_geometry(stage.train.clip, autoencoder=autoencoder.model)
-            _check_patches(stage.train.clip, autoencoder.model, stage.train.model)
+            check_geometry(train.clip, autoencoder=autoencoder)
+            _check_patches(train.clip, autoencoder, train.dit)
         except ValueError as error:
             raise ValueError(f"stages.{stage.id}.train.{error}") from error
 

@@ -54,10 +54,15 @@ class Stage(Strict):
         )
         return tuple(dict.fromkeys(one for one in named if one is not None))
 
-    def accumulation(self, *, ranks: int) -> int:
-        """Forward passes per optimizer step on each of ``ranks`` ranks."""
+    @property
+    def training(self) -> Train:
+        """How a training stage trains; only for one."""
         assert self.train is not None
-        return self.train.batch // (self.train.micro_batch * ranks)
+        return self.train
+
+    def accumulation(self, *, ranks: int) -> int:
+        """Forward passes per optimizer step on each of ``ranks`` ranks of a training stage."""
+        return self.training.batch // (self.training.micro_batch * ranks)
 
     @model_validator(mode="after")
     def _is_one_kind(self) -> Self:

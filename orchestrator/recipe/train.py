@@ -65,6 +65,24 @@ class Train(Strict):
     log_every: PositiveInt = 10
     preview: Preview | None = None
 
+    @property
+    def autoencoder(self) -> AutoencoderConfig:
+        """The network of a stage that trains an autoencoder; only for one."""
+        assert isinstance(self.model, AutoencoderConfig)
+        return self.model
+
+    @property
+    def dit(self) -> DiTConfig:
+        """The network of a stage that trains a diffusion transformer; only for one."""
+        assert isinstance(self.model, DiTConfig)
+        return self.model
+
+    @property
+    def diffusion(self) -> FlowConfig | DiffusionConfig:
+        """The objective of a stage that trains a diffusion transformer; only for one."""
+        assert not isinstance(self.objective, AutoencoderLossConfig)
+        return self.objective
+
     @model_validator(mode="after")
     def _objective_fits_model(self) -> Self:
         autoencoder = isinstance(self.model, AutoencoderConfig)

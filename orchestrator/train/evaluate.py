@@ -29,8 +29,7 @@ def evaluate(job: StageJob, *, hooks: Hooks) -> dict[str, Any]:
     assert spec is not None
     store = open_store(job.run)
     device = torch.device("cuda" if job.spec.compute.gpus_per_worker else "cpu")
-    train = job.recipe.stage(spec.model).train
-    assert train is not None
+    train = job.recipe.stage(spec.model).training
     chain = load_chain(store, job.recipe, stage=spec.model, device=device)
     prompts = held_out_prompts(spec.prompts, seed=spec.seed)
     judge = Judge.fit()
@@ -66,11 +65,12 @@ def _shares(prompts: Any, verdicts: Any) -> dict[str, Any]:
 def _publish(
     job: StageJob, store: Store, hooks: Hooks, report: dict[str, Any], videos: Any, prompts: Any
 ) -> None:
-    train = job.recipe.stage(job.spec.evaluate.model).train  # pyright: ignore[reportOptionalMemberAccess]
-    assert train is not None
+    spec = job.spec.evaluate
+    assert spec is not None
+    fps = job.recipe.stage(spec.model).training.clip.fps
     captions = [prompt.text for prompt in prompts[:SHOWN]]
     shown = grid(list(videos[:SHOWN]), captions=captions)
-    store.put(f"{job.folder}/samples.mp4", mp4_bytes(shown, fps=train.clip.fps, scale=1))
+    store.put(f"{job.folder}/samples.mp4", mp4_bytes(shown, fps=fps, scale=1))
     store.put(f"{job.folder}/samples.png", png_bytes(shown[len(shown) // 2]))
     store.put(f"{job.folder}/{REPORT}", json.dumps(report, indent=1).encode())
     shares = {name: value for name, value in report.items() if name != "prompts"}

@@ -63,8 +63,8 @@ def _measure_latents(
     network: VideoAutoencoder, *, job: StageJob, engine: Engine, ranks: Ranks
 ) -> None:
     """Per-channel mean and deviation of the EMA model's latents over the first clips."""
-    train = job.spec.train
-    assert train is not None
+    train, module = job.spec.training, engine.module
+    assert isinstance(module, VideoAutoencoder)
     statistics = LatentStatistics(network.latent_mean.numel())
     stream = open_stream(job, ranks=ranks)
     with torch.no_grad(), engine.ema_weights():
@@ -73,7 +73,7 @@ def _measure_latents(
             for first in range(0, len(batch.slots), train.micro_batch):
                 samples = tuple(batch.samples[first : first + train.micro_batch])
                 x = as_pixels(samples, frames=None).to(ranks.device)
-                statistics.update(engine.module.encode(x).mean.float())
+                statistics.update(module.encode(x).mean.float())
     stream.close()
     mean, std = statistics.finish(total=ranks.total)
     network.latent_mean.copy_(mean)

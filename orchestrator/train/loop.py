@@ -72,8 +72,7 @@ class Loop:
         Raises:
             RushesError: when no step could be applied for a long time in a row.
         """
-        train = self.stage.train
-        assert train is not None
+        train = self.stage.training
         window = Window()
         in_a_row = 0
         for step in range(start, train.steps):
@@ -112,8 +111,7 @@ class Loop:
         return applied
 
     def _micros(self, batch: StepBatch, *, step: int) -> Iterator[Micro]:
-        train = self.stage.train
-        assert train is not None
+        train = self.stage.training
         images = happens_at(step, share=train.image_share)
         for first in range(0, len(batch.slots), train.micro_batch):
             part = slice(first, first + train.micro_batch)

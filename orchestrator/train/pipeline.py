@@ -1,7 +1,5 @@
 """Finished networks of a run, put together for encoding and sampling."""
 
-from typing import Any
-
 import torch
 
 from models.diffusion.objective import build_objective
@@ -10,7 +8,6 @@ from models.sora.model import TextToVideo
 from models.sora.sample import SoraChain
 from models.text.encoder import TextEncoder, build_text_encoder
 from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.stage import Stage
 from orchestrator.recipe.train import Train
 from orchestrator.storage.store import Store
 from orchestrator.train.weights import load_into, read_weights
@@ -24,7 +21,7 @@ def load_autoencoder(
     Raises:
         UserError: if that stage has not finished.
     """
-    autoencoder = VideoAutoencoder(_train(recipe.stage(stage)).model)  # pyright: ignore[reportArgumentType]
+    autoencoder = VideoAutoencoder(recipe.stage(stage).training.autoencoder)
     load_into(autoencoder, read_weights(store, stage=stage), stage=stage)
     return autoencoder.eval().requires_grad_(False).to(device)
 
@@ -42,13 +39,13 @@ def load_chain(store: Store, recipe: Recipe, *, stage: str, device: torch.device
         UserError: if a stage has not finished.
     """
     spec = recipe.stage(stage)
-    train = _train(spec)
+    train = spec.training
     source = recipe.autoencoder_of(spec)
     autoencoder = load_autoencoder(store, recipe, stage=source.id, device=device)
     text = build_text_encoder(recipe.text)
     model = TextToVideo(
-        train.model,  # pyright: ignore[reportArgumentType]
-        channels=_train(source).model.latent_channels,  # pyright: ignore[reportAttributeAccessIssue]
+        train.dit,
+        channels=source.training.autoencoder.latent_channels,
         text_width=text.width,
         text=text if text.trainable else None,
     )
@@ -58,7 +55,7 @@ def load_chain(store: Store, recipe: Recipe, *, stage: str, device: torch.device
 
 
 def assemble(
-    train: Train, *, model: Any, autoencoder: VideoAutoencoder, text: TextEncoder
+    train: Train, *, model: TextToVideo, autoencoder: VideoAutoencoder, text: TextEncoder
 ) -> SoraChain:
     """A sampling chain around networks that are already in memory.
 
@@ -72,10 +69,5 @@ def assemble(
         autoencoder=autoencoder,
         dit=model.dit,
         text=model.text if model.text is not None else text,
-        objective=build_objective(train.objective),
+        objective=build_objective(train.diffusion),
     )
-
-
-def _train(stage: Stage) -> Train:
-    assert stage.train is not None
-    return stage.train

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from models.sora.model import TextToVideo
 from models.text.encoder import build_text_encoder
 from orchestrator.storage.store import Store, join_uri
 from orchestrator.train.engine.base import Engine
@@ -32,9 +33,8 @@ class Preview:
         ranks: Ranks,
         event: Callable[[dict[str, Any]], None],
     ) -> None:
-        assert job.spec.train is not None
         self._job = job
-        self._train = job.spec.train
+        self._train = job.spec.training
         self._store = store
         self._ranks = ranks
         self._event = event
@@ -52,9 +52,11 @@ class Preview:
         preview = self._train.preview
         assert preview is not None
         engine = engines[DENOISER]
+        model = engine.module
+        assert isinstance(model, TextToVideo)
         autoencoder, text = self._loaded()
         with torch.no_grad(), engine.ema_weights():
-            chain = assemble(self._train, model=engine.module, autoencoder=autoencoder, text=text)
+            chain = assemble(self._train, model=model, autoencoder=autoencoder, text=text)
             video = chain.sample(
                 preview.prompts,
                 frames=self._train.clip.frames,

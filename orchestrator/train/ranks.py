@@ -69,9 +69,8 @@ def join(*, gpus: int) -> Ranks:
         if "MASTER_ADDR" in os.environ:
             dist.init_process_group(backend, timeout=TIMEOUT)
         else:
-            dist.init_process_group(
-                backend, store=dist.HashStore(), rank=0, world_size=1, timeout=TIMEOUT
-            )
+            store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+            dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=TIMEOUT)
     return Ranks(rank=rank, world_size=world_size, local_rank=local_rank, device=device)
 
 

@@ -31,9 +31,8 @@ class Recorder:
         log: MetricsLog,
         event: Callable[[dict[str, Any]], None],
     ) -> None:
-        assert stage.train is not None
         self._stage = stage
-        self._train = stage.train
+        self._train = stage.training
         self._task = task
         self._ranks = ranks
         self._log = log

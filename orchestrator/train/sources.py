@@ -1,6 +1,5 @@
 """The stream of clips or latents that a training stage reads."""
 
-from models.sora.autoencoder_config import AutoencoderConfig
 from models.sora.dit_config import DiTConfig
 from orchestrator.data.index import Index
 from orchestrator.data.stream import Stream
@@ -23,13 +22,13 @@ def latents_uri(run: str, *, stage: str) -> str:
 def open_stream(job: StageJob, *, ranks: Ranks) -> Stream:
     """This rank's part of the endless, deterministic stream of a training stage."""
     stage = job.spec
-    assert stage.train is not None
+    train = stage.training
     data = job.recipe.data
     uri = latents_uri(job.run, stage=stage.latents) if stage.latents else data.train.uri
     return Stream(
         Index.open(uri),
         seed=seed_of(job.recipe.seed, stage.id, "order"),
-        batch=stage.train.batch,
+        batch=train.batch,
         rank=ranks.rank,
         world_size=ranks.world_size,
         cache_dir=data.cache_dir,
@@ -48,12 +47,8 @@ def check_clips(recipe: Recipe, index: Index, *, uri: str) -> None:
 
 
 def _check_bucket(recipe: Recipe, stage: Stage, bucket: tuple[int, int, int], *, uri: str) -> None:
-    train = stage.train
-    assert train is not None
-    source = recipe.autoencoder_of(stage).train if stage.latents else train
-    assert source is not None
-    model = source.model
-    assert isinstance(model, AutoencoderConfig)
+    train = stage.training
+    model = recipe.autoencoder_config(stage) if stage.latents else train.autoencoder
     frames, *size = bucket
     field = f"data.train.uri={uri}: clips of {frames}x{size[0]}x{size[1]}"
     if (frames - 1) % model.time_factor:

@@ -9,6 +9,7 @@ import torch
 
 from orchestrator.data.stream import Stream
 from orchestrator.errors import UserError
+from orchestrator.recipe.train import Train
 from orchestrator.storage.store import Store, open_store
 from orchestrator.train.checkpoint.load import load_latest
 from orchestrator.train.checkpoint.save import save
@@ -39,8 +40,7 @@ def run(job: StageJob, *, hooks: Hooks) -> StageResult:
         RushesError: one line for the user; the exit code says whose fault it is.
     """
     stage = job.spec
-    train = stage.train
-    assert train is not None
+    train = stage.training
     torch.set_num_threads(stage.compute.cpus_per_worker)
     ranks = join(gpus=stage.compute.gpus_per_worker)
     if stage.compute.ranks > 1 and train.batch % (train.micro_batch * ranks.world_size):
@@ -71,11 +71,8 @@ def run(job: StageJob, *, hooks: Hooks) -> StageResult:
 
 
 def _engines(job: StageJob, task: Task, ranks: Ranks) -> dict[str, Engine]:
-    stage = job.spec
-    assert stage.train is not None
-    apply_memory_and_speed(
-        task.blocks(), checkpointing=stage.train.checkpointing, compile=stage.train.compile
-    )
+    stage, train = job.spec, job.spec.training
+    apply_memory_and_speed(task.blocks(), checkpointing=train.checkpointing, compile=train.compile)
     return {
         name: build_engine(
             network.to(ranks.device),
@@ -148,10 +145,8 @@ class _Session:
         return StageResult(status="done", step=self._train.steps)
 
     @property
-    def _train(self):
-        train = self._job.spec.train
-        assert train is not None
-        return train
+    def _train(self) -> Train:
+        return self._job.spec.training
 
     def _event(self, event: dict[str, object]) -> None:
         if self._ranks.rank == 0:

@@ -1,5 +1,7 @@
 """What a clip draws depends on its global slot, never on who trains it."""
 
+import itertools
+
 import torch
 
 from orchestrator.train.randomness import SlotRandom, happens_at, seed_of
@@ -40,6 +42,6 @@ def test_seeds_are_the_same_everywhere() -> None:
 def test_shares_are_spread_evenly() -> None:
     taken = [happens_at(step, share=0.25) for step in range(100)]
     assert sum(taken) == 25
-    assert not any(a and b for a, b in zip(taken, taken[1:], strict=False))
+    assert not any(a and b for a, b in itertools.pairwise(taken))
     assert not any(happens_at(step, share=0.0) for step in range(10))
     assert all(happens_at(step, share=1.0) for step in range(10))

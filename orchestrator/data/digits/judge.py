@@ -45,7 +45,8 @@ class Judge:
             if crop is not None:
                 crops.append(crop)
                 digits.append(clip.labels.digit)
-        classifier = SVC(C=10.0, gamma=0.03)
+        classifier = SVC(C=10.0)
+        classifier.set_params(gamma=0.03)
         classifier.fit(np.stack(crops), np.array(digits))
         return cls(classifier)
 

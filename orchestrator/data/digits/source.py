@@ -122,10 +122,12 @@ def real_digits(split: Split) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     Source: UCI optical recognition of handwritten digits, as shipped with scikit-learn.
     """
     from sklearn.datasets import load_digits  # takes a second, and most processes never need it
+    from sklearn.utils import Bunch
 
     loaded = load_digits()
+    assert isinstance(loaded, Bunch)
     part = slice(None, FIRST_EVAL_IMAGE) if split == "train" else slice(FIRST_EVAL_IMAGE, None)
-    return loaded.images[part] / 16.0, loaded.target[part].astype(np.int64)
+    return loaded["images"][part] / 16.0, loaded["target"][part].astype(np.int64)
 
 
 @cache

@@ -16,13 +16,12 @@ from orchestrator.train.text_states import TextTable
 
 def build_task(recipe: Recipe, stage: Stage, *, store: Store, device: torch.device) -> Task:
     """Networks with their initial weights, the same on every rank."""
-    assert stage.train is not None
     with torch.random.fork_rng():
         # Initialisers of torch.nn know only the global generator.
         torch.manual_seed(seed_of(recipe.seed, stage.id, "init"))
-        match stage.train.model:
+        match stage.training.model:
             case AutoencoderConfig():
-                return AutoencoderTask(stage.train, device=device)
+                return AutoencoderTask(stage.training, device=device)
             case DiTConfig():
                 return DiffusionTask(
                     recipe, stage, device=device, frozen=_frozen_text(recipe, stage, store=store)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from models.diffusion.objective import build_objective
 from models.sora.autoencoder_config import AutoencoderConfig
 from models.sora.dit import Condition
-from models.sora.dit_config import DiTConfig
 from models.sora.flops import dit_flops
 from models.sora.model import TextToVideo
 from models.text.config import Byt5Config
@@ -29,32 +28,28 @@ class DiffusionTask:
     def __init__(
         self, recipe: Recipe, stage: Stage, *, device: torch.device, frozen: TextTable | None
     ) -> None:
-        train = stage.train
-        assert train is not None
-        assert isinstance(train.model, DiTConfig)
-        autoencoder = recipe.autoencoder_of(stage).train
-        assert autoencoder is not None
-        assert isinstance(autoencoder.model, AutoencoderConfig)
+        train, model = stage.training, stage.training.dit
+        autoencoder = recipe.autoencoder_config(stage)
         self._train = train
         self._recipe = recipe
         self._device = device
         self._frozen = frozen
-        self._objective = build_objective(train.objective)
+        self._objective = build_objective(train.diffusion)
         text = build_text_encoder(recipe.text) if frozen is None else None
         self._text: TextEncoder | None = text
         self._denoiser = TextToVideo(
-            train.model,
-            channels=autoencoder.model.latent_channels,
+            model,
+            channels=autoencoder.latent_channels,
             text_width=text.width if text is not None else _width(frozen),
             text=text,
         )
         self.networks: dict[str, nn.Module] = {DENOISER: self._denoiser}
-        grid = _grid(train.clip.frames, train.clip.size, autoencoder.model)
-        patch = train.model.patch
+        grid = _grid(train.clip.frames, train.clip.size, autoencoder)
+        patch = model.patch
         self.units_per_clip = (grid[0] // patch[0]) * (grid[1] // patch[1]) * (grid[2] // patch[2])
-        self.flops_per_clip = 3 * dit_flops(
-            train.model,
-            channels=autoencoder.model.latent_channels,
+        self.flops_per_clip: float = 3 * dit_flops(
+            model,
+            channels=autoencoder.latent_channels,
             grid=grid,
             text_tokens=_typical_tokens(recipe, text, frozen),
             text_width=self._denoiser.dit.text_width,
@@ -103,9 +98,7 @@ class DiffusionTask:
         return self._text.tokenize(captions).to(self._device)
 
     def _given_frames(self, x_BCTHW: Tensor, micro: Micro) -> Condition | None:
-        model = self._train.model
-        assert isinstance(model, DiTConfig)
-        if not model.condition_frames:
+        if not self._train.dit.condition_frames:
             return None
         frames = x_BCTHW.shape[2]
         is_given = micro.random.uniform() < self._train.condition_share
