@@ -1,5 +1,6 @@
 """Servers that several rooms' tests share."""
 
+import hashlib
 from collections.abc import Iterator
 
 import pytest
@@ -24,7 +25,5 @@ def s3(s3_server: S3Store, monkeypatch: pytest.MonkeyPatch) -> S3Store:
 
 @pytest.fixture
 def bucket(s3: S3Store, request: pytest.FixtureRequest) -> str:
-    """URI of a new, empty bucket."""
-    name = f"test-{abs(hash(request.node.nodeid)):x}"
-    s3.client().create_bucket(Bucket=name)
-    return f"s3://{name}"
+    """URI of a new, empty place in the server's bucket."""
+    return f"s3://{s3.bucket}/{hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:12]}"
