@@ -74,9 +74,10 @@ def _frames(data: bytes) -> NDArray[np.uint8]:
 
     try:
         with av.open(io.BytesIO(data), mode="r") as container:
-            if not container.streams.video:
+            stream = next(iter(container.streams.video), None)
+            # A file that breaks off may name a stream and not say how it was coded.
+            if stream is None or getattr(stream, "codec_context", None) is None:
                 raise ValueError("no video stream")
-            stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
             frames = list(container.decode(stream))
     except FFmpegError as error:

@@ -1,0 +1,212 @@
+"""The stream of batches: the same for every world size, store and place to start from."""
+
+import json
+import threading
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import pytest
+
+from orchestrator.data.index import Bucket, Index
+from orchestrator.data.stream import PREFETCHED_STEPS, StepBatch, Stream
+from orchestrator.errors import UserError
+from orchestrator.storage.errors import NotFoundError
+from orchestrator.storage.store import join_uri, open_store
+from tests.data.clips import frames_of, write_source
+
+WIDE: Bucket = (3, 8, 12)
+TALL: Bucket = (5, 12, 8)
+STILL: Bucket = (1, 8, 8)
+SHAPES = {WIDE: 13, TALL: 6, STILL: 4}
+BATCH = 24
+STEPS = 7
+
+
+@pytest.fixture(params=["folder", "memory", pytest.param("s3", marks=pytest.mark.s3)])
+def index(request: pytest.FixtureRequest, tmp_path: Path) -> Index:
+    places = {"folder": str(tmp_path / "clips"), "memory": f"memory://{uuid4().hex}"}
+    if request.param == "s3":
+        return write_source(join_uri(request.getfixturevalue("bucket"), "clips"), SHAPES)
+    return write_source(places[request.param], SHAPES)
+
+
+@pytest.fixture
+def local_index(tmp_path: Path) -> Index:
+    return write_source(str(tmp_path / "clips"), SHAPES)
+
+
+def open_stream(
+    index: Index, folder: Path, *, rank: int = 0, world_size: int = 1, seed: int = 5
+) -> Stream:
+    return Stream(
+        index,
+        seed=seed,
+        batch=BATCH,
+        rank=rank,
+        world_size=world_size,
+        cache_dir=str(folder / "cache"),
+    )
+
+
+def take(stream: Stream, steps: int) -> list[StepBatch]:
+    return [stream.next() for _ in range(steps)]
+
+
+def assert_same(some: list[StepBatch], others: list[StepBatch]) -> None:
+    for one, other in zip(some, others, strict=True):
+        assert (one.step, one.slots, one.keys, one.captions, one.bucket) == (
+            other.step,
+            other.slots,
+            other.keys,
+            other.captions,
+            other.bucket,
+        )
+        for arrays, others_arrays in zip(one.samples, other.samples, strict=True):
+            np.testing.assert_array_equal(arrays["frames"], others_arrays["frames"])
+
+
+def threads_of_streams() -> list[str]:
+    return [one.name for one in threading.enumerate() if one.name == "stream"]
+
+
+def test_resumed_stream_equals_a_straight_one(index: Index, tmp_path: Path) -> None:
+    stream = open_stream(index, tmp_path)
+    states = []
+    straight = []
+    for _ in range(STEPS):
+        states.append(json.loads(json.dumps(stream.state_dict())))
+        straight.append(stream.next())
+    stream.close()
+    for step, state in enumerate(states):
+        resumed = open_stream(index, tmp_path)
+        resumed.load_state_dict(state)
+        assert_same(take(resumed, STEPS - step), straight[step:])
+        resumed.close()
+
+
+def test_clips_are_what_was_written(index: Index, tmp_path: Path) -> None:
+    stream = open_stream(index, tmp_path)
+    for batch in take(stream, STEPS):
+        for key, arrays, captions in zip(batch.keys, batch.samples, batch.captions, strict=True):
+            number = int(key.removeprefix("clip-"))
+            assert captions == (f"clip {number}", f"noise number {number}")
+            np.testing.assert_array_equal(arrays["frames"], frames_of(number, batch.bucket))
+    stream.close()
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4, 8])
+def test_every_world_size_draws_the_same_global_batches(
+    local_index: Index, tmp_path: Path, world_size: int
+) -> None:
+    alone = open_stream(local_index, tmp_path)
+    ranks = [
+        open_stream(local_index, tmp_path, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    for step in range(STEPS):
+        whole = alone.read_step(step)
+        parts = [rank.read_step(step) for rank in ranks]
+        assert {part.bucket for part in parts} == {whole.bucket}
+        assert {len(part.keys) for part in parts} == {BATCH // world_size}
+        by_slot = {
+            slot: key for part in parts for slot, key in zip(part.slots, part.keys, strict=True)
+        }
+        assert by_slot == dict(zip(whole.slots, whole.keys, strict=True))
+
+
+def test_another_world_size_goes_on_from_a_state(local_index: Index, tmp_path: Path) -> None:
+    alone = open_stream(local_index, tmp_path)
+    take(alone, 3)
+    state = alone.state_dict()
+    assert set(state) == {"step", "seed", "index"}
+    assert state["step"] == 3  # not where the thread that reads ahead is
+    rest = take(alone, 2)
+    alone.close()
+    for rank in range(2):
+        half = open_stream(local_index, tmp_path, rank=rank, world_size=2)
+        half.load_state_dict(state)
+        assert [one.keys for one in take(half, 2)] == [one.keys[rank::2] for one in rest]
+        half.close()
+
+
+def test_each_step_draws_from_one_shape(local_index: Index, tmp_path: Path) -> None:
+    stream = open_stream(local_index, tmp_path)
+    steps = [stream.read_step(step) for step in range(23)]
+    for batch in steps:
+        assert {arrays["frames"].shape for arrays in batch.samples} == {(*batch.bucket, 3)}
+    drawn = [batch.bucket for batch in steps]
+    assert {bucket: drawn.count(bucket) for bucket in SHAPES} == SHAPES
+
+
+def test_close_leaves_no_thread_and_loses_no_step(local_index: Index, tmp_path: Path) -> None:
+    straight = open_stream(local_index, tmp_path)
+    wanted = take(straight, 4)
+    straight.close()
+    stream = open_stream(local_index, tmp_path)
+    first = take(stream, 2)
+    assert threads_of_streams()
+    stream.close()
+    stream.close()
+    assert not threads_of_streams()
+    assert_same(first + take(stream, 2), wanted)
+    stream.close()
+    assert not threads_of_streams()
+
+
+def test_error_ahead_reaches_every_later_call(local_index: Index, tmp_path: Path) -> None:
+    store = open_store(local_index.store.uri)
+    store.delete_prefix("shard-")
+    stream = open_stream(local_index, tmp_path)
+    for _ in range(2):
+        with pytest.raises(NotFoundError, match=r"clips/shard-00000\d\.tar: no such file") as told:
+            stream.next()
+        assert "\n" not in str(told.value)
+    stream.close()
+    assert not threads_of_streams()
+
+
+def test_reading_ahead_is_bounded(
+    local_index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached = threading.Event()
+    read: list[int] = []
+    read_step = Stream.read_step
+
+    def noted(stream: Stream, step: int) -> StepBatch:
+        read.append(step)
+        # One is taken, the queue is full, and one more waits to be put.
+        if len(read) == PREFETCHED_STEPS + 2:
+            reached.set()
+        return read_step(stream, step)
+
+    monkeypatch.setattr(Stream, "read_step", noted)
+    stream = open_stream(local_index, tmp_path)
+    stream.next()
+    assert reached.wait(60)
+    assert read == list(range(PREFETCHED_STEPS + 2))
+    stream.close()
+
+
+def test_waiting_is_counted_once(local_index: Index, tmp_path: Path) -> None:
+    stream = open_stream(local_index, tmp_path)
+    stream.next()
+    assert stream.take_wait_s() > 0.0
+    assert stream.take_wait_s() == 0.0
+    stream.close()
+
+
+def test_state_of_other_clips_or_another_order_is_refused(
+    local_index: Index, tmp_path: Path
+) -> None:
+    stream = open_stream(local_index, tmp_path)
+    state = stream.state_dict()
+    for other in ({**state, "seed": 6}, {**state, "index": "0" * 64}):
+        with pytest.raises(UserError, match="use the same data or a new --run"):
+            stream.load_state_dict(other)
+
+
+def test_source_without_clips_is_refused(tmp_path: Path) -> None:
+    empty = write_source(str(tmp_path / "none"), {})
+    with pytest.raises(UserError, match="no clips, wanted at least one"):
+        open_stream(empty, tmp_path)
