@@ -78,10 +78,10 @@ def _engines(job: StageJob, task: Task, ranks: Ranks) -> dict[str, Engine]:
             network.to(ranks.device),
             kind="plain" if stage.compute.workers == 0 else "deepspeed",
             zero=stage.compute.zero,
-            precision=stage.train.precision,
-            optim=stage.train.optim,
+            precision=train.precision,
+            optim=train.optim,
             accumulation=stage.accumulation(ranks=ranks.world_size),
-            ema_decay=stage.train.ema,
+            ema_decay=train.ema,
             device=ranks.device,
         )
         for name, network in task.networks.items()
