@@ -1,7 +1,6 @@
 """Runs stages on Ray: Ray Train for training, Ray Data for encoding, a task for evaluation."""
 
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 
 import ray
@@ -13,7 +12,7 @@ from orchestrator.cascade.explain import explain
 from orchestrator.cascade.gang import run_gang
 from orchestrator.cascade.ray_tasks import run_encode, run_evaluate
 from orchestrator.cascade.ray_train import WORKER, fit
-from orchestrator.cascade.worker_env import worker_env
+from orchestrator.cascade.worker_env import LOOPBACK, worker_env
 from orchestrator.train.job import StageJob, StageResult
 
 
@@ -23,7 +22,7 @@ class RayExecutor:
     Args:
         scratch: a local folder for Ray Train's bookkeeping; ours is in the run's folder.
         logs: a local folder for the full text of failures.
-        env: added to the environment of every worker.
+        private: this Ray was started for us, on this machine, and ends with us.
         worker: ``module:function`` that ranks of a training stage run.
     """
 
@@ -34,10 +33,10 @@ class RayExecutor:
         *,
         scratch: Path,
         logs: Path,
-        env: Mapping[str, str],
+        private: bool,
         worker: str = WORKER,
     ) -> None:
-        self._env = dict(env)
+        self._private = private
         self._scratch = scratch
         self._logs = logs
         self._worker = worker
@@ -62,7 +61,7 @@ class RayExecutor:
 
     def _run(self, job: StageJob, *, on_event: EventSink, stop: threading.Event) -> StageResult:
         log = self._logs / f"{job.stage}.log"
-        env = worker_env(job.spec) | self._env
+        env = worker_env(job.spec) | (LOOPBACK if self._private else {})
         if job.spec.compute.workers == 0 and job.spec.kind == "train":
             return run_gang(job, on_event=on_event, stop=stop, logs=self._logs)
         if job.spec.kind == "train":
@@ -72,6 +71,7 @@ class RayExecutor:
                 scratch=self._scratch,
                 log=log,
                 env=env,
+                private=self._private,
                 worker=self._worker,
             )
         try:

@@ -35,6 +35,7 @@ def fit(
     scratch: Path,
     log: Path,
     env: dict[str, str],
+    private: bool,
     worker: str,
 ) -> StageResult:
     """Runs the gang to its end; blocks.
@@ -45,17 +46,18 @@ def fit(
         scratch: a folder for Ray Train's own bookkeeping.
         log: written if the stage fails for good.
         env: environment of every rank.
+        private: this Ray ends with its driver.
         worker: ``module:function`` that every rank runs.
 
     Raises:
         RushesError: what the worker raised, or one line with the path of the log.
     """
     from ray.train import FailureConfig, RunConfig
-    from ray.train.torch import TorchTrainer
 
     from orchestrator.cascade.failures import EndAtOnce
+    from orchestrator.cascade.trainer import PrivateStageTrainer, StageTrainer
 
-    trainer = TorchTrainer(
+    trainer = (PrivateStageTrainer if private else StageTrainer)(
         train_loop,
         train_loop_config={"job": job.model_dump_json(), "board": board, "worker": worker},
         scaling_config=_scaling(job.spec),

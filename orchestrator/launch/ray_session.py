@@ -98,6 +98,10 @@ class Starting:
         try:
             with keeping_sigterm():
                 self._session = open_session(self._recipe)
+            # Late: it imports torch, which takes seconds that the caller may have a use for.
+            from orchestrator.cascade.trainer import warm_up
+
+            warm_up()
         except BaseException as error:  # handed over to the thread that asks for the result
             self._error = error
         self._settled.set()

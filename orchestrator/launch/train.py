@@ -13,7 +13,6 @@ from orchestrator.cascade.attempt import begin
 from orchestrator.cascade.executor import Executor
 from orchestrator.cascade.local_executor import LocalExecutor
 from orchestrator.cascade.run import Graph, Outcome, raise_first_failure
-from orchestrator.cascade.worker_env import LOOPBACK
 from orchestrator.data.index import Index
 from orchestrator.data.sources import ensure_sources
 from orchestrator.errors import StoppedError
@@ -165,7 +164,7 @@ def _with_ray(recipe: Recipe, uri: str, *, view: View) -> Iterator[GetExecutor]:
             return RayExecutor(
                 scratch=Path(scratch),
                 logs=logs_dir(uri),
-                env=LOOPBACK if session.private else {},
+                private=session.private,
             )
 
         try:

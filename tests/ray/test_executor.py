@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cascade.worker_env import LOOPBACK
 from orchestrator.errors import UserError
 from orchestrator.recipe.load import load_recipe
 from orchestrator.train.job import StageJob, StageResult
@@ -39,7 +38,7 @@ def run_stage(cluster: None, recipe_file: Any, tmp_path: Path):
         executor = RayExecutor(
             scratch=tmp_path / "scratch",
             logs=tmp_path / "logs",
-            env=LOOPBACK | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            private=False,
             worker=f"tests.ray.workers:{worker}",
         )
         job = StageJob(
