@@ -13,7 +13,7 @@ from multiprocessing import get_context, parent_process
 from typing import Any
 
 from orchestrator.data.decode import npz_bytes
-from orchestrator.data.digits.source import Split, digit_clip
+from orchestrator.data.digits.source import DigitClip, Split, digit_clip
 from orchestrator.data.index import HEAD, Index, write_index
 from orchestrator.data.shards import NewSample, shard_name, write_shard, written_rows
 from orchestrator.errors import UserError
@@ -40,8 +40,10 @@ def ensure_digits(
         on_clips: told (written, all) clips.
 
     Raises:
-        UserError: if other clips are there, or the folder cannot be written.
+        UserError: if other clips are there, a shape is too small for a digit, or the folder
+            cannot be written.
     """
+    _check_shapes(spec, split=split)
     store = open_store(uri)
     origin = {"digits": spec.model_dump(mode="json"), "split": split, "version": VERSION}
     if store.exists(HEAD):
@@ -64,6 +66,14 @@ def ensure_digits(
             on_clips(written, spec.clips)
     write_index(store, [row for number in sorted(rows) for row in rows[number]], origin=origin)
     return Index.open(uri)
+
+
+def _check_shapes(spec: Digits, *, split: Split) -> None:
+    for shape in spec.shapes:
+        try:
+            _clip(spec, shape, split=split, index=0)
+        except ValueError as error:
+            raise UserError(f"data.{split}.digits.shapes: {error}") from None
 
 
 def _check_origin(uri: str, *, seen: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -125,20 +135,24 @@ def _write(spec: Digits, split: Split, uri: str, number: int) -> Rows:
 
 def _sample(spec: Digits, *, split: Split, index: int) -> NewSample:
     shape = _shape(spec, index)
-    height, width = shape.size
-    clip = digit_clip(
-        seed=spec.seed, split=split, index=index, frames=shape.frames, height=height, width=width
-    )
+    clip = _clip(spec, shape, split=split, index=index)
     labels = asdict(clip.labels)
     described = {"captions": clip.captions, "labels": labels, "fps": spec.fps}
     return NewSample(
         key=f"digit-{index:07d}",
         members={"npz": npz_bytes(frames=clip.frames), "json": json.dumps(described).encode()},
-        bucket=(shape.frames, height, width),
+        bucket=(shape.frames, *shape.size),
         fps=spec.fps,
         source=f"digits-{split}",
         captions=clip.captions,
         labels=labels,
+    )
+
+
+def _clip(spec: Digits, shape: ClipShape, *, split: Split, index: int) -> DigitClip:
+    height, width = shape.size
+    return digit_clip(
+        seed=spec.seed, split=split, index=index, frames=shape.frames, height=height, width=width
     )
 
 

@@ -8,6 +8,8 @@ import pytest
 from orchestrator.data.digits.source import (
     DIRECTIONS,
     FIRST_EVAL_IMAGE,
+    SIDE,
+    SPEEDS,
     WORDS,
     DigitClip,
     digit_clip,
@@ -110,3 +112,23 @@ def test_image_has_no_motion_in_its_captions() -> None:
 def test_frame_smaller_than_a_scan_is_refused() -> None:
     with pytest.raises(ValueError, match="wanted"):
         clip(0, side=4)
+
+
+@pytest.mark.parametrize(("frames", "side"), [(9, 32), (17, 32), (9, 24), (33, 24)])
+def test_speed_is_as_the_caption_says(frames: int, side: int) -> None:
+    for index in range(20):
+        one = clip(index, frames=frames, side=side)
+        assert one.labels.direction is not None
+        assert one.labels.speed is not None
+        way = np.array(DIRECTIONS[one.labels.direction])
+        moved = (centre(one.frames[-1]) - centre(one.frames[0])) @ way
+        wanted = min(SPEEDS[one.labels.speed] * (frames - 1), side - SIDE)
+        assert moved == pytest.approx(wanted, abs=0.1)  # bytes are rounded
+        if wanted < SPEEDS[one.labels.speed] * (frames - 1):
+            assert one.labels.speed == "slowly"
+
+
+def test_frame_without_room_to_move_is_for_images_alone() -> None:
+    assert clip(0, frames=1, side=SIDE).frames.any()
+    with pytest.raises(ValueError, match="wanted at least 21x21"):
+        clip(0, side=SIDE)

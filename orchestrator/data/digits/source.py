@@ -50,14 +50,15 @@ def digit_clip(
 ) -> DigitClip:
     """Clip ``index`` of a split: a pure function of its arguments.
 
-    The digit keeps its box of 20x20 pixels inside the frame. Where a frame is too small for the
-    drawn speed over all frames, the speed is the largest that fits.
+    The digit keeps its box of 20x20 pixels inside the frame. Speeds are those that fit the frame;
+    where none does the digit crosses all of it, slowly.
 
     Raises:
-        ValueError: if a digit does not fit the frame.
+        ValueError: if a digit does not fit the frame, or cannot move in it.
     """
-    if min(height, width) < SIDE:
-        raise ValueError(f"size={[height, width]}, wanted at least {SIDE}x{SIDE} for a digit")
+    least = SIDE if frames == 1 else SIDE + 1
+    if min(height, width) < least:
+        raise ValueError(f"size={[height, width]}, wanted at least {least}x{least} for a digit")
     random = np.random.Generator(
         np.random.Philox(key=np.array([seed, 2 * index + (split == "eval")], dtype=np.uint64))
     )
@@ -65,8 +66,8 @@ def digit_clip(
     scan = int(random.integers(len(scans)))
     colour = str(random.choice(list(COLOURS)))
     direction = str(random.choice(list(DIRECTIONS)))
-    speed = str(random.choice(list(SPEEDS)))
     room = np.array([height - SIDE, width - SIDE], dtype=float)
+    speed = str(random.choice(_speeds(direction, frames=frames, room=room)))
     step = np.array(DIRECTIONS[direction]) * SPEEDS[speed]
     travel = step * (frames - 1)
     travel = np.clip(travel, -room, room)
@@ -88,6 +89,13 @@ def digit_clip(
     return DigitClip(
         frames=np.rint(pixels).astype(np.uint8), captions=captions(labels), labels=labels
     )
+
+
+def _speeds(direction: str, *, frames: int, room: NDArray[np.float64]) -> list[str]:
+    """Speeds at which a digit stays inside the room beside it; the slowest if none does."""
+    along = float(np.abs(DIRECTIONS[direction]) @ room)
+    fitting = [name for name, pixels in SPEEDS.items() if pixels * (frames - 1) <= along]
+    return fitting or [min(SPEEDS, key=lambda name: SPEEDS[name])]
 
 
 def captions(labels: Labels) -> tuple[str, ...]:
