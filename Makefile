@@ -18,8 +18,10 @@ $(STAMP): pyproject.toml constraints.txt
 debug: $(STAMP)
 	@$(VENV)/bin/rushes train jobs/sora_debug.yaml
 
+# Two at a time, a file to a process; then those that start a Ray cluster, one by one.
 test: $(STAMP)
-	@$(VENV)/bin/python -m pytest
+	@$(VENV)/bin/python -m pytest -m "not ray" -n 2 --dist loadfile
+	@$(VENV)/bin/python -m pytest -m ray
 
 check: $(STAMP)
 	@$(VENV)/bin/ruff check .
