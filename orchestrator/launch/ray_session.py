@@ -14,6 +14,7 @@ from orchestrator.launch.signals import keeping_sigterm
 from orchestrator.recipe.recipe import Recipe
 
 START_THREAD = "ray-start"
+TOKEN = "token"
 OBJECT_STORE_BYTES = 200 << 20  # events, job descriptions: clips never pass through it
 
 _ANYWHERE = {
@@ -41,19 +42,15 @@ class Session:
 
     Attributes:
         private: started by us, gone with us.
-        folder: where the private one keeps sockets and logs.
     """
 
     private: bool
-    folder: Path | None
 
     def close(self) -> None:
         """Disconnects; a private Ray ends."""
         import ray
 
         ray.shutdown()
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class Starting:
@@ -65,6 +62,9 @@ class Starting:
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
+        # Short: the path of a socket may have 107 characters.
+        self._folder = Path(tempfile.mkdtemp(prefix="rushes-ray-"))
+        _write_token(self._folder)
         self._session: Session | None = None
         self._error: BaseException | None = None
         self._settled = threading.Event()
@@ -88,16 +88,21 @@ class Starting:
     def close(self) -> None:
         """Ends the session if it is open.
 
-        One that is still starting is left alone: it ends with this process.
+        One that is still starting is left alone: it ends with this process. The logs of one that
+        did not start are kept.
         """
         if self.is_ready:
             self._closing.set()
             self._thread.join()
+        if self._error is not None:
+            (self._folder / TOKEN).unlink()
+            return
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _keep(self) -> None:
         try:
             with keeping_sigterm():
-                self._session = open_session(self._recipe)
+                self._session = open_session(self._recipe, folder=self._folder)
             # Late: it imports torch, which takes seconds that the caller may have a use for.
             from orchestrator.cascade.trainer import warm_up
 
@@ -110,8 +115,12 @@ class Starting:
             self._session.close()
 
 
-def open_session(recipe: Recipe) -> Session:
+def open_session(recipe: Recipe, *, folder: Path) -> Session:
     """Joins the cluster of RAY_ADDRESS, or starts a private Ray with room for the recipe.
+
+    Args:
+        recipe: what is to be run.
+        folder: where a private Ray finds its token and keeps sockets and logs.
 
     Raises:
         UserError: if RAY_ADDRESS is not one.
@@ -122,7 +131,7 @@ def open_session(recipe: Recipe) -> Session:
     for name, value in _ANYWHERE.items():
         os.environ.setdefault(name, value)
     if not address:
-        return _start_private(recipe)
+        return _start_private(recipe, folder=folder)
     if "://" in address:
         raise UserError(
             f"RAY_ADDRESS={address}: wanted HOST:PORT of the cluster's GCS (a job's address goes "
@@ -146,18 +155,19 @@ def _join(address: str) -> Session:
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:  # pyright: ignore[reportAttributeAccessIssue]
         reason = str(error).strip().splitlines()[0]
         raise UnavailableError(f"RAY_ADDRESS={address}: cannot join: {reason}") from None
-    return Session(private=False, folder=None)
+    return Session(private=False)
 
 
-def _start_private(recipe: Recipe) -> Session:
-    # Short: the path of a socket may have 107 characters.
-    folder = Path(tempfile.mkdtemp(prefix="rushes-ray-"))
-    token = folder / "token"
+def _write_token(folder: Path) -> None:
+    token = folder / TOKEN
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
+
+
+def _start_private(recipe: Recipe, *, folder: Path) -> Session:
     os.environ.update(_PRIVATE)
     os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(folder / TOKEN)
     import ray
 
     try:
@@ -174,7 +184,7 @@ def _start_private(recipe: Recipe) -> Session:
     except Exception as error:  # Ray raises bare Exception when a process of its own does not start
         reason = str(error).strip().splitlines()[0]
         raise RushesError(f"Ray did not start: {reason}; logs: {folder}") from None
-    return Session(private=True, folder=folder)
+    return Session(private=True)
 
 
 def _cpus(recipe: Recipe) -> int:

@@ -11,19 +11,21 @@ import pytest
 from orchestrator.errors import UserError
 from orchestrator.recipe.load import load_recipe
 from orchestrator.train.job import StageJob, StageResult
-from tests.ray.conftest import Head
+from tests.ray.conftest import ROOT, Head
 
 pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")
-def cluster(head: Head) -> Iterator[None]:
+def cluster(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     before = dict(os.environ)
     os.environ.update(head.env)
     os.environ["RAY_ADDRESS"] = head.gcs
     from orchestrator.launch.ray_session import open_session
 
-    session = open_session(load_recipe(Path(__file__).parents[2] / "jobs" / "sora_debug.yaml"))
+    session = open_session(
+        load_recipe(ROOT / "jobs" / "sora_debug.yaml"), folder=tmp_path_factory.mktemp("ray")
+    )
     yield
     session.close()
     os.environ.clear()
