@@ -8,6 +8,8 @@ from orchestrator.data.digits_shards import ensure_digits
 from orchestrator.data.index import Index
 from orchestrator.recipe.data import Source
 from orchestrator.recipe.recipe import Recipe
+from orchestrator.storage.store import open_store
+from orchestrator.storage.uri import FILE_SCHEMES, scheme_of
 
 Notify = Callable[[str, int, int], None]  # split, written clips, all clips
 
@@ -26,6 +28,8 @@ def ensure_sources(recipe: Recipe, *, on_clips: Notify) -> dict[str, Index]:
 
 
 def _ensure(source: Source, split: Split, on_clips: Notify) -> Index:
+    if scheme_of(source.uri) not in FILE_SCHEMES:
+        open_store(source.uri).check()  # less patient than reading is
     if source.digits is None:
         return Index.open(source.uri)
 

@@ -12,11 +12,13 @@ import pytest
 
 from orchestrator.data.index import Bucket, Index
 from orchestrator.data.reader import Reader
+from orchestrator.data.sources import ensure_sources
 from orchestrator.data.stream import Stream
 from orchestrator.errors import UnavailableError, UserError
 from tests.data.clips import flip_bit, frames_of, write_source
 from tests.fault_proxy import Fault, fault_proxy
 from tests.s3store import S3Store
+from tests.tiny import tiny_recipe
 
 SHAPE: Bucket = (3, 8, 8)
 CLIPS = 4
@@ -30,22 +32,24 @@ def open_reader(index: Index, folder: Path) -> Reader:
 def test_every_flipped_bit_is_found_before_the_sample_is_used(tmp_path: Path) -> None:
     index = write_source(str(tmp_path / "clips"), {SHAPE: CLIPS})
     (shard,) = index.shards
-    whole = index.store.get(shard)
+    path = tmp_path / "clips" / shard
+    whole = path.read_bytes()
+    reader = open_reader(index, tmp_path)
     draw = random.Random(0)
     found = 0
     for _ in range(TRIALS):
         bit = draw.randrange(8 * len(whole))
         flipped = bytearray(whole)
         flipped[bit // 8] ^= 1 << bit % 8
-        index.store.put(shard, bytes(flipped))
+        path.write_bytes(flipped)
         for row in range(CLIPS):
             member = index.sample(row).members[0]
             if member.offset <= bit // 8 < member.offset + member.size:
                 with pytest.raises(UserError, match=r"\.npz is damaged: xxh64="):
-                    open_reader(index, tmp_path).read(row)
+                    reader.read(row)
                 found += 1
             else:
-                _, arrays = open_reader(index, tmp_path).read(row)
+                _, arrays = reader.read(row)
                 assert (arrays["frames"] == frames_of(row, SHAPE)).all()
     assert found > TRIALS // 10  # the rest hit headers and padding, which are never read
 
@@ -79,8 +83,17 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("nobody")
 def test_clips_in_a_store_that_is_not_there_are_unavailable() -> None:
-    with pytest.raises(UnavailableError, match=r"get s3://films/clips/index\.json: gave up after"):
-        Index.open("s3://films/clips")
+    recipe = tiny_recipe("s3://films")
+    with pytest.raises(UnavailableError, match="reach s3://films/clips/train: gave up after"):
+        ensure_sources(recipe, on_clips=lambda *_: None)
+
+
+@pytest.mark.s3
+@pytest.mark.usefixtures("s3")
+def test_clips_in_a_bucket_that_is_not_there_are_the_users_error() -> None:
+    recipe = tiny_recipe("s3://no-such-bucket")
+    with pytest.raises(UserError, match="bucket no-such-bucket does not exist"):
+        ensure_sources(recipe, on_clips=lambda *_: None)
 
 
 @pytest.mark.s3

@@ -33,9 +33,10 @@ def test_its_processes_end_when_it_is_killed(tmp_path: Path) -> None:
     program = (
         "import sys\n"
         "from orchestrator.data.digits_shards import ensure_digits\n"
-        "from orchestrator.recipe.data import Digits\n"
+        "from orchestrator.recipe.data import ClipShape, Digits\n"
         "if __name__ == '__main__':\n"
-        "    ensure_digits(Digits(clips=40_000), split='train', uri=sys.argv[1],\n"
+        "    images = (ClipShape(frames=1, size=(20, 20)),)\n"
+        "    ensure_digits(Digits(clips=100_000, shapes=images), split='train', uri=sys.argv[1],\n"
         "                  on_clips=lambda *_: print(flush=True))\n"
     )
     (tmp_path / "program.py").write_text(program)
