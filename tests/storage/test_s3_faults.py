@@ -2,11 +2,14 @@
 
 import socket
 from collections.abc import Iterator
+from functools import partial
 from typing import Literal
 
 import pytest
 
 from orchestrator.errors import UnavailableError, UserError
+from orchestrator.storage import s3 as s3_module
+from orchestrator.storage.retry import retrying
 from orchestrator.storage.store import open_store
 from tests.fault_proxy import Fault, FaultProxy, fault_proxy
 from tests.s3store import SECRET_KEY, S3Store
@@ -21,6 +24,12 @@ def proxy(s3: S3Store, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator
         for name, value in s3.environment(url=proxy.url).items():
             monkeypatch.setenv(name, value)
         yield proxy
+
+
+@pytest.fixture
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tries follow each other at once; how long they wait is tested with the retry."""
+    monkeypatch.setattr(s3_module, "retrying", partial(retrying, sleep=lambda _: None))
 
 
 @pytest.fixture
@@ -45,6 +54,7 @@ def test_throttled_calls_go_through_at_last(proxy: FaultProxy, bucket: str) -> N
 
 
 @pytest.mark.s3
+@pytest.mark.usefixtures("no_waits")
 def test_store_that_stays_busy_is_given_up(proxy: FaultProxy, bucket: str) -> None:
     proxy.set(Fault("status"))
     wanted = r"get s3://.*/a: gave up after 6 tries .* 503 SlowDown"
@@ -89,7 +99,7 @@ def test_check_does_not_wait_long_for_a_store_that_hangs(proxy: FaultProxy, buck
     assert proxy.hits <= 3
 
 
-@pytest.mark.timeout(40)
+@pytest.mark.usefixtures("no_waits")
 def test_check_names_a_store_that_is_not_there(
     closed_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
