@@ -1,0 +1,101 @@
+"""The bare loop of overhead.py: one rank, the stage's own task and engine, and nothing else.
+
+Run by overhead.py as ``python benchmarks/bare.py JOB.json OUT.json``; no Ray, stream, log, tracker,
+checkpoint or look for a stop. The batches are those of the full stack, read before the first step.
+"""
+
+import argparse
+import json
+import time
+from contextlib import closing
+from pathlib import Path
+
+import torch
+
+from orchestrator.data.stream import StepBatch
+from orchestrator.storage.store import open_store
+from orchestrator.train.engine.build import build_engine
+from orchestrator.train.job import StageJob
+from orchestrator.train.randomness import SlotRandom, happens_at
+from orchestrator.train.ranks import Ranks, join
+from orchestrator.train.schedule import learning_rate
+from orchestrator.train.sources import open_stream
+from orchestrator.train.tasks.base import Micro
+from orchestrator.train.tasks.build import build_task
+
+
+def train(job: StageJob) -> dict[str, float]:
+    """Trains a stage; returns its parameter count and when every logged step ended.
+
+    Returns:
+        ``{"parameters": count, STEP: seconds since the epoch, ...}``, for multiples of log_every.
+    """
+    stage, settings = job.spec, job.spec.training
+    torch.set_num_threads(stage.compute.cpus_per_worker)
+    ranks = join(gpus=stage.compute.gpus_per_worker)
+    task = build_task(job.recipe, stage, store=open_store(job.run), device=ranks.device)
+    engines = {
+        name: build_engine(
+            network.to(ranks.device),
+            kind="deepspeed",
+            zero=stage.compute.zero,
+            precision=settings.precision,
+            optim=settings.optim,
+            accumulation=stage.accumulation(ranks=ranks.world_size),
+            ema_decay=settings.ema,
+            device=ranks.device,
+        )
+        for name, network in task.networks.items()
+    }
+    batches = _read_all(job, ranks=ranks)
+    ends = {"parameters": float(sum(engine.num_params for engine in engines.values()))}
+    for step, batch in enumerate(batches):
+        for micro in _micros(job, batch):
+            for name, engine in engines.items():
+                engine.backward(task.loss(name, engines, micro).value)
+        lr = learning_rate(step, optim=settings.optim, steps=settings.steps)
+        for engine in engines.values():
+            engine.step(lr=lr)
+        if (step + 1) % settings.log_every == 0:
+            ends[str(step + 1)] = time.time()
+    ranks.barrier()
+    return ends
+
+
+def _read_all(job: StageJob, *, ranks: Ranks) -> list[StepBatch]:
+    with closing(open_stream(job, ranks=ranks)) as stream:
+        return [stream.read_step(step) for step in range(job.spec.training.steps)]
+
+
+def _micros(job: StageJob, batch: StepBatch) -> list[Micro]:
+    settings = job.spec.training
+    size = settings.micro_batch
+    return [
+        Micro(
+            samples=batch.samples[first : first + size],
+            captions=batch.captions[first : first + size],
+            random=SlotRandom(
+                batch.slots[first : first + size],
+                seed=job.recipe.seed,
+                stage=job.stage,
+                step=batch.step,
+            ),
+            step=batch.step,
+            images=happens_at(batch.step, share=settings.image_share),
+        )
+        for first in range(0, len(batch.slots), size)
+    ]
+
+
+def main() -> None:
+    """Trains and writes the times."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("job", type=Path)
+    parser.add_argument("out", type=Path)
+    args = parser.parse_args()
+    ends = train(StageJob.model_validate_json(args.job.read_text()))
+    args.out.write_text(json.dumps(ends))
+
+
+if __name__ == "__main__":
+    main()
