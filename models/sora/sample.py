@@ -16,10 +16,14 @@ from models.diffusion.objective import Objective
 from models.diffusion.samplers import sample
 from models.sora.autoencoder import VideoAutoencoder
 from models.sora.dit import Condition, VideoDiT
+from models.sora.tiling import decode_tiled, encode_tiled
 from models.text.states import TextEncoder, TextStates
 
 NO_CAPTION = ""
 WHOLE_FRAMES = 33  # longer clips pass the autoencoder in chunks, to bound the memory
+WHOLE_SIDE = 768  # pixels; frames with a longer side pass it in tiles, for the same reason
+TILE = 512  # pixels, a multiple of every space factor, as is the next
+OVERLAP = 128  # pixels, above the autoencoder's reach in its usual shapes (models/sora/tiling.py)
 
 
 @dataclass(frozen=True)
@@ -188,7 +192,9 @@ class SoraChain:
     def _given(self, video_B3THW: Tensor, *, grid: tuple[int, int, int]) -> Condition:
         """Latents of the given frames, zeros after them, and their mask."""
         video_B3THW = video_B3THW.to(self._device)
-        if video_B3THW.shape[2] > WHOLE_FRAMES:
+        if max(video_B3THW.shape[-2:]) > WHOLE_SIDE:
+            posterior = encode_tiled(self.autoencoder, video_B3THW, tile=TILE, overlap=OVERLAP)
+        elif video_B3THW.shape[2] > WHOLE_FRAMES:
             posterior = self.autoencoder.encode_chunked(video_B3THW)
         else:
             posterior = self.autoencoder.encode(video_B3THW)
@@ -202,7 +208,10 @@ class SoraChain:
 
     def _decode(self, latents_BCTHW: Tensor, *, frames: int) -> Tensor:
         z_BCTHW = self.autoencoder.denormalise(latents_BCTHW)
-        if frames > WHOLE_FRAMES:
+        side = max(z_BCTHW.shape[-2:]) * self.autoencoder.config.space_factor
+        if side > WHOLE_SIDE:
+            video = decode_tiled(self.autoencoder, z_BCTHW, tile=TILE, overlap=OVERLAP)
+        elif frames > WHOLE_FRAMES:
             video = self.autoencoder.decode_chunked(z_BCTHW)
         else:
             video = self.autoencoder.decode(z_BCTHW)

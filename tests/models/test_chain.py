@@ -230,6 +230,26 @@ def test_a_long_clip_passes_the_autoencoder_in_chunks_to_the_same_video(
     torch.testing.assert_close(found, whole, rtol=0, atol=ROUNDING)
 
 
+def test_large_frames_pass_the_autoencoder_in_tiles(
+    monkeypatch: pytest.MonkeyPatch, chain: SoraChain
+) -> None:
+    """One tile over the frame gives the same video; two of them are seen in the pixels."""
+    given = _video(2, 5)
+    whole = _sample(chain, condition_video=given)
+    monkeypatch.setattr("models.sora.sample.WHOLE_SIDE", 20)
+    monkeypatch.setattr("models.sora.sample.TILE", 24)
+    monkeypatch.setattr("models.sora.sample.OVERLAP", 12)
+    monkeypatch.setattr(chain.autoencoder, "decode", None)
+    monkeypatch.setattr(chain.autoencoder, "encode", None)
+    covered = _sample(chain, condition_video=given)
+    torch.testing.assert_close(covered, whole, rtol=0, atol=ROUNDING)
+    monkeypatch.setattr("models.sora.sample.TILE", 16)
+    monkeypatch.setattr("models.sora.sample.OVERLAP", 8)
+    cut = _sample(chain, condition_video=given)
+    assert cut.shape == whole.shape
+    assert (cut - whole).abs().max().item() > ROUNDING
+
+
 def test_another_size_than_training_is_sampled(chain: SoraChain) -> None:
     assert _sample(chain, frames=1, size=(24, 16)).shape == (2, 3, 1, 24, 16)
 
