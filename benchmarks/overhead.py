@@ -9,9 +9,7 @@ import json
 import os
 import platform
 import shutil
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,15 +20,9 @@ from typing import Any
 
 import torch
 import yaml
+from blocks import ROOT, bare_block, full_block, run_recipe
 
-from orchestrator.cascade.worker_env import LOOPBACK, worker_env
-from orchestrator.launch.places import with_absolute_uris
-from orchestrator.recipe.load import parse_recipe
-from orchestrator.train.job import StageJob
-
-ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "jobs" / "sora_debug.yaml"
-STAGE = "dit"
 BUDGET = 1.03
 LOG_EVERY = 10
 SAVE_EVERY = 200  # the default interval, over which a checkpoint's cost is spread
@@ -91,7 +83,7 @@ def measure(
     prepared = folder / "prepared"
     _say("preparing clips, autoencoder and latents", since=started_s)
     first = trees[cases[0].name]
-    _train({**first, "stages": first["stages"][:2]}, run=prepared, local=True)
+    run_recipe({**first, "stages": first["stages"][:2]}, run=prepared, local=True)
     results: list[Pair] = []
     parameters: dict[str, float] = {}
     longest_s = 0.0
@@ -110,9 +102,9 @@ def measure(
                 where = f"{case.name} pair {number + 1}/{pairs}: {kind} loop"
                 _say(f"{where}, {case.steps} steps", since=started_s)
                 if kind == "full":
-                    ends[kind] = _full(tree, prepared=prepared, run=run)
+                    ends[kind] = full_block(tree, prepared=prepared, run=run)
                 else:
-                    ends[kind], parameters[case.name] = _bare(tree, prepared=prepared, run=run)
+                    ends[kind], parameters[case.name] = bare_block(tree, prepared=prepared, run=run)
             shutil.rmtree(run)
             results.append(_compare(case, full_s=ends["full"], bare_s=ends["bare"]))
             _say(f"{case.name} pair {number + 1}: {results[-1].ratio:.4f}", since=started_s)
@@ -140,74 +132,6 @@ def _tree(case: Case, *, folder: Path, workers: int, zero: int) -> dict[str, Any
     return tree
 
 
-def _full(tree: Mapping[str, Any], *, prepared: Path, run: Path) -> dict[int, float]:
-    """Ends of the logged steps of `rushes train`, in seconds since the epoch."""
-    shutil.copytree(prepared / "stages", run / "stages")
-    _train(tree, run=run, local=False)
-    lines = (run / "stages" / STAGE / "metrics.jsonl").read_text().splitlines()
-    return {line["step"]: line["time_ms"] / 1000.0 for line in map(json.loads, lines)}
-
-
-def _train(tree: Mapping[str, Any], *, run: Path, local: bool) -> None:
-    recipe = run.parent / f"{run.name}.yaml"
-    recipe.write_text(yaml.safe_dump(dict(tree)))
-    command = [sys.executable, "-m", "orchestrator", "train", str(recipe), "--run", str(run)]
-    _call([command + (["--local"] if local else [])], env=[{}], log=recipe.with_suffix(".log"))
-
-
-def _bare(tree: Mapping[str, Any], *, prepared: Path, run: Path) -> tuple[dict[int, float], float]:
-    """Ends of the same steps in the bare loop, and the model's parameters."""
-    recipe = with_absolute_uris(parse_recipe(dict(tree), origin="overhead"))
-    job = StageJob(recipe=recipe, stage=STAGE, run=str(prepared), attempt=1)
-    path = run.parent / f"{run.name}.json"
-    path.write_text(job.model_dump_json())
-    ranks = job.spec.compute.ranks
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), **LOOPBACK}
-    outs = [run.parent / f"{run.name}.{rank}.ends" for rank in range(ranks)]
-    _call(
-        [[sys.executable, str(ROOT / "benchmarks/bare.py"), str(path), str(out)] for out in outs],
-        env=[
-            {
-                **worker_env(job.spec),
-                **(group if ranks > 1 else {}),
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(ranks),
-            }
-            for rank in range(ranks)
-        ],
-        log=run.parent / f"{run.name}.bare.log",
-    )
-    ends = json.loads(outs[0].read_text())
-    parameters = ends.pop("parameters")
-    return {int(step): end_s for step, end_s in ends.items()}, parameters
-
-
-def _call(commands: Sequence[list[str]], *, env: Sequence[Mapping[str, str]], log: Path) -> None:
-    """Runs processes side by side; ends with the tail of their log if one fails."""
-    with log.open("w") as file:
-        running = [
-            subprocess.Popen(command, env={**os.environ, **own}, cwd=ROOT, stdout=file, stderr=file)
-            for command, own in zip(commands, env, strict=True)
-        ]
-        try:
-            codes = [process.wait() for process in running]
-        finally:
-            for process in running:
-                if process.poll() is None:
-                    process.terminate()
-                    process.wait()
-    if any(codes):
-        tail = "\n".join(log.read_text().splitlines()[-30:])
-        raise SystemExit(f"{' '.join(commands[0])}\nended with {codes}:\n{tail}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _compare(case: Case, *, full_s: Mapping[int, float], bare_s: Mapping[int, float]) -> Pair:
     """Step times over the same steps: all windows but the first one and the one with the save."""
     starts = range(LOG_EVERY, case.steps, LOG_EVERY)
@@ -230,12 +154,12 @@ def _window_s(ends_s: Mapping[int, float], starts: Iterable[int]) -> float:
     return sum(ends_s[start + LOG_EVERY] - ends_s[start] for start in starts)
 
 
-def table(pairs: Sequence[Pair], *, parameters: Mapping[str, float]) -> str:
+def table(pairs: Sequence[Pair], *, parameters: Mapping[str, float], workers: int) -> str:
     """A Markdown table: medians over the pairs, and the spread of the ratio."""
     lines = [
-        "| model | parameters | pairs | bare step | full step | checkpoint | ratio, median "
-        f"| lowest to highest | at most {BUDGET} |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| model | workers | parameters | pairs | bare step | full step | checkpoint "
+        f"| ratio, median | lowest to highest | at most {BUDGET} |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, count in parameters.items():
         own = [pair for pair in pairs if pair.case == name]
@@ -245,8 +169,8 @@ def table(pairs: Sequence[Pair], *, parameters: Mapping[str, float]) -> str:
             for field in ("bare_ms", "full_ms", "save_ms")
         )
         lines.append(
-            f"| {name} | {count / 1e6:.1f}M | {len(own)} | {bare:.1f} ms | {full:.1f} ms "
-            f"| {save:.0f} ms | {statistics.median(ratios):.4f} "
+            f"| {name} | {workers} | {count / 1e6:.1f}M | {len(own)} | {bare:.1f} ms "
+            f"| {full:.1f} ms | {save:.0f} ms | {statistics.median(ratios):.4f} "
             f"| {min(ratios):.4f} to {max(ratios):.4f} | {_verdict(ratios)} |"
         )
     return "\n".join(lines)
@@ -290,7 +214,7 @@ def main() -> int:
             pairs=args.pairs,
             limit_s=args.limit_s,
         )
-    print(table(pairs, parameters=parameters))
+    print(table(pairs, parameters=parameters, workers=args.workers))
     if args.out is not None:
         about = {
             "machine": platform.platform(),
