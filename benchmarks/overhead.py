@@ -51,7 +51,7 @@ class Pair:
 
 
 CASES = (
-    Case(name="debug", train={}, steps=120, save_at=60),
+    Case(name="debug", train={}, steps=60, save_at=30),
     Case(
         name="30M",
         train={
@@ -62,11 +62,11 @@ CASES = (
                 "heads": 6,
                 "patch": [1, 1, 1],
             },
-            "batch": 8,
-            "micro_batch": 4,
+            "batch": 4,
+            "micro_batch": 2,
         },
-        steps=60,
-        save_at=30,
+        steps=40,
+        save_at=20,
     ),
 )
 
