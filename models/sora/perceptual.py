@@ -5,6 +5,7 @@ Shape letters: N frames, C channels, H W height and width.
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -25,6 +26,9 @@ class PerceptualDistance(nn.Module):
     weights at the end are left out.
 
     Source: Zhang et al. 2018, arXiv:1801.03924, equation 1.
+
+    Raises:
+        ValueError: if the file cannot be read, or its weights are missing or do not fit.
     """
 
     mean: Tensor
@@ -32,23 +36,24 @@ class PerceptualDistance(nn.Module):
 
     def __init__(self, config: PerceptualConfig) -> None:
         super().__init__()
+        self._path = config.path
         try:
             tensors = load_file(config.path)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise ValueError(
                 f"objective.perceptual.path={config.path} cannot be read: {error}"
             ) from None
         self._stages: list[list[tuple[str, str]]] = []
+        width = 3
         for stage, convolutions in enumerate(VGG_STAGES):
             if f"lin.{stage}.weight" not in tensors:
                 break
-            names: list[tuple[str, str]] = []
             for number in convolutions:
-                for part in ("weight", "bias"):
-                    self._keep(tensors, f"features.{number}.{part}", path=config.path)
-                names.append((f"features_{number}_weight", f"features_{number}_bias"))
-            self._keep(tensors, f"lin.{stage}.weight", path=config.path)
-            self._stages.append(names)
+                width = self._keep_convolution(tensors, f"features.{number}", width=width)
+            self._keep_shares(tensors, f"lin.{stage}.weight", width=width)
+            self._stages.append(
+                [(f"features_{one}_weight", f"features_{one}_bias") for one in convolutions]
+            )
         if not self._stages:
             raise ValueError(
                 f"objective.perceptual.path={config.path} holds no lin.0.weight, "
@@ -57,10 +62,37 @@ class PerceptualDistance(nn.Module):
         self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1), persistent=False)
 
-    def _keep(self, tensors: dict[str, Tensor], name: str, *, path: str) -> None:
+    def _keep_convolution(self, tensors: dict[str, Tensor], name: str, *, width: int) -> int:
+        """Returns the convolution's output channels."""
+        weight = self._find(tensors, f"{name}.weight")
+        if weight.ndim != 4 or weight.shape[1:] != (width, 3, 3):
+            raise self._misfit(weight, f"{name}.weight", wanted=f"[out, {width}, 3, 3]")
+        bias = self._find(tensors, f"{name}.bias")
+        if bias.shape != weight.shape[:1]:
+            raise self._misfit(bias, f"{name}.bias", wanted=f"[{weight.shape[0]}]")
+        self._keep(weight, f"{name}.weight")
+        self._keep(bias, f"{name}.bias")
+        return weight.shape[0]
+
+    def _keep_shares(self, tensors: dict[str, Tensor], name: str, *, width: int) -> None:
+        shares = self._find(tensors, name)
+        if shares.numel() != width:
+            raise self._misfit(shares, name, wanted=f"{width} values")
+        self._keep(shares, name)
+
+    def _find(self, tensors: dict[str, Tensor], name: str) -> Tensor:
         if name not in tensors:
-            raise ValueError(f"objective.perceptual.path={path} holds no {name}")
-        self.register_buffer(name.replace(".", "_"), tensors[name].float(), persistent=False)
+            raise ValueError(f"objective.perceptual.path={self._path} holds no {name}")
+        return tensors[name]
+
+    def _keep(self, tensor: Tensor, name: str) -> None:
+        self.register_buffer(name.replace(".", "_"), tensor.float(), persistent=False)
+
+    def _misfit(self, tensor: Tensor, name: str, *, wanted: str) -> ValueError:
+        return ValueError(
+            f"objective.perceptual.path={self._path} holds {name} of shape {list(tensor.shape)}, "
+            f"wanted {wanted}"
+        )
 
     def forward(self, a_B3THW: Tensor, b_B3THW: Tensor) -> Tensor:
         """Scalar distance of two batches of clips in [-1, 1]; 0 for equal ones."""
