@@ -20,8 +20,8 @@ debug: $(STAMP)
 
 # Two at a time, a file to a process; then those that start a Ray cluster, one by one.
 test: $(STAMP)
-	@$(VENV)/bin/python -m pytest -m "not ray" -n 2 --dist loadfile
-	@$(VENV)/bin/python -m pytest -m ray
+	@$(VENV)/bin/python -m pytest --ignore tests/ray -n 2 --dist loadfile
+	@$(VENV)/bin/python -m pytest tests/ray
 
 check: $(STAMP)
 	@$(VENV)/bin/ruff check .

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-LIMIT_S = 200
+LIMIT_S = 280
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-START_S = 90.0
+START_S = 180.0
 
 
 @dataclass(frozen=True)

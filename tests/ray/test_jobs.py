@@ -14,7 +14,7 @@ from tests.ray.conftest import ROOT, Head
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-LIMIT_S = 240
+LIMIT_S = 280
 
 
 def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
