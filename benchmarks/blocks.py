@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,14 +68,18 @@ def bare_block(
 
 
 def _call(commands: Sequence[list[str]], *, env: Sequence[Mapping[str, str]], log: Path) -> None:
-    """Runs processes side by side; ends with the tail of their log if one fails."""
+    """Runs processes side by side to their end; all end, with the tail of the log, if one fails."""
     with log.open("w") as file:
         running = [
             subprocess.Popen(command, env={**os.environ, **own}, cwd=ROOT, stdout=file, stderr=file)
             for command, own in zip(commands, env, strict=True)
         ]
         try:
-            codes = [process.wait() for process in running]
+            while True:
+                codes = [process.poll() for process in running]
+                if any(codes) or None not in codes:
+                    break
+                time.sleep(0.2)
         finally:
             for process in running:
                 if process.poll() is None:
