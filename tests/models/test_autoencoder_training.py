@@ -16,9 +16,9 @@ CONFIG = AutoencoderConfig(
 )
 
 
-def _autoencoder(config: AutoencoderConfig = CONFIG) -> VideoAutoencoder:
+def _autoencoder() -> VideoAutoencoder:
     torch.manual_seed(0)
-    return VideoAutoencoder(config)
+    return VideoAutoencoder(CONFIG)
 
 
 def _squares(*, clips: int, seed: int) -> Tensor:
@@ -46,9 +46,8 @@ def _gradients(autoencoder: VideoAutoencoder) -> list[Tensor]:
     return [one.grad for one in autoencoder.parameters() if one.grad is not None]
 
 
-@pytest.mark.parametrize("changes", [{}, {"patch": 1, "width_mults": (1, 1, 2, 2)}])
-def test_a_few_steps_lower_the_loss_on_clips_never_seen(changes: dict[str, object]) -> None:
-    autoencoder = _autoencoder(AutoencoderConfig(**(CONFIG.model_dump() | changes)))  # pyright: ignore[reportArgumentType]
+def test_a_few_steps_lower_the_loss_on_clips_never_seen() -> None:
+    autoencoder = _autoencoder()
     loss = AutoencoderLoss(AutoencoderLossConfig(l1=0.5, l2=1.0))
     optimizer = torch.optim.Adam(autoencoder.parameters(), lr=4e-3)
 
