@@ -54,13 +54,15 @@ def test_a_run_lives_in_a_bucket_from_clips_to_samples(
 
     paths = sample_run(
         uri,
-        ["a blue two moving up"],
+        ["a blue two moving up", "a red one moving left"],
         out=tmp_path / "out",
         seed=1,
         npz=True,
         on_clips=lambda _: None,
     )
-    assert [path.name for path in paths] == ["0000.mp4", "0000.gif", "0000.npz"]
+    each = [f"{number:04d}.{kind}" for number in (0, 1) for kind in ("mp4", "gif", "npz")]
+    assert [path.name for path in paths] == [*each, "sheet.mp4", "sheet.gif", "sheet.png"]
+    assert all(path.stat().st_size for path in paths)
 
     # Started again, it finds everything done.
     run_quietly(recipe)

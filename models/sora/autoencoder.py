@@ -12,6 +12,7 @@ from models.nn.causal_conv import CausalConv3d, Past, depth_to_space, space_to_d
 from models.sora.autoencoder_blocks import ChannelNorm, Grow, ResidualBlock, Shrink
 from models.sora.autoencoder_config import AutoencoderConfig
 
+RGB = 3
 LOGVAR_RANGE = (-30.0, 20.0)
 
 
@@ -52,7 +53,7 @@ class VideoAutoencoder(nn.Module):
         super().__init__()
         self.config = config
         widths = [config.width * mult for mult in config.width_mults]
-        pixels = config.channels * config.patch**2
+        pixels = RGB * config.patch**2
         self.encoder = _Encoder(config, widths=widths, pixels=pixels)
         self.decoder = _Decoder(config, widths=widths, pixels=pixels)
         self.register_buffer("latent_mean", torch.zeros(config.latent_channels))

@@ -25,7 +25,6 @@ class AutoencoderConfig(Strict):
     """
 
     kind: Literal["video_autoencoder"] = "video_autoencoder"
-    channels: PositiveInt = 3
     latent_channels: PositiveInt = 16
     width: PositiveInt = 96
     width_mults: tuple[PositiveInt, ...] = (1, 2, 4, 4)

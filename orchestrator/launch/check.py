@@ -12,12 +12,11 @@ from orchestrator.recipe.stage import Stage
 def print_check(recipe: Recipe, *, console: Console) -> None:
     """A table of the stages, the run's folder and the recipe's digest."""
     table = Table()
-    for name in ("stage", "kind", "needs", "workers", "what"):
+    for name in ("stage", "needs", "workers", "what"):
         table.add_column(name, overflow="fold")
     for stage in recipe.stages:
         table.add_row(
             stage.id,
-            stage.kind,
             ", ".join(stage.needs),
             _workers(stage),
             _what(stage),
@@ -44,11 +43,11 @@ def _what(stage: Stage) -> str:
         height, width = train.clip.size
         passes = stage.accumulation(ranks=stage.compute.ranks)
         return (
-            f"{train.model.kind}, {train.objective.kind}: {train.steps} steps x {train.batch} "
-            f"clips of {train.clip.frames}x{height}x{width} ({train.micro_batch} clips x {passes} "
-            f"passes per rank), {train.steps * train.batch} clips in all"
+            f"train {train.model.kind}, {train.objective.kind}\n"
+            f"{train.steps} steps x {train.batch} clips of {train.clip.frames}x{height}x{width}\n"
+            f"each rank {passes} x {train.micro_batch} clips a step"
         )
     if stage.encode is not None:
-        return f"latents of {stage.encode.autoencoder}"
+        return f"encode with {stage.encode.autoencoder}"
     assert stage.evaluate is not None
-    return f"{stage.evaluate.prompts} prompts through {stage.evaluate.model}"
+    return f"evaluate {stage.evaluate.prompts} prompts through {stage.evaluate.model}"

@@ -91,7 +91,7 @@ def sample(
         Path | None, typer.Option("--prompts", metavar="FILE", help="one prompt a line")
     ] = None,
 ) -> None:
-    """Sample a finished run: one MP4 and one GIF per prompt, named by its number."""
+    """Sample a finished run: an MP4 and a GIF per prompt, and a sheet of them all."""
     from orchestrator.launch.progress import counting
     from orchestrator.launch.sample import read_prompts, sample_run
 

@@ -10,9 +10,10 @@ from orchestrator.errors import UserError
 from orchestrator.launch.run_folder import open_run
 from orchestrator.train.pipeline import load_chain
 from orchestrator.train.sampling import denoiser_stage, sample_clips
-from orchestrator.train.video import write_gif, write_mp4
+from orchestrator.train.video import sheet, write_gif, write_mp4
 
 BATCH = 16  # clips sampled at once
+ON_A_SHEET = 20  # clips beside each other in one picture
 
 
 def read_prompts(prompts: Sequence[str], *, file: Path | None) -> list[str]:
@@ -44,6 +45,8 @@ def sample_run(
 ) -> list[Path]:
     """Samples every prompt and writes NNNN.mp4 and NNNN.gif (and NNNN.npz) by prompt number.
 
+    Several prompts also get sheet.mp4, sheet.gif and sheet.png: the first 20 beside each other.
+
     Raises:
         UserError: if the run is not finished or the folder cannot be written.
     """
@@ -60,11 +63,19 @@ def sample_run(
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror}") from None
     clips = sample_clips(chain, prompts, train=train, seed=seed, batch=BATCH, on_clips=on_clips)
-    return [
+    fps = train.clip.fps
+    paths = [
         path
         for number, clip in enumerate(clips)
-        for path in _write(clip, out / f"{number:04d}", fps=train.clip.fps, npz=npz)
+        for path in _write(clip, out / f"{number:04d}", fps=fps, npz=npz)
     ]
+    if len(clips) == 1:
+        return paths
+    shown = sheet(clips[:ON_A_SHEET], captions=prompts[:ON_A_SHEET], fps=fps, columns=4)
+    for kind, content in shown.items():
+        paths.append(out / f"sheet.{kind}")
+        paths[-1].write_bytes(content)
+    return paths
 
 
 def _write(clip: np.ndarray, stem: Path, *, fps: float, npz: bool) -> list[Path]:

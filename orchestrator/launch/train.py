@@ -21,6 +21,7 @@ from orchestrator.launch.ray_session import Starting
 from orchestrator.launch.signals import stop_on_signal
 from orchestrator.launch.terminal import View, header, open_view, stage_table
 from orchestrator.recipe.recipe import Recipe
+from orchestrator.storage.probe import honours_put_new
 from orchestrator.storage.store import Store, open_store
 from orchestrator.tracking.target import resolve_target
 from orchestrator.tracking.tracker import Tracker
@@ -57,6 +58,8 @@ def train(recipe: Recipe, *, run: str | None, local: bool, console: Console) -> 
                 view.say(line)
             store = open_store(uri)
             store.check()
+            if not honours_put_new(store):
+                view.say(f"store    {uri} ignores conditional writes: start one driver per run")
             indexes = _sources(recipe, view=view, stop=stop)
             outcomes, tracked = _run(
                 recipe,
@@ -70,7 +73,7 @@ def train(recipe: Recipe, *, run: str | None, local: bool, console: Console) -> 
     finally:
         view.close()
     console.print(stage_table(recipe, outcomes))
-    for line in ([f"sample video: {clips[-1]}"] if clips else []) + tracked:
+    for line in [f"sample video: {clip}" for clip in clips[-2:]] + tracked:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     raise_first_failure(outcomes)
 
@@ -108,7 +111,7 @@ def _run(
     tracker = Tracker(tracking=recipe.tracking, run_uri=store.uri, spool_dir=notes_dir() / "spool")
 
     def on_event(event: dict[str, Any]) -> None:
-        if event["kind"] == "artifact" and event["uri"].endswith(".mp4"):
+        if event["kind"] == "artifact" and event["uri"].endswith((".gif", ".mp4")):
             clips.append(event["uri"])
         tracker.event(event)
         view.event(event)

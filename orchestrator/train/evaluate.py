@@ -13,7 +13,7 @@ from orchestrator.train.hooks import Hooks
 from orchestrator.train.job import StageJob
 from orchestrator.train.pipeline import load_chain
 from orchestrator.train.sampling import sample_clips
-from orchestrator.train.video import grid, mp4_bytes, png_bytes
+from orchestrator.train.video import sheet
 
 REPORT = "report.json"
 SHOWN = 20  # clips in the picture
@@ -69,12 +69,11 @@ def _publish(
     assert spec is not None
     fps = job.recipe.stage(spec.model).training.clip.fps
     captions = [prompt.text for prompt in prompts[:SHOWN]]
-    shown = grid(list(videos[:SHOWN]), captions=captions)
-    store.put(f"{job.folder}/samples.mp4", mp4_bytes(shown, fps=fps, scale=1))
-    store.put(f"{job.folder}/samples.png", png_bytes(shown[len(shown) // 2]))
+    for kind, content in sheet(list(videos[:SHOWN]), captions=captions, fps=fps).items():
+        store.put(f"{job.folder}/samples.{kind}", content)
     store.put(f"{job.folder}/{REPORT}", json.dumps(report, indent=1).encode())
     shares = {name: value for name, value in report.items() if name != "prompts"}
     hooks.event({"kind": "metrics", "stage": job.stage, "step": 0, "values": shares})
-    for name in ("samples.mp4", REPORT):
+    for name in ("samples.gif", "samples.mp4", REPORT):
         uri = join_uri(job.run, job.folder, name)
         hooks.event({"kind": "artifact", "stage": job.stage, "uri": uri, "folder": "evaluation"})

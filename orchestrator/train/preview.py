@@ -15,7 +15,7 @@ from orchestrator.train.pixels import to_uint8
 from orchestrator.train.randomness import seed_of
 from orchestrator.train.ranks import Ranks
 from orchestrator.train.tasks.diffusion import DENOISER
-from orchestrator.train.video import grid, mp4_bytes, png_bytes
+from orchestrator.train.video import sheet
 
 
 class Preview:
@@ -48,7 +48,7 @@ class Preview:
         )
 
     def sample(self, engines: Mapping[str, Engine], *, step: int) -> None:
-        """Samples, writes one MP4 grid and a still to the run's folder and says where."""
+        """Samples, writes a sheet of clips to the run's folder and says where."""
         preview = self._train.preview
         assert preview is not None
         engine = engines[DENOISER]
@@ -86,21 +86,13 @@ class Preview:
     def _publish(self, videos: Any, *, step: int) -> None:
         preview = self._train.preview
         assert preview is not None
-        shown = grid(list(videos), captions=preview.prompts)
-        folder = f"{self._job.folder}/samples"
-        clip, still = f"{folder}/step-{step:08d}.mp4", f"{folder}/step-{step:08d}.png"
-        self._store.put(clip, mp4_bytes(shown, fps=self._train.clip.fps, scale=1))
-        self._store.put(still, png_bytes(shown[len(shown) // 2]))
-        stage, run = self._job.stage, self._job.run
-        self._event(
-            {"kind": "artifact", "stage": stage, "uri": join_uri(run, clip), "folder": "samples"}
-        )
-        self._event(
-            {
-                "kind": "still",
-                "stage": stage,
-                "key": "samples",
-                "step": step,
-                "uri": join_uri(run, still),
-            }
-        )
+        stem = f"{self._job.folder}/samples/step-{step:08d}"
+        files = sheet(list(videos), captions=preview.prompts, fps=self._train.clip.fps)
+        for kind, content in files.items():
+            self._store.put(f"{stem}.{kind}", content)
+        head = {"stage": self._job.stage}
+        for kind in ("gif", "mp4"):
+            uri = join_uri(self._job.run, f"{stem}.{kind}")
+            self._event(head | {"kind": "artifact", "uri": uri, "folder": "samples"})
+        still = join_uri(self._job.run, f"{stem}.png")
+        self._event(head | {"kind": "still", "key": "samples", "step": step, "uri": still})

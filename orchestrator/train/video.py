@@ -100,6 +100,13 @@ def write_gif(
     )
 
 
+def gif_bytes(clip_THWC: Pixels, *, fps: float, scale: int | None = None) -> bytes:
+    """The file that ``write_gif`` writes."""
+    buffer = io.BytesIO()
+    write_gif(buffer, clip_THWC, fps=fps, scale=scale)
+    return buffer.getvalue()
+
+
 def still_png(file: str | Path | IO[bytes], frame_HWC: Pixels, *, scale: int | None = None) -> None:
     """One frame, [H, W, 3] uint8, without loss.
 
@@ -114,6 +121,18 @@ def png_bytes(frame_HWC: Pixels) -> bytes:
     buffer = io.BytesIO()
     still_png(buffer, frame_HWC, scale=1)
     return buffer.getvalue()
+
+
+def sheet(
+    clips: Sequence[Pixels], *, captions: Sequence[str], fps: float, columns: int | None = None
+) -> dict[str, bytes]:
+    """Captioned clips beside each other as files: mp4, gif, and the middle frame as png."""
+    shown_THWC = grid(clips, captions=captions, columns=columns)
+    return {
+        "mp4": mp4_bytes(shown_THWC, fps=fps, scale=1),
+        "gif": gif_bytes(shown_THWC, fps=fps, scale=1),
+        "png": png_bytes(shown_THWC[len(shown_THWC) // 2]),
+    }
 
 
 def grid(

@@ -8,11 +8,11 @@ import pytest
 from orchestrator.data.digits.source import (
     DIRECTIONS,
     FIRST_EVAL_IMAGE,
-    SIDE,
     SPEEDS,
     WORDS,
     DigitClip,
     digit_clip,
+    digit_side,
     real_digits,
 )
 
@@ -110,11 +110,17 @@ def test_image_has_no_motion_in_its_captions() -> None:
 
 
 def test_frame_smaller_than_a_scan_is_refused() -> None:
-    with pytest.raises(ValueError, match="wanted"):
-        clip(0, side=4)
+    with pytest.raises(ValueError, match=r"size=\[11, 11\], wanted at least 12x12"):
+        clip(0, side=11)
 
 
-@pytest.mark.parametrize(("frames", "side"), [(9, 32), (17, 32), (9, 24), (33, 24)])
+def test_digit_fills_the_same_share_of_a_smaller_frame() -> None:
+    assert clip(3, side=12).frames.any()
+    light = [clip(3, side=side).frames.mean() for side in (16, 32, 64)]
+    np.testing.assert_allclose(light, light[1], rtol=0.05)
+
+
+@pytest.mark.parametrize(("frames", "side"), [(9, 32), (17, 32), (9, 24), (33, 24), (9, 16)])
 def test_speed_is_as_the_caption_says(frames: int, side: int) -> None:
     for index in range(20):
         one = clip(index, frames=frames, side=side)
@@ -122,13 +128,8 @@ def test_speed_is_as_the_caption_says(frames: int, side: int) -> None:
         assert one.labels.speed is not None
         way = np.array(DIRECTIONS[one.labels.direction])
         moved = (centre(one.frames[-1]) - centre(one.frames[0])) @ way
-        wanted = min(SPEEDS[one.labels.speed] * (frames - 1), side - SIDE)
+        digit = digit_side(side, side)
+        wanted = min(SPEEDS[one.labels.speed] * digit * (frames - 1), side - digit)
         assert moved == pytest.approx(wanted, abs=0.1)  # bytes are rounded
-        if wanted < SPEEDS[one.labels.speed] * (frames - 1):
+        if wanted < SPEEDS[one.labels.speed] * digit * (frames - 1):
             assert one.labels.speed == "slowly"
-
-
-def test_frame_without_room_to_move_is_for_images_alone() -> None:
-    assert clip(0, frames=1, side=SIDE).frames.any()
-    with pytest.raises(ValueError, match="wanted at least 21x21"):
-        clip(0, side=SIDE)

@@ -131,7 +131,7 @@ def test_a_denoiser_says_what_it_does(folder: Path) -> None:
     wanted = {"loss", "lr", "grad_norm/denoiser", "clips_per_s", "tokens_per_s", "model_tflops"}
     assert wanted | {"data_wait_s", "memory_mib"} <= set(json.loads(metrics))
     samples = list((folder / "straight/stages/dit/samples").iterdir())
-    assert {path.suffix for path in samples} == {".mp4", ".png"}
+    assert {path.suffix for path in samples} == {".gif", ".mp4", ".png"}
 
 
 def test_latents_are_normalised(folder: Path) -> None:

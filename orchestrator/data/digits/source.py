@@ -19,9 +19,10 @@ COLOURS = {
     "yellow": (255, 255, 0),
 }
 DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}  # (row, column)
-SPEEDS = {"slowly": 0.75, "steadily": 1.0, "quickly": 1.5}  # pixels per frame
+SPEEDS = {"slowly": 0.0375, "steadily": 0.05, "quickly": 0.075}  # digit sides per frame
 FIRST_EVAL_IMAGE = 1500  # of scikit-learn's 1797 digits: eval draws from the later ones
-SIDE = 20  # pixels of a digit's box
+SHARE = 5 / 8  # of the frame's shorter side that a digit's box takes
+SMALLEST_FRAME = 12  # pixels: below it a digit would have fewer than its scan
 WANDER = 1 / 6  # how far from the middle a path may lie, as a part of the room beside the digit
 _SCAN = 8  # pixels of a scanned digit's side
 
@@ -50,25 +51,26 @@ def digit_clip(
 ) -> DigitClip:
     """Clip ``index`` of a split: a pure function of its arguments.
 
-    The digit keeps its box of 20x20 pixels inside the frame. Speeds are those that fit the frame;
-    where none does the digit crosses all of it, slowly.
+    The digit keeps its box (20x20 pixels in a frame of 32x32) inside the frame. Speeds are those
+    that fit the frame; where none does the digit crosses all of it, slowly.
 
     Raises:
-        ValueError: if a digit does not fit the frame, or cannot move in it.
+        ValueError: if the frame is too small to show a digit.
     """
-    least = SIDE if frames == 1 else SIDE + 1
-    if min(height, width) < least:
-        raise ValueError(f"size={[height, width]}, wanted at least {least}x{least} for a digit")
+    if min(height, width) < SMALLEST_FRAME:
+        wanted = f"wanted at least {SMALLEST_FRAME}x{SMALLEST_FRAME} for a digit"
+        raise ValueError(f"size={[height, width]}, {wanted}")
     random = np.random.Generator(
         np.random.Philox(key=np.array([seed, 2 * index + (split == "eval")], dtype=np.uint64))
     )
-    scans, digits = _scans(split)
+    scans, digits = real_digits(split)
     scan = int(random.integers(len(scans)))
     colour = str(random.choice(list(COLOURS)))
     direction = str(random.choice(list(DIRECTIONS)))
-    room = np.array([height - SIDE, width - SIDE], dtype=float)
-    speed = str(random.choice(_speeds(direction, frames=frames, room=room)))
-    step = np.array(DIRECTIONS[direction]) * SPEEDS[speed]
+    side = digit_side(height, width)
+    room = np.array([height - side, width - side], dtype=float)
+    speed = str(random.choice(_speeds(direction, frames=frames, room=room / side)))
+    step = np.array(DIRECTIONS[direction]) * SPEEDS[speed] * side
     travel = step * (frames - 1)
     travel = np.clip(travel, -room, room)
     low, high = np.maximum(0.0, -travel), np.minimum(room, room - travel)
@@ -78,7 +80,9 @@ def digit_clip(
     high = np.where(across, room * (0.5 + WANDER), high)
     start = low + random.random(2) * (high - low)
     corners = start + np.linspace(0.0, 1.0, frames)[:, None] * travel
-    shade_THW = np.stack([_place(scans[scan], corner, height, width) for corner in corners])
+    enlarge = _interpolation(_SCAN, side)
+    digit = np.clip(enlarge @ scans[scan] @ enlarge.T, 0.0, 1.0)
+    shade_THW = np.stack([_place(digit, corner, height, width) for corner in corners])
     pixels = shade_THW[..., None] * np.array(COLOURS[colour], dtype=np.float64)
     labels = Labels(
         digit=WORDS[digits[scan]],
@@ -91,10 +95,15 @@ def digit_clip(
     )
 
 
+def digit_side(height: int, width: int) -> int:
+    """Pixels of a digit's box in a frame."""
+    return round(SHARE * min(height, width))
+
+
 def _speeds(direction: str, *, frames: int, room: NDArray[np.float64]) -> list[str]:
-    """Speeds at which a digit stays inside the room beside it; the slowest if none does."""
+    """Speeds at which a digit stays in the room (in digit sides) beside it; else the slowest."""
     along = float(np.abs(DIRECTIONS[direction]) @ room)
-    fitting = [name for name, pixels in SPEEDS.items() if pixels * (frames - 1) <= along]
+    fitting = [name for name, sides in SPEEDS.items() if sides * (frames - 1) <= along]
     return fitting or [min(SPEEDS, key=lambda name: SPEEDS[name])]
 
 
@@ -117,13 +126,6 @@ def captions(labels: Labels) -> tuple[str, ...]:
 
 
 @cache
-def _scans(split: Split) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Digits of a split, enlarged to [N, 20, 20] in [0, 1], and their labels."""
-    images, labels = real_digits(split)
-    enlarge = _interpolation(_SCAN, SIDE)
-    return np.clip(enlarge @ images @ enlarge.T, 0.0, 1.0), labels
-
-
 def real_digits(split: Split) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Scans [N, 8, 8] in [0, 1] and digits [N]; no scan is in both splits.
 
@@ -160,5 +162,6 @@ def _place(
     (row, column), (down, right) = np.floor(corner).astype(int), corner % 1.0
     for rows, share_down in ((row, 1 - down), (row + 1, down)):
         for columns, share_right in ((column, 1 - right), (column + 1, right)):
-            frame[rows : rows + SIDE, columns : columns + SIDE] += share_down * share_right * digit
+            shade = share_down * share_right * digit
+            frame[rows : rows + len(digit), columns : columns + len(digit)] += shade
     return frame[:height, :width]
