@@ -45,13 +45,11 @@ class TextEncoder(nn.Module):
     Attributes:
         width: D of the states.
         max_length: tokens of a caption at most.
-        max_length: tokens of a caption at most.
         trainable: whether it is trained along with the denoiser; a frozen one never changes.
     """
 
     width: int
     trainable: bool
-    max_length: int
     max_length: int
 
     def tokenize(self, captions: Sequence[str]) -> Tokens:

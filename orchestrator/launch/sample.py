@@ -71,7 +71,8 @@ def sample_run(
     ]
     if len(clips) == 1:
         return paths
-    shown = sheet(clips[:ON_A_SHEET], captions=prompts[:ON_A_SHEET], fps=fps, columns=4)
+    some = list(clips[:ON_A_SHEET])
+    shown = sheet(some, captions=prompts[: len(some)], fps=fps, columns=min(4, len(some)))
     for kind, content in shown.items():
         paths.append(out / f"sheet.{kind}")
         paths[-1].write_bytes(content)
