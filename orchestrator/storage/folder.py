@@ -50,7 +50,7 @@ class FolderStore:
 
         return _call("read", path, read)
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes | memoryview) -> None:
         """Writes beside the file, syncs and renames over it."""
         path = self._path(key)
 
@@ -134,7 +134,7 @@ def _call(verb: str, path: Path, call: Callable[[], T]) -> T:
     return retrying(once, what=f"{verb} {path}")
 
 
-def _write_part(path: Path, data: bytes) -> Path:
+def _write_part(path: Path, data: bytes | memoryview) -> Path:
     """The data in a new file beside ``path``, with the user's usual permissions, on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.parent / f"{_PART}{os.getpid()}-{secrets.token_hex(4)}"
@@ -146,7 +146,7 @@ def _write_part(path: Path, data: bytes) -> Path:
     return part
 
 
-def _write_exclusively(path: Path, data: bytes) -> None:
+def _write_exclusively(path: Path, data: bytes | memoryview) -> None:
     with path.open("xb") as file:
         file.write(data)
         file.flush()

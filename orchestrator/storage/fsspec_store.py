@@ -42,9 +42,9 @@ class FsspecStore:
             "get", key, lambda path: self._files.cat_file(path, start=start, end=start + length)
         )
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes | memoryview) -> None:
         """Writes a whole object."""
-        self._call("put", key, lambda path: self._files.pipe_file(path, data))
+        self._call("put", key, lambda path: self._files.pipe_file(path, bytes(data)))
 
     def put_new(self, key: str, data: bytes) -> bool:
         """Exclusive create, as far as the file system has it; always within this process."""

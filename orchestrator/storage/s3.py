@@ -58,10 +58,12 @@ class S3Store:
         span = f"bytes={start}-{start + length - 1}"
         return self._call("get", key, lambda s3, name: _body(s3, self._bucket, name, Range=span))
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes | memoryview) -> None:
         """Writes a whole object; the server checks its CRC."""
         self._call(
-            "put", key, lambda s3, name: s3.put_object(Bucket=self._bucket, Key=name, Body=data)
+            "put",
+            key,
+            lambda s3, name: s3.put_object(Bucket=self._bucket, Key=name, Body=bytes(data)),
         )
 
     def put_new(self, key: str, data: bytes) -> bool:

@@ -27,7 +27,7 @@ class Store(Protocol):
         """``length`` bytes of an object from ``start`` on."""
         ...
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes | memoryview) -> None:
         """Writes a whole object; readers see the old one or the new one, never a part."""
         ...
 

@@ -28,6 +28,14 @@ class Ranks:
         dist.broadcast(value, src=0)
         return bool(value.item())
 
+    def all(self, flag: bool) -> bool:
+        """True on every rank if every rank says so."""
+        if self.world_size == 1:
+            return flag
+        value = torch.tensor([int(flag)], device=self.device)
+        dist.all_reduce(value, op=dist.ReduceOp.MIN)
+        return bool(value.item())
+
     def mean(self, values: Tensor) -> Tensor:
         """Elementwise mean over ranks, in float32."""
         if self.world_size == 1:

@@ -12,7 +12,7 @@ from orchestrator.errors import UserError
 from orchestrator.recipe.train import Train
 from orchestrator.storage.store import Store, open_store
 from orchestrator.train.checkpoint.load import load_latest
-from orchestrator.train.checkpoint.save import save
+from orchestrator.train.checkpoint.save import Saver
 from orchestrator.train.engine.base import Engine
 from orchestrator.train.engine.blocks import apply_memory_and_speed
 from orchestrator.train.engine.build import build_engine
@@ -117,6 +117,9 @@ class _Session:
         self._recorder = Recorder(
             stage=job.spec, task=task, ranks=ranks, log=self._log, event=self._event
         )
+        self._saver = Saver(
+            store, self._checkpoints, engines=engines, ranks=ranks, keep=job.spec.save.keep
+        )
         self._preview = Preview(job, store=store, ranks=ranks, event=self._event)
 
     def run(self) -> StageResult:
@@ -161,21 +164,18 @@ class _Session:
             self._recorder.record(step)
         if step.number % self._job.spec.save.every_steps == 0 or last or step.stop:
             self._save(step.number)
+        else:
+            self._saver.poll()
+        if last or step.stop:
+            self._saver.finish()
         if self._preview.is_due(step.number):
             self._preview.sample(self._engines, step=step.number)
 
     def _save(self, step: int) -> None:
         if self._ranks.rank == 0:
             self._log.publish()
-        save(
-            self._store,
-            self._checkpoints,
-            step=step,
-            engines=self._engines,
-            extra={"stream": self._stream.state_dict(), "step": step},
-            ranks=self._ranks,
-            keep=self._job.spec.save.keep,
-        )
+        extra = {"stream": self._stream.state_dict(), "step": step}
+        self._saver.begin(step=step, extra=extra)
 
     def _resume(self) -> int:
         found = load_latest(

@@ -12,7 +12,7 @@ from torch import Tensor
 from orchestrator.recipe.train import Optim
 from orchestrator.storage.store import open_store
 from orchestrator.train.checkpoint.load import load_latest
-from orchestrator.train.checkpoint.save import save
+from orchestrator.train.checkpoint.save import Saver
 from orchestrator.train.engine.base import STATE_KEYS, Engine, StateKey
 from orchestrator.train.engine.blocks import apply_memory_and_speed
 from orchestrator.train.engine.build import build_engine
@@ -155,16 +155,11 @@ def run_and_save(ranks: Ranks, setup: Setup, *, uri: str, save_at: int) -> tuple
     """Trains with a checkpoint on the way; the first result is as of then."""
     engine = setup.engine(ranks)
     first = Result(*train(ranks, engine, start=0, stop=save_at), state=state(ranks, engine))
-    save(
-        open_store(uri),
-        PREFIX,
-        step=save_at,
-        engines={"denoiser": engine},
-        extra={"setup": str(setup)},
-        ranks=ranks,
-        keep=1,
-    )
+    saver = Saver(open_store(uri), PREFIX, engines={"denoiser": engine}, ranks=ranks, keep=1)
+    saver.begin(step=save_at, extra={"setup": str(setup)})
+    # The next steps run while the thread writes: what it writes must be the state of before.
     second = Result(*train(ranks, engine, start=save_at, stop=STEPS), state=state(ranks, engine))
+    saver.finish()
     return first, second
 
 

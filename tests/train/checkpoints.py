@@ -9,7 +9,7 @@ from torch import nn
 from orchestrator.recipe.train import Optim
 from orchestrator.storage.store import Store, open_store
 from orchestrator.train.checkpoint.load import load_latest
-from orchestrator.train.checkpoint.save import save
+from orchestrator.train.checkpoint.save import Saver
 from orchestrator.train.engine.base import Engine
 from orchestrator.train.engine.build import build_engine
 from orchestrator.train.ranks import Ranks
@@ -71,15 +71,12 @@ class Training:
             while self.step < target:
                 advance(self.engine, step=self.step)
                 self.step += 1
-            save(
-                self.store,
-                PREFIX,
+            saver = Saver(self.store, PREFIX, engines={"net": self.engine}, ranks=ALONE, keep=keep)
+            saver.begin(
                 step=target,
-                engines={"net": self.engine},
                 extra={"step": target, "stream": {"position": [target, 0.5, None]}},
-                ranks=ALONE,
-                keep=keep,
             )
+            saver.finish()
             self.bits_at[target] = bits(self.engine)
 
     def path(self, step: int, name: str) -> Path:

@@ -1,15 +1,20 @@
 """Checkpoints exist by their COMMIT, are checked byte by byte, and never lose the last good one."""
 
 import json
+import threading
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import xxhash
 from safetensors import safe_open
 
 from orchestrator.errors import RushesError, UnavailableError, UserError
-from orchestrator.train.checkpoint import save as save_module
+from orchestrator.train.checkpoint import snapshot
 from orchestrator.train.checkpoint.load import load_latest
+from orchestrator.train.checkpoint.save import Saver
+from orchestrator.train.checkpoint.snapshot import HostBuffers
 from orchestrator.train.checkpoint.steps import latest, prune
 from tests.train.checkpoints import ALONE, PREFIX, Training, advance, bits, build
 
@@ -214,7 +219,7 @@ def test_failed_write_names_the_place_and_keeps_the_last_commit(training: Traini
 def test_large_state_is_split_over_files(
     training: Training, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(save_module, "PART_BYTES", 100)
+    monkeypatch.setattr(snapshot, "PART_BYTES", 100)
     training.save_at(2)
     names = sorted(path.name for path in training.path(2, "").glob("rank-*"))
     assert names == [
@@ -224,3 +229,42 @@ def test_large_state_is_split_over_files(
     ]
     _, engine = training.load()
     assert bits(engine) == training.bits_at[2]
+
+
+def test_steps_after_the_copy_do_not_change_what_is_written(training: Training) -> None:
+    written = threading.Event()
+    going_on = threading.Event()
+
+    class Slow:
+        """Writes only once the engine has moved on."""
+
+        uri = training.store.uri
+
+        def put(self, key: str, data: bytes | memoryview) -> None:
+            going_on.wait()
+            training.store.put(key, data)
+            written.set()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(training.store, name)
+
+    store: Any = Slow()
+    saver = Saver(store, PREFIX, engines={"net": training.engine}, ranks=ALONE, keep=1)
+    before = bits(training.engine)
+    saver.begin(step=1, extra={})
+    saver.poll()  # nothing is written: no commit, and no wait
+    assert not training.path(1, "COMMIT").exists()
+    advance(training.engine, step=0)
+    going_on.set()
+    saver.finish()
+    assert written.is_set()
+    _, engine = training.load()
+    assert bits(engine) == before != bits(training.engine)
+
+
+def test_second_save_uses_the_memory_of_the_first(training: Training) -> None:
+    buffers = HostBuffers({"net": training.engine}, ranks=ALONE)
+    first = [np.frombuffer(file.raw, dtype=np.uint8) for file in buffers.copy()]
+    advance(training.engine, step=0)
+    second = [np.frombuffer(file.raw, dtype=np.uint8) for file in buffers.copy()]
+    assert all(np.shares_memory(*pair) for pair in zip(first, second, strict=True))

@@ -62,7 +62,7 @@ class Commit(Strict):
     files: dict[str, File]
 
 
-def describe(raw: bytes) -> File:
+def describe(raw: bytes | memoryview) -> File:
     """Size and hash of a file's bytes."""
     return File(size=len(raw), xxh64=xxhash.xxh64(raw).hexdigest())
 

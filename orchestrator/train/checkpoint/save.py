@@ -1,14 +1,12 @@
-"""Writing a checkpoint."""
+"""Writing checkpoints beside training."""
 
 import math
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from safetensors.torch import save as to_safetensors
-from torch import Tensor
-
-from orchestrator.errors import RushesError, UnavailableError, UserError
+from orchestrator.errors import RushesError, UnavailableError, error_with_code
 from orchestrator.storage.store import Store
 from orchestrator.train.checkpoint.format import (
     COMMIT,
@@ -20,111 +18,165 @@ from orchestrator.train.checkpoint.format import (
     Network,
     Parameter,
     Range,
-    data_file,
     describe,
     folder,
 )
+from orchestrator.train.checkpoint.snapshot import HostBuffers, HostFile
 from orchestrator.train.checkpoint.steps import prune
-from orchestrator.train.engine.base import STATE_KEYS, Engine, Fragment
+from orchestrator.train.engine.base import Engine
 from orchestrator.train.exchange import gather_json
 from orchestrator.train.ranks import Ranks
 
-PART_BYTES = 512 * 2**20  # a rank's state is written in files of about this size
+
+@dataclass
+class _Pending:
+    """A checkpoint between its copy and its commit, on this rank."""
+
+    step: int
+    networks: dict[str, Network]
+    extra: dict[str, Any]
+    files: list[HostFile]
+    described: dict[str, File] = field(default_factory=dict[str, File])
+    error: BaseException | None = None
+    thread: threading.Thread | None = None
 
 
-def save(
-    store: Store,
-    prefix: str,
-    *,
-    step: int,
-    engines: Mapping[str, Engine],
-    extra: dict[str, Any],
-    ranks: Ranks,
-    keep: int,
-) -> None:
-    """Writes every rank's slices, then ``index.json``, then ``COMMIT``; collective.
+class Saver:
+    """Saves in three steps: copy to host memory, write in a thread, commit when all have written.
 
-    After the commit older checkpoints are deleted, all but the newest ``keep``.
+    Only the copy holds up training. One checkpoint is under way at a time; the next one waits for
+    it. All methods are collective.
 
     Args:
         store: where the run is.
         prefix: key of the folder of checkpoints.
-        step: optimizer steps done.
         engines: networks by name.
-        extra: JSON that ``load_latest`` gives back.
         ranks: this process and its peers.
-        keep: committed checkpoints to keep, at least 1.
-
-    Raises:
-        UnavailableError: on every rank, if any rank could not write; earlier checkpoints stay.
-        UserError: the same, if what stands in the way is the user's (no space, no permission).
+        keep: committed checkpoints to keep, at least 1; older ones are deleted after a commit.
     """
-    target = folder(prefix, step=step)
-    written: dict[str, Any] = {"error": None, "files": {}, "slices": []}
-    try:
-        for name, raw, slices in _files(engines, ranks=ranks):
-            store.put(f"{target}/{name}", raw)
-            written["files"][name] = describe(raw).model_dump()
-            written["slices"] += slices
-    except RushesError as error:
-        written["error"] = _told(error)
-    everything = gather_json(written, device=ranks.device)
-    error = next((one["error"] for one in everything if one["error"]), None)
-    networks = {name: Network(applied_steps=one.applied_steps) for name, one in engines.items()}
-    if error is None and ranks.rank == 0:
-        index = Index(
-            version=VERSION,
+
+    def __init__(
+        self,
+        store: Store,
+        prefix: str,
+        *,
+        engines: Mapping[str, Engine],
+        ranks: Ranks,
+        keep: int,
+    ) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._engines = engines
+        self._ranks = ranks
+        self._keep = keep
+        self._buffers = HostBuffers(engines, ranks=ranks)
+        self._pending: _Pending | None = None
+
+    def begin(self, *, step: int, extra: dict[str, Any]) -> None:
+        """Copies the state of now and starts to write it.
+
+        Args:
+            step: optimizer steps done.
+            extra: JSON that ``load_latest`` gives back.
+
+        Raises:
+            RushesError: as ``finish``, for the checkpoint before.
+        """
+        self.finish()
+        pending = _Pending(
             step=step,
-            world_size=ranks.world_size,
-            networks=networks,
-            parameters=_parameters([one for rank in everything for one in rank["slices"]]),
-            files={
-                name: File(**file) for rank in everything for name, file in rank["files"].items()
+            networks={
+                name: Network(applied_steps=one.applied_steps)
+                for name, one in self._engines.items()
             },
             extra=extra,
+            files=self._buffers.copy(),
         )
+        # A daemon: a process that has failed elsewhere must not wait for a store that is down.
+        pending.thread = threading.Thread(
+            target=self._write, args=(pending,), name="checkpoint", daemon=True
+        )
+        pending.thread.start()
+        self._pending = pending
+
+    def poll(self) -> None:
+        """Commits if every rank has written; to be called at every step.
+
+        Raises:
+            RushesError: as ``finish``.
+        """
+        pending = self._pending
+        if pending is None:
+            return
+        assert pending.thread is not None
+        if self._ranks.all(not pending.thread.is_alive()):
+            self.finish()
+
+    def finish(self) -> None:
+        """Waits until the checkpoint under way, if any, is committed.
+
+        Raises:
+            UnavailableError: on every rank, if any rank could not write; earlier checkpoints stay.
+            UserError: the same, if what stands in the way is the user's (no space, no permission).
+        """
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        assert pending.thread is not None
+        pending.thread.join()
+        told = {
+            "error": None if pending.error is None else _told(pending.error),
+            "files": {name: file.model_dump() for name, file in pending.described.items()},
+            "slices": [
+                {"shape": one.shape, "range": one.range.model_dump()}
+                for file in pending.files
+                for one in file.slices
+            ],
+        }
+        self._commit(pending, gather_json(told, device=self._ranks.device))
+
+    def _write(self, pending: _Pending) -> None:
+        target = folder(self._prefix, step=pending.step)
         try:
-            _commit(store, target, index=index)
-            prune(store, prefix, keep=keep)
-        except RushesError as failure:
-            error = _told(failure)
-    error = gather_json(error, device=ranks.device)[0]
-    if error is not None:
-        kind = UserError if error["exit_code"] == UserError.exit_code else UnavailableError
-        raise kind(f"checkpoint {store.uri}/{target} was not written: {error['text']}")
+            for file in pending.files:
+                pending.described[file.name] = describe(file.raw)
+                self._store.put(f"{target}/{file.name}", file.raw)
+        except BaseException as error:  # a thread's outer edge: ``finish`` raises it
+            pending.error = error
+
+    def _commit(self, pending: _Pending, everything: Sequence[Any]) -> None:
+        target = folder(self._prefix, step=pending.step)
+        error = next((one["error"] for one in everything if one["error"]), None)
+        if error is None and self._ranks.rank == 0:
+            index = Index(
+                version=VERSION,
+                step=pending.step,
+                world_size=self._ranks.world_size,
+                networks=pending.networks,
+                parameters=_parameters([one for rank in everything for one in rank["slices"]]),
+                files={
+                    name: File(**file)
+                    for rank in everything
+                    for name, file in rank["files"].items()
+                },
+                extra=pending.extra,
+            )
+            try:
+                _commit(self._store, target, index=index)
+                prune(self._store, self._prefix, keep=self._keep)
+            except RushesError as failure:
+                error = _told(failure)
+        error = gather_json(error, device=self._ranks.device)[0]
+        if error is not None:
+            where = f"checkpoint {self._store.uri}/{target} was not written"
+            text = f"{where}: {error['text']}"
+            raise error_with_code(error["exit_code"], text) from pending.error
 
 
-def _told(error: RushesError) -> dict[str, Any]:
-    return {"text": str(error), "exit_code": error.exit_code}
-
-
-def _files(
-    engines: Mapping[str, Engine], *, ranks: Ranks
-) -> Iterator[tuple[str, bytes, list[dict[str, Any]]]]:
-    for part, fragments in enumerate(_parts(engines)):
-        name = data_file(rank=ranks.rank, world_size=ranks.world_size, part=part)
-        tensors: dict[str, Tensor] = {}
-        slices: list[dict[str, Any]] = []
-        for key, fragment in fragments:
-            for state in STATE_KEYS:
-                tensors[f"{key}/{state}"] = fragment.tensors[state].detach().to("cpu", copy=True)
-            place = {"file": name, "key": key, "start": fragment.start, "numel": fragment.numel}
-            slices.append({"shape": list(fragment.shape), "range": place})
-        yield name, to_safetensors(tensors), slices
-
-
-def _parts(engines: Mapping[str, Engine]) -> Iterator[list[tuple[str, Fragment]]]:
-    part: list[tuple[str, Fragment]] = []
-    size = 0
-    for network, engine in engines.items():
-        for fragment in engine.fragments():
-            part.append((f"{network}/{fragment.name}", fragment))
-            size += fragment.numel * len(STATE_KEYS) * torch.float32.itemsize
-            if size >= PART_BYTES:
-                yield part
-                part, size = [], 0
-    if part:
-        yield part
+def _told(error: BaseException) -> dict[str, Any]:
+    if isinstance(error, RushesError):
+        return {"text": str(error), "exit_code": error.exit_code}
+    return {"text": f"{type(error).__name__}: {error}", "exit_code": RushesError.exit_code}
 
 
 def _parameters(slices: list[dict[str, Any]]) -> dict[str, Parameter]:

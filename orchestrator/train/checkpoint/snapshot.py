@@ -1,0 +1,121 @@
+"""A rank's state copied to host memory, laid out as safetensors files."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from orchestrator.train.checkpoint.format import Range, data_file
+from orchestrator.train.engine.base import STATE_KEYS, Engine, Fragment, StateKey
+from orchestrator.train.ranks import Ranks
+
+PART_BYTES = 512 * 2**20  # a rank's state is written in files of about this size
+_ALIGNMENT = 8  # bytes, of the tensors' beginning, as safetensors wants
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One fragment in a file, and the shape of the parameter that it is a part of."""
+
+    shape: tuple[int, ...]
+    range: Range
+
+
+@dataclass(frozen=True)
+class HostFile:
+    """One file, ready to be written; its bytes are overwritten by the next copy."""
+
+    name: str
+    raw: memoryview
+    slices: tuple[Slice, ...]
+
+
+class HostBuffers:
+    """Memory for one copy of a rank's state: allocated by the first copy, used by all.
+
+    safetensors' own ``save`` copies every tensor twice into fresh memory, which takes longer than
+    the copy itself; its format is a JSON header and the tensors' bytes.
+    """
+
+    def __init__(self, engines: Mapping[str, Engine], *, ranks: Ranks) -> None:
+        self._engines = engines
+        self._ranks = ranks
+        self._buffers: list[Tensor] = []
+
+    def copy(self) -> list[HostFile]:
+        """Copies masters, moments and EMA; later steps do not change what is returned."""
+        files = [
+            self._copy_part(part, fragments) for part, fragments in enumerate(_parts(self._engines))
+        ]
+        if self._ranks.device.type == "cuda":
+            torch.cuda.synchronize()
+        return files
+
+    def _copy_part(self, part: int, fragments: list[tuple[str, Fragment]]) -> HostFile:
+        rank, world_size = self._ranks.rank, self._ranks.world_size
+        name = data_file(rank=rank, world_size=world_size, part=part)
+        layout = list(_tensors(fragments))
+        header = _header(layout)
+        total = len(header) + sum(_bytes(tensor) for _, tensor in layout)
+        buffer = self._buffer(part, size=total)
+        buffer[: len(header)] = torch.frombuffer(bytearray(header), dtype=torch.uint8)
+        place = buffer[len(header) :].view(torch.float32)
+        for _, tensor in layout:
+            place[: tensor.numel()].copy_(tensor, non_blocking=True)
+            place = place[tensor.numel() :]
+        slices = tuple(
+            Slice(
+                shape=fragment.shape,
+                range=Range(file=name, key=key, start=fragment.start, numel=fragment.numel),
+            )
+            for key, fragment in fragments
+        )
+        return HostFile(name=name, raw=buffer.numpy().data, slices=slices)
+
+    def _buffer(self, part: int, *, size: int) -> Tensor:
+        if part == len(self._buffers):
+            pinned = self._ranks.device.type == "cuda"
+            self._buffers.append(torch.empty(size, dtype=torch.uint8, pin_memory=pinned))
+        # Fragments never change while an engine lives, so neither does a part's size.
+        assert self._buffers[part].numel() == size
+        return self._buffers[part]
+
+
+def _parts(engines: Mapping[str, Engine]) -> Iterator[list[tuple[str, Fragment]]]:
+    part: list[tuple[str, Fragment]] = []
+    size = 0
+    for network, engine in engines.items():
+        for fragment in engine.fragments():
+            part.append((f"{network}/{fragment.name}", fragment))
+            size += fragment.numel * len(STATE_KEYS) * torch.float32.itemsize
+            if size >= PART_BYTES:
+                yield part
+                part, size = [], 0
+    if part:
+        yield part
+
+
+def _tensors(fragments: list[tuple[str, Fragment]]) -> Iterator[tuple[str, Tensor]]:
+    states: tuple[StateKey, ...] = STATE_KEYS
+    for key, fragment in fragments:
+        for state in states:
+            yield f"{key}/{state}", fragment.tensors[state].detach()
+
+
+def _header(layout: list[tuple[str, Tensor]]) -> bytes:
+    """Source: the format description in the README of huggingface/safetensors."""
+    entries: dict[str, object] = {}
+    end = 0
+    for name, tensor in layout:
+        start, end = end, end + _bytes(tensor)
+        entries[name] = {"dtype": "F32", "shape": [tensor.numel()], "data_offsets": [start, end]}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _bytes(tensor: Tensor) -> int:
+    assert tensor.dtype == torch.float32, f"{tensor.dtype} state, wanted float32"
+    return tensor.numel() * tensor.itemsize
