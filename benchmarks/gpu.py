@@ -43,9 +43,9 @@ BATCHES = {"XL": 8, "2B": 4}
 OUT_OF_MEMORY = "out of memory"
 CAPTIONS = (
     "a red three moving left",
-    "the digit seven, green, slides up",
-    "white five drifting slowly to the right of the frame",
-    "a blue nine",
+    "the digit seven, green, goes up",
+    "a white five drifting right",
+    "the digit nine, shown in blue",
 )
 
 

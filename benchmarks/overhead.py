@@ -154,11 +154,7 @@ def _window_ms(ends_s: Mapping[int, float], start: int) -> float:
 
 @dataclass(frozen=True)
 class Result:
-    """Both sides over some pairs.
-
-    What else runs on a machine only adds to a window's time, so the lower quartile of the windows
-    says more of the code, and less of the neighbours, than their median does.
-    """
+    """Both sides over some pairs: means, so that a stall counts however rare it is."""
 
     full_ms: float
     bare_ms: float
@@ -168,19 +164,15 @@ class Result:
     def of(cls, pairs: Sequence[Pair]) -> "Result":
         """Pools the windows of all pairs."""
         return cls(
-            full_ms=_lower_quartile([one for pair in pairs for one in pair.full_ms]),
-            bare_ms=_lower_quartile([one for pair in pairs for one in pair.bare_ms]),
-            save_ms=statistics.median(pair.save_ms for pair in pairs),
+            full_ms=statistics.fmean(one for pair in pairs for one in pair.full_ms),
+            bare_ms=statistics.fmean(one for pair in pairs for one in pair.bare_ms),
+            save_ms=statistics.fmean(pair.save_ms for pair in pairs),
         )
 
     @property
     def ratio(self) -> float:
         """Full step, with its share of a checkpoint, over the bare one."""
         return (self.full_ms + self.save_ms / SAVE_EVERY) / self.bare_ms
-
-
-def _lower_quartile(values: Sequence[float]) -> float:
-    return statistics.quantiles(values, n=4)[0]
 
 
 def table(pairs: Sequence[Pair], *, parameters: Mapping[str, float], workers: int) -> str:

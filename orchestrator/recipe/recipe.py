@@ -75,6 +75,9 @@ class Recipe(Strict):
                 )
             if stage.evaluate is not None:
                 self._expect_model(stage.evaluate.model, DiTConfig, f"stages.{stage.id}.model")
+            if stage.starts_from is not None:
+                kind = type(stage.training.model)
+                self._expect_model(stage.starts_from, kind, f"stages.{stage.id}.starts_from")
             if stage.latents is not None and self.stage(stage.latents).encode is None:
                 raise ValueError(
                     f"stages.{stage.id}.latents={stage.latents}, wanted an encode stage"
@@ -95,6 +98,11 @@ class Recipe(Strict):
         try:
             check_geometry(train.clip, autoencoder=autoencoder)
             _check_patches(train.clip, autoencoder, train.dit)
+            if train.image_share and train.dit.patch[0] > 1:
+                raise ValueError(
+                    f"image_share={train.image_share} with model.patch={list(train.dit.patch)}: "
+                    "an image is one latent frame, wanted patch[0]=1 or image_share=0"
+                )
         except ValueError as error:
             raise ValueError(f"stages.{stage.id}.train.{error}") from error
 

@@ -43,9 +43,9 @@ class Preview:
     def is_due(self, step: int) -> bool:
         """Whether clips are sampled after this step."""
         preview = self._train.preview
-        return preview is not None and (
-            step % preview.every_steps == 0 or step == self._train.steps
-        )
+        if preview is None or not preview.prompts:
+            return False
+        return step % preview.every_steps == 0 or step == self._train.steps
 
     def sample(self, engines: Mapping[str, Engine], *, step: int) -> None:
         """Samples, writes a sheet of clips to the run's folder and says where."""

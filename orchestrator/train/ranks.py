@@ -37,20 +37,17 @@ class Ranks:
         return bool(value.item())
 
     def mean(self, values: Tensor) -> Tensor:
-        """Elementwise mean over ranks, in float32."""
-        if self.world_size == 1:
-            return values
-        values = values.clone()
-        dist.all_reduce(values)
-        return values / self.world_size
+        """Elementwise mean over ranks."""
+        return self.total(values) / self.world_size
 
     def total(self, values: Tensor) -> Tensor:
-        """Elementwise sum over ranks."""
+        """Elementwise sum over ranks, on the device of ``values``."""
         if self.world_size == 1:
             return values
-        values = values.clone()
-        dist.all_reduce(values)
-        return values
+        # NCCL takes nothing but tensors of its device.
+        shared = values.to(self.device, copy=True)
+        dist.all_reduce(shared)
+        return shared.to(values.device)
 
     def barrier(self) -> None:
         """Waits for every rank."""

@@ -55,6 +55,10 @@ def _check_bucket(recipe: Recipe, stage: Stage, bucket: tuple[int, int, int], *,
         raise UserError(f"{field}, wanted {model.time_factor}k+1 frames for stage {stage.id}")
     space = model.space_factor
     patch = train.model.patch if isinstance(train.model, DiTConfig) else (1, 1, 1)
+    if ((frames - 1) // model.time_factor + 1) % patch[0]:
+        raise UserError(
+            f"{field}, wanted a multiple of {patch[0]} latent frames for stage {stage.id}"
+        )
     for side, step in zip(size, (space * patch[1], space * patch[2]), strict=True):
         if side % step:
             raise UserError(f"{field}, wanted sides in multiples of {step} for stage {stage.id}")

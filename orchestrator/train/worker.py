@@ -1,14 +1,14 @@
 """One rank of one training stage, from an empty process to finished weights."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 
 import torch
 
 from orchestrator.data.stream import Stream
-from orchestrator.errors import UserError
+from orchestrator.errors import UnavailableError, UserError
 from orchestrator.recipe.train import Train
 from orchestrator.storage.store import Store, open_store
 from orchestrator.train.checkpoint.load import load_latest
@@ -29,6 +29,8 @@ from orchestrator.train.tasks.base import Task
 from orchestrator.train.tasks.build import build_task
 from orchestrator.train.weights import load_into, read_weights
 
+MAX_LOST_SAVES = 3  # that a stage trains on after
+
 
 def run(job: StageJob, *, hooks: Hooks) -> StageResult:
     """Trains a stage to its end, or to a saved stop.
@@ -43,7 +45,7 @@ def run(job: StageJob, *, hooks: Hooks) -> StageResult:
     train = stage.training
     torch.set_num_threads(stage.compute.cpus_per_worker)
     ranks = join(gpus=stage.compute.gpus_per_worker)
-    if stage.compute.ranks > 1 and train.batch % (train.micro_batch * ranks.world_size):
+    if train.batch % (train.micro_batch * ranks.world_size):
         raise UserError(
             f"stages.{stage.id}.train.batch={train.batch} does not split over "
             f"{ranks.world_size} ranks of micro_batch={train.micro_batch}"
@@ -120,6 +122,7 @@ class _Session:
         self._saver = Saver(
             store, self._checkpoints, engines=engines, ranks=ranks, keep=job.spec.save.keep
         )
+        self._lost_saves = 0
         self._preview = Preview(job, store=store, ranks=ranks, event=self._event)
 
     def run(self) -> StageResult:
@@ -165,7 +168,7 @@ class _Session:
         if step.number % self._job.spec.save.every_steps == 0 or last or step.stop:
             self._save(step.number)
         else:
-            self._saver.poll()
+            self._tolerant(self._saver.poll)
         if last or step.stop:
             self._saver.finish()
         if self._preview.is_due(step.number):
@@ -175,7 +178,18 @@ class _Session:
         if self._ranks.rank == 0:
             self._log.publish()
         extra = {"stream": self._stream.state_dict(), "step": step}
+        self._tolerant(self._saver.finish)
         self._saver.begin(step=step, extra=extra)
+
+    def _tolerant(self, collect: Callable[[], None]) -> None:
+        """Training outlasts a store that is away for some saves, but not for many."""
+        try:
+            collect()
+        except UnavailableError as error:
+            self._lost_saves += 1
+            if self._lost_saves > MAX_LOST_SAVES:
+                raise
+            self._note(f"{error}; training goes on, the next save tries again")
 
     def _resume(self) -> int:
         found = load_latest(

@@ -7,8 +7,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.sora.dit import Condition, VideoDiT
 from models.sora.dit_config import PRESETS, DiTConfig, Preset
-from models.sora.dit_parts import parameters_by_part
 from models.sora.flops import dit_flops
+from tests.models.dit_parts import parameters_by_part
 from tests.models.dits import CHANNELS, FUSIONS, TEXT_WIDTH, latents, text_states, times
 
 LABELS, POSITIONS = 1001, 256  # DiT's class table (with the null class) and fixed sine table

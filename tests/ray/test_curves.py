@@ -15,19 +15,20 @@ WORKERS = "stages.autoencoder.compute.workers"
 ZERO = "stages.autoencoder.compute.zero"
 
 
-def losses(head: Head, recipe: Path, *args: str, **env: str) -> list[float]:
+def curves(head: Head, recipe: Path, *args: str, **env: str) -> list[float]:
     run = recipe.parent / "-".join(["run", *args]).replace("=", "-")
     command = head.rushes("train", str(recipe), "--run", str(run), *args, **env)
     out, err = command.communicate(timeout=280)
     assert command.returncode == 0, out + err
     metrics = (run / "stages" / "autoencoder" / "metrics.jsonl").read_text()
-    return [json.loads(line)["loss"] for line in metrics.splitlines()]
+    rows = [json.loads(line) for line in metrics.splitlines()]
+    return [row[name] for row in rows for name in ("loss", "grad_norm/autoencoder")]
 
 
 def test_two_workers_under_zero_train_as_the_plain_engine(head: Head, recipe_file: Any) -> None:
     recipe = recipe_file(steps=6)
-    plain = losses(head, recipe, "--local", "--set", f"{WORKERS}=0")
-    assert len(plain) == 6
+    plain = curves(head, recipe, "--local", "--set", f"{WORKERS}=0")
+    assert len(plain) == 12
     for zero in (1, 2, 3):
-        sharded = losses(head, recipe, "--set", f"{ZERO}={zero}", RAY_ADDRESS=head.gcs)
+        sharded = curves(head, recipe, "--set", f"{ZERO}={zero}", RAY_ADDRESS=head.gcs)
         assert sharded == pytest.approx(plain, rel=RELATIVE)  # justified where it is defined

@@ -199,11 +199,14 @@ def test_keeping_none_is_refused(training: Training) -> None:
 
 def test_step_committed_by_another_attempt_is_not_overwritten(training: Training) -> None:
     training.save_at(1)
+    first = bits(training.engine)
     commit = training.path(1, "COMMIT").read_bytes()
     advance(training.engine, step=99)
     with pytest.raises(UnavailableError, match="another attempt has committed"):
         training.save_at(1)
     assert training.path(1, "COMMIT").read_bytes() == commit
+    _, engine = training.load()
+    assert bits(engine) == first
 
 
 def test_failed_write_names_the_place_and_keeps_the_last_commit(training: Training) -> None:

@@ -3,6 +3,7 @@
 import math
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,11 +139,17 @@ class Saver:
     def _write(self, pending: _Pending) -> None:
         target = folder(self._prefix, step=pending.step)
         try:
+            self._refuse_committed(target)
             for file in pending.files:
                 pending.described[file.name] = describe(file.raw)
                 self._store.put(f"{target}/{file.name}", file.raw)
         except BaseException as error:  # a thread's outer edge: ``finish`` raises it
             pending.error = error
+
+    def _refuse_committed(self, target: str) -> None:
+        # What another attempt has committed is not written over; not its index either.
+        if self._store.exists(f"{target}/{COMMIT}"):
+            raise UnavailableError("another attempt has committed this step")
 
     def _commit(self, pending: _Pending, everything: Sequence[Any]) -> None:
         target = folder(self._prefix, step=pending.step)
@@ -162,10 +169,13 @@ class Saver:
                 extra=pending.extra,
             )
             try:
+                self._refuse_committed(target)
                 _commit(self._store, target, index=index)
-                prune(self._store, self._prefix, keep=self._keep)
             except RushesError as failure:
                 error = _told(failure)
+            else:
+                with suppress(UnavailableError):  # what stays is deleted after the next commit
+                    prune(self._store, self._prefix, keep=self._keep)
         error = gather_json(error, device=self._ranks.device)[0]
         if error is not None:
             where = f"checkpoint {self._store.uri}/{target} was not written"

@@ -11,7 +11,9 @@ from orchestrator.train.checkpoint.format import Range, data_file
 from orchestrator.train.engine.base import STATE_KEYS, Engine, Fragment, StateKey
 from orchestrator.train.ranks import Ranks
 
-PART_BYTES = 512 * 2**20  # a rank's state is written in files of about this size
+# A rank's state is written in files of about this size. Pinned memory comes in powers of two: with
+# its header and the tensor that passes the mark, a part should stay below one.
+PART_BYTES = 448 * 2**20
 _ALIGNMENT = 8  # bytes, of the tensors' beginning, as safetensors wants
 
 

@@ -3,8 +3,11 @@
 from collections.abc import Iterable
 from functools import partial
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+_VARIANTS = 64
 
 
 def apply_memory_and_speed(
@@ -17,6 +20,10 @@ def apply_memory_and_speed(
         checkpointing: keep only each block's input and recompute the rest in the backward pass.
         compile: ``torch.compile`` each block.
     """
+    if compile:
+        # All blocks share one code object, and each kind of block, shape and mode is a variant of
+        # it: past torch's default of 8 the rest would silently run uncompiled.
+        torch._dynamo.config.recompile_limit = _VARIANTS  # pyright: ignore
     for block in blocks:
         if checkpointing:
             # Bound on the instance: wrapping in a module would rename every parameter.

@@ -53,7 +53,9 @@ class ZeroEngine:
         self._ema_decay = ema_decay
         self._gathered = 0
         self._swapped = False
-        exact = {name: p.detach().cpu().clone() for name, p in trainable.items()}
+        exact: dict[str, Tensor] = {}
+        if precision == "bf16":  # DeepSpeed takes its masters from rounded weights
+            exact = {name: p.detach().cpu().clone() for name, p in trainable.items()}
         self._engine = start_engine(
             module,
             optimizer=build_adamw(

@@ -16,7 +16,7 @@ from orchestrator.train.text_states import TextTable
 
 def build_task(recipe: Recipe, stage: Stage, *, store: Store, device: torch.device) -> Task:
     """Networks with their initial weights, the same on every rank."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         # Initialisers of torch.nn know only the global generator.
         torch.manual_seed(seed_of(recipe.seed, stage.id, "init"))
         match stage.training.model:
