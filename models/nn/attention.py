@@ -27,7 +27,8 @@ def attend(
         q_BHNK: queries, [B, H, N, K].
         k_BHMK: keys, [B, H, M, K].
         v_BHMK: values, [B, H, M, K].
-        mask_B11M: bool, False = not attended. Each clip needs at least one True.
+        mask_B11M: bool, False = not attended. Each clip needs at least one True. Or numbers to
+            add to the logits, of a shape that broadcasts to [B, H, N, M].
 
     Returns:
         [B, N, D].
@@ -89,14 +90,14 @@ class CrossAttention(nn.Module):
     """Attention of a clip's tokens to its text, with qk-norm; adds nothing at first.
 
     The zero output projection is PixArt-alpha's (Chen et al. 2023, arXiv:2310.00426,
-    section 2.3).
+    section 2.3). ``text_width`` is that of the text tokens, the model's if None.
     """
 
-    def __init__(self, *, width: int, heads: int) -> None:
+    def __init__(self, *, width: int, heads: int, text_width: int | None = None) -> None:
         super().__init__()
         self.heads = heads
         self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
+        self.key_value = nn.Linear(text_width or width, 2 * width)
         self.norm = HeadNorm(width // heads)
         self.out = nn.Linear(width, width)
 
