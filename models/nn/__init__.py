@@ -1,1 +1,1 @@
-"""Shared layers: attention, rotary position, norms, patches, causal convolution."""
+"""Shared layers, and the space-time U-Net of Make-A-Video and Imagen Video."""
