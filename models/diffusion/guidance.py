@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from models.diffusion.config import GuidanceConfig
+from models.diffusion.shapes import per_clip
 
 # (x_t [B, C, T, H, W], times [B]) -> the network's output [B, C, T, H, W].
 Denoise = Callable[[Tensor, Tensor], Tensor]
@@ -58,8 +59,7 @@ def rescale_std(x_BCTHW: Tensor, *, like: Tensor, share: float) -> Tensor:
     """
     if share == 0.0:
         return x_BCTHW
-    shape = (-1, *[1] * (x_BCTHW.dim() - 1))
     # An untrained transformer outputs zeros: 0 / tiny instead of 0 / 0.
     std_B = x_BCTHW.flatten(1).std(dim=1).clamp_min(torch.finfo(x_BCTHW.dtype).tiny)
-    ratio = (like.flatten(1).std(dim=1) / std_B).view(shape)
+    ratio = per_clip(like.flatten(1).std(dim=1) / std_B, like=x_BCTHW)
     return x_BCTHW * (share * ratio + (1 - share))

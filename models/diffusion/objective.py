@@ -12,7 +12,9 @@ from torch import Tensor
 
 from models.diffusion.config import DiffusionConfig, FlowConfig
 from models.diffusion.schedules import Coefficients, Schedule, cosine, linear, straight, zero_snr
+from models.diffusion.shapes import per_clip
 from models.diffusion.times import logit_normal, shift_time
+from models.diffusion.weights import clip_mean, min_snr_weight
 
 Target = Literal["flow", "epsilon", "x0", "v"]
 
@@ -115,14 +117,11 @@ class Objective:
                 f"wanted {tuple(x_BCTHW.shape)}"
             )
         target = self.target(x_BCTHW.float(), noise_BCTHW.float(), t_B)
-        error = (prediction_BCTHW.float() - target).square()
-        if weight is None:
-            loss_B = error.flatten(1).mean(dim=1)
-        else:
-            share = weight.float().expand_as(error).flatten(1)
-            total_B = share.sum(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
-            loss_B = (error.flatten(1) * share).sum(dim=1) / total_B
-        return loss_B * self._snr_weight(t_B) if self._is_weighted else loss_B
+        loss_B = clip_mean((prediction_BCTHW.float() - target).square(), weight=weight)
+        if isinstance(self._config, DiffusionConfig) and self._config.min_snr_gamma:
+            shares, gamma = self.coefficients(t_B), self._config.min_snr_gamma
+            loss_B = loss_B * min_snr_weight(shares, kind=self._config.kind, gamma=gamma)
+        return loss_B
 
     def predict(self, prediction_BCTHW: Tensor, x_t_BCTHW: Tensor, t_B: Tensor) -> Prediction:
         """Exact clean clip and noise that a network output stands for.
@@ -155,38 +154,14 @@ class Objective:
         alpha, sigma = self._shares(t_B, like=x_t)
         return self.target(clean, (x_t - alpha * clean) / sigma, t_B)
 
-    @property
-    def _is_weighted(self) -> bool:
-        return isinstance(self._config, DiffusionConfig) and bool(self._config.min_snr_gamma)
-
-    def _snr_weight(self, t_B: Tensor) -> Tensor:
-        """min(SNR, gamma) on the clean clip's error, restated for this target, [B], float32.
-
-        Source: Hang et al. 2023, arXiv:2303.09556, section 3.4.
-        """
-        assert isinstance(self._config, DiffusionConfig)
-        assert self._config.min_snr_gamma is not None
-        gamma = self._config.min_snr_gamma
-        shares = self.coefficients(t_B)
-        signal_B, noise_B = shares.alpha_B.square(), shares.sigma_B.square()
-        # min(SNR, gamma) * sigma^2: finite at both ends, unlike the ratio.
-        kept_B = torch.minimum(signal_B, gamma * noise_B)
-        match self._config.kind:
-            case "epsilon":
-                return (kept_B / signal_B).float()
-            case "x0":
-                return torch.where(noise_B > 0, kept_B / noise_B, gamma).float()
-            case "v":
-                return kept_B.float()
-            case unknown:
-                assert_never(unknown)
-
     def _shares(self, t_B: Tensor, *, like: Tensor) -> tuple[Tensor, Tensor]:
         if t_B.shape != like.shape[:1]:
             raise ValueError(f"t_B has shape {tuple(t_B.shape)}, wanted ({like.shape[0]},)")
         shares = self.coefficients(t_B)
-        shape = (-1, *[1] * (like.dim() - 1))
-        return shares.alpha_B.to(like).view(shape), shares.sigma_B.to(like).view(shape)
+        return (
+            per_clip(shares.alpha_B.to(like), like=like),
+            per_clip(shares.sigma_B.to(like), like=like),
+        )
 
 
 def build_objective(config: FlowConfig | DiffusionConfig) -> Objective:
