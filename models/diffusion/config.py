@@ -9,6 +9,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 
 from models.config import Strict
 
+PERCENTILE = 0.995
+
 
 class FlowConfig(Strict):
     """Rectified flow: straight lines from data to noise, the network predicts their velocity.
@@ -73,7 +75,15 @@ class GuidanceConfig(Strict):
 
 
 class SamplerConfig(Strict):
-    """How noise becomes a clip."""
+    """How noise becomes a clip.
+
+    ``threshold`` keeps the predicted clean clip in [-1, 1] in every step, for models of pixels:
+    static clips it there, dynamic clips it at the ``percentile`` of its absolute values and
+    divides by that, where it is above 1. Latents have no such range: leave it off for them.
+
+    Source: thresholding, Saharia et al. 2022 (Imagen), arXiv:2205.11487, section 2.3, which
+    does not publish the percentile.
+    """
 
     kind: Literal["euler", "heun", "ddim", "ddpm", "dpmpp_2m"] = "euler"
     steps: PositiveInt = 50
@@ -81,6 +91,8 @@ class SamplerConfig(Strict):
     eta: float = Field(default=0.0, ge=0.0, le=1.0)  # ddim: 0 adds no noise, 1 is ancestral
     variance: float = Field(default=0.0, ge=0.0, le=1.0)  # ddpm: 0 lower bound, 1 upper bound
     guidance: GuidanceConfig = GuidanceConfig()
+    threshold: Literal["static", "dynamic"] | None = None
+    percentile: float = Field(default=PERCENTILE, gt=0.0, le=1.0)  # for threshold=dynamic
 
     @property
     def is_stochastic(self) -> bool:
@@ -94,5 +106,10 @@ class SamplerConfig(Strict):
         if self.kind != "ddpm" and self.variance:
             raise ValueError(
                 f"variance={self.variance} belongs to kind=ddpm, found kind={self.kind}"
+            )
+        if self.threshold != "dynamic" and self.percentile != PERCENTILE:
+            raise ValueError(
+                f"percentile={self.percentile} belongs to threshold=dynamic, "
+                f"found threshold={self.threshold}"
             )
         return self

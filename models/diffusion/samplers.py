@@ -36,7 +36,7 @@ def sample(
             per step, twice by heun in every step but the last.
         noise_BCTHW: standard normal, [B, C, T, H, W], float32 or float64.
         objective: what the network was trained for.
-        config: the rule, its steps and their shift.
+        config: the rule, its steps, their shift and the threshold.
         generators: one per clip, on any device, for rules that draw noise on the way; a clip's
             result then does not depend on its batch mates.
 

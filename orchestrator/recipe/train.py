@@ -94,6 +94,8 @@ class Train(Strict):
             )
         if autoencoder:
             self._refuse_text_fields()
+        else:
+            self._refuse_pixel_fields()
         return self
 
     def _refuse_text_fields(self) -> None:
@@ -102,6 +104,13 @@ class Train(Strict):
                 raise ValueError(
                     f"{field}={getattr(self, field)} has no meaning for an autoencoder"
                 )
+
+    def _refuse_pixel_fields(self) -> None:
+        if self.preview is not None and self.preview.sampler.threshold is not None:
+            raise ValueError(
+                f"preview.sampler.threshold={self.preview.sampler.threshold} does not fit "
+                f"model.kind={self.model.kind}, wanted null: latents have no range to keep"
+            )
 
     @model_validator(mode="after")
     def _conditioning_has_a_channel(self) -> Self:

@@ -49,6 +49,10 @@ def test_every_recipe_of_the_project_loads(path: Path) -> None:
         ("stages.dit.train.model.patch=[3,1,1]", "wanted patch[0]=1 or image_share=0"),
         ("stages.encode.encode.autoencoder=nobody", "stages.encode needs nobody"),
         ("stages.dit.train.objective.kind=kl", "stages.dit.train.objective"),
+        (
+            "stages.dit.train.preview.sampler.threshold=dynamic",
+            "preview.sampler.threshold=dynamic does not fit model.kind=video_dit",
+        ),
         ("stages.dit.train.condition_share=0.5", "needs model.condition_frames=true"),
         (
             "stages.nobody.save.keep=1",
