@@ -55,6 +55,18 @@ class DiffusionConfig(Strict):
 ObjectiveConfig = Annotated[FlowConfig | DiffusionConfig, Field(discriminator="kind")]
 
 
+class OscillationConfig(Strict):
+    """The guidance scale alternates with a lower one, after some steps at its full height.
+
+    Source: Ho et al. 2022 (Imagen Video), arXiv:2210.02303, section 2.6.2, for the base model
+    and the first temporal and spatial super-resolution: 15 and 1. The length of the constant
+    part is not published, nor which scale follows it (here the high one).
+    """
+
+    low: NonNegativeFloat = 1.0  # as GuidanceConfig.scale: 1 computes no unconditional output
+    constant_share: float = Field(default=0.1, ge=0.0, le=1.0)  # part of the steps, from noise
+
+
 class GuidanceConfig(Strict):
     """Classifier-free guidance.
 
@@ -65,12 +77,31 @@ class GuidanceConfig(Strict):
     scale: NonNegativeFloat = 1.0
     interval: tuple[float, float] = (0.0, 1.0)  # guide at times in here, both ends included
     rescale: float = Field(default=0.0, ge=0.0, le=1.0)  # phi of arXiv:2305.08891; 0 is off
+    oscillation: OscillationConfig | None = None
+
+    def scale_at(self, step: int, *, steps: int) -> float:
+        """The scale in one of ``steps`` sampling steps; step 0 starts at pure noise."""
+        if self.oscillation is None:
+            return self.scale
+        constant = round(self.oscillation.constant_share * steps)
+        is_low = step > constant and (step - constant) % 2 == 1
+        return self.oscillation.low if is_low else self.scale
 
     @model_validator(mode="after")
     def _interval_is_ordered(self) -> Self:
         low, high = self.interval
         if not 0.0 <= low < high <= 1.0:
             raise ValueError(f"interval={self.interval}, wanted 0 <= low < high <= 1")
+        return self
+
+    @model_validator(mode="after")
+    def _oscillation_is_below_the_scale(self) -> Self:
+        swing = self.oscillation
+        if swing is not None and (self.scale <= 1.0 or swing.low > self.scale):
+            raise ValueError(
+                f"oscillation.low={swing.low} with scale={self.scale}, wanted scale above 1 and "
+                "low at most scale"
+            )
         return self
 
 

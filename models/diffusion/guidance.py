@@ -3,7 +3,7 @@
 Shape letters: B clips, C channels, T frames, H W height and width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,7 +15,13 @@ from models.diffusion.shapes import per_clip
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
 
-def guided(*, conditional: Denoise, both: Denoise, config: GuidanceConfig) -> Denoise:
+def guided(
+    *,
+    conditional: Denoise,
+    both: Denoise,
+    config: GuidanceConfig,
+    times: Sequence[float] = (),
+) -> Denoise:
     """A denoiser steered towards its caption inside an interval of times.
 
     Inside the interval the conditional and the unconditional output come from one doubled
@@ -25,7 +31,14 @@ def guided(*, conditional: Denoise, both: Denoise, config: GuidanceConfig) -> De
     Args:
         conditional: denoiser of [B, ...] inputs with their captions.
         both: denoiser of [2B, ...] inputs, the first B with their captions, the rest without.
-        config: scale, interval and rescale. All clips of a call must be at one time.
+        config: scale, interval, rescale and oscillation. All clips of a call must be at one
+            time.
+        times: where the sampler's steps start, falling. Only an oscillating scale reads them:
+            a call belongs to the step that starts nearest to its time, so heun's second call
+            in a step already takes the scale of the next.
+
+    Raises:
+        ValueError: if the scale oscillates and no times are given.
 
     Source: Ho and Salimans 2022, arXiv:2207.12598, in the convention of Imagen
     (arXiv:2205.11487, equation 2): scale 1 is off, and Imagen Video's w is scale - 1. Interval:
@@ -33,14 +46,18 @@ def guided(*, conditional: Denoise, both: Denoise, config: GuidanceConfig) -> De
     """
     if config.scale == 1.0:
         return conditional
+    if config.oscillation is not None and not times:
+        raise ValueError("guidance.oscillation counts sampling steps: got no times of theirs")
     low, high = config.interval
 
     def denoise(x_BCTHW: Tensor, t_B: Tensor) -> Tensor:
-        if not low <= float(t_B[0]) <= high:
+        t = float(t_B[0])
+        scale = config.scale_at(_step_at(t, times=times), steps=len(times))
+        if scale == 1.0 or not low <= t <= high:
             return conditional(x_BCTHW, t_B)
         output = both(torch.cat([x_BCTHW, x_BCTHW]), torch.cat([t_B, t_B]))
         with_BCTHW, without_BCTHW = output.chunk(2)
-        mixed = without_BCTHW + config.scale * (with_BCTHW - without_BCTHW)
+        mixed = without_BCTHW + scale * (with_BCTHW - without_BCTHW)
         return rescale_std(mixed, like=with_BCTHW, share=config.rescale)
 
     return denoise
@@ -63,3 +80,8 @@ def rescale_std(x_BCTHW: Tensor, *, like: Tensor, share: float) -> Tensor:
     std_B = x_BCTHW.flatten(1).std(dim=1).clamp_min(torch.finfo(x_BCTHW.dtype).tiny)
     ratio = per_clip(like.flatten(1).std(dim=1) / std_B, like=x_BCTHW)
     return x_BCTHW * (share * ratio + (1 - share))
+
+
+def _step_at(t: float, *, times: Sequence[float]) -> int:
+    """Number of the step that starts nearest to a time; 0 without any times."""
+    return min(range(len(times)), key=lambda step: abs(times[step] - t), default=0)

@@ -13,7 +13,7 @@ from torch import Tensor
 from models.diffusion.config import SamplerConfig
 from models.diffusion.guidance import Denoise, guided
 from models.diffusion.objective import Objective
-from models.diffusion.samplers import sample
+from models.diffusion.samplers import grid_of, sample
 from models.sora.autoencoder import VideoAutoencoder
 from models.sora.dit import Condition, VideoDiT
 from models.sora.tiling import decode_tiled, encode_tiled
@@ -148,7 +148,12 @@ class SoraChain:
             self._read([*prompts, *[NO_CAPTION] * len(prompts)]),
             None if condition is None else _doubled(condition),
         )
-        denoise = guided(conditional=captioned, both=twice, config=sampler.guidance)
+        denoise = guided(
+            conditional=captioned,
+            both=twice,
+            config=sampler.guidance,
+            times=[at.t for at in grid_of(self.objective, config=sampler)[:-1]],
+        )
         # Again around the guided output: its rescaling moves given frames too.
         return denoise if condition is None else self._hold(denoise, condition)
 

@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.diffusion.config import DiffusionConfig, FlowConfig, GuidanceConfig, SamplerConfig
+from models.diffusion.config import (
+    DiffusionConfig,
+    FlowConfig,
+    GuidanceConfig,
+    OscillationConfig,
+    SamplerConfig,
+)
 from models.diffusion.objective import build_objective
 from models.sora.autoencoder import VideoAutoencoder
 from models.sora.autoencoder_config import AutoencoderConfig
@@ -153,6 +159,14 @@ def test_guidance_doubles_the_batch_only_in_its_interval(
         (4, 0.5),
         (2, 0.25),
     ]
+
+
+def test_oscillating_guidance_doubles_the_batch_in_every_high_step(
+    chain: SoraChain, seen: list[tuple[Tensor, Tensor]]
+) -> None:
+    guidance = GuidanceConfig(scale=3.0, oscillation=OscillationConfig(constant_share=0.4))
+    _sample(chain, sampler=SamplerConfig(steps=5, guidance=guidance))
+    assert [len(x) for x, _ in seen] == [4, 4, 4, 2, 4]
 
 
 def test_guidance_away_from_the_empty_caption_changes_nothing_for_it(chain: SoraChain) -> None:
