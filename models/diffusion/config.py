@@ -10,6 +10,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from models.config import Strict
 
 PERCENTILE = 0.995
+VLB_WEIGHT = 0.001
 
 
 class FlowConfig(Strict):
@@ -25,6 +26,10 @@ class FlowConfig(Strict):
     std: PositiveFloat = 1.0  # of the logit of t, for logit_normal
     shift: PositiveFloat = 1.0  # t <- shift t / (1 + (shift - 1) t); above 1 favours noisy times
 
+    def output_channels(self, channels: int) -> int:
+        """Channels that a network for clips of so many channels puts out."""
+        return channels
+
     @model_validator(mode="after")
     def _uniform_has_no_moments(self) -> Self:
         if self.time_sampling == "uniform" and (self.mean, self.std) != (0.0, 1.0):
@@ -36,11 +41,24 @@ class FlowConfig(Strict):
 
 
 class DiffusionConfig(Strict):
-    """Variance-preserving diffusion with one of three predictions and one of three schedules."""
+    """Variance-preserving diffusion with one of three predictions and one of three schedules.
+
+    ``learned_variance`` makes the network put out two channels per channel of the clip: the
+    prediction, and where the log variance of an ancestral step lies between its bounds. It is
+    trained by ``vlb_weight`` times the variational bound (see ``variance.py``).
+
+    Source: learned variance, Nichol and Dhariwal 2021, arXiv:2102.09672, equations 15 and 16.
+    """
 
     kind: Literal["epsilon", "x0", "v"]
     schedule: Literal["cosine", "linear", "zero_snr"] = "cosine"
     min_snr_gamma: PositiveFloat | None = None  # Hang et al. 2023, arXiv:2303.09556; off if null
+    learned_variance: bool = False
+    vlb_weight: PositiveFloat = VLB_WEIGHT  # lambda of equation 16, for learned_variance
+
+    def output_channels(self, channels: int) -> int:
+        """Channels that a network for clips of so many channels puts out."""
+        return 2 * channels if self.learned_variance else channels
 
     @model_validator(mode="after")
     def _prediction_is_invertible(self) -> Self:
@@ -48,6 +66,17 @@ class DiffusionConfig(Strict):
             raise ValueError(
                 "kind=epsilon with schedule=zero_snr: at t=1 the input is the noise itself and "
                 "says nothing about the clip; wanted kind v or x0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _variance_is_learned_as_published(self) -> Self:
+        if self.learned_variance and self.kind == "v":
+            raise ValueError("learned_variance=true with kind=v, wanted kind epsilon or x0")
+        if not self.learned_variance and self.vlb_weight != VLB_WEIGHT:
+            raise ValueError(
+                f"vlb_weight={self.vlb_weight} belongs to learned_variance=true, "
+                "found learned_variance=false"
             )
         return self
 
@@ -116,7 +145,7 @@ class SamplerConfig(Strict):
     does not publish the percentile.
     """
 
-    kind: Literal["euler", "heun", "ddim", "ddpm", "dpmpp_2m"] = "euler"
+    kind: Literal["euler", "heun", "ddim", "ddim_back", "ddpm", "dpmpp_2m"] = "euler"
     steps: PositiveInt = 50
     shift: PositiveFloat | None = None  # of the time grid; null takes the objective's own
     eta: float = Field(default=0.0, ge=0.0, le=1.0)  # ddim: 0 adds no noise, 1 is ancestral
@@ -128,7 +157,7 @@ class SamplerConfig(Strict):
     @property
     def is_stochastic(self) -> bool:
         """Whether sampling draws noise after the first step."""
-        return self.kind == "ddpm" or self.eta > 0.0
+        return self.kind in ("ddpm", "ddim_back") or self.eta > 0.0
 
     @model_validator(mode="after")
     def _options_have_an_effect(self) -> Self:

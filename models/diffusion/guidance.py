@@ -11,7 +11,8 @@ from torch import Tensor
 from models.diffusion.config import GuidanceConfig
 from models.diffusion.shapes import per_clip
 
-# (x_t [B, C, T, H, W], times [B]) -> the network's output [B, C, T, H, W].
+# (x_t [B, C, T, H, W], times [B]) -> the network's output, [B, C, T, H, W], or
+# [B, 2C, T, H, W] where it learns a variance.
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -25,8 +26,7 @@ def guided(
     """A denoiser steered towards its caption inside an interval of times.
 
     Inside the interval the conditional and the unconditional output come from one doubled
-    batch; outside, and at scale 1, only the conditional one is computed. The combination is
-    affine with weights that sum to 1, so it means the same for every prediction target.
+    batch; outside, and at scale 1, only the conditional one is computed.
 
     Args:
         conditional: denoiser of [B, ...] inputs with their captions.
@@ -56,11 +56,34 @@ def guided(
         if scale == 1.0 or not low <= t <= high:
             return conditional(x_BCTHW, t_B)
         output = both(torch.cat([x_BCTHW, x_BCTHW]), torch.cat([t_B, t_B]))
-        with_BCTHW, without_BCTHW = output.chunk(2)
-        mixed = without_BCTHW + scale * (with_BCTHW - without_BCTHW)
-        return rescale_std(mixed, like=with_BCTHW, share=config.rescale)
+        with_, without = output.chunk(2)
+        channels = x_BCTHW.shape[1]
+        return combine(with_, without, channels=channels, scale=scale, rescale=config.rescale)
 
     return denoise
+
+
+def combine(
+    with_: Tensor, without: Tensor, *, channels: int, scale: float, rescale: float
+) -> Tensor:
+    """Guides the conditional output away from the unconditional one.
+
+    The combination is affine with weights that sum to 1, so it means the same for every
+    prediction target. It does not for a learned variance, whose logarithm would be pushed out
+    of its bounds: channels after the clip's own stay as they are in the conditional output, as
+    in the code of DiT (Peebles and Xie 2022, arXiv:2212.09748).
+
+    Args:
+        with_: conditional outputs, [B, C, T, H, W] or [B, 2C, T, H, W].
+        without: unconditional outputs, same shape.
+        channels: C.
+        scale: 1 is the conditional output.
+        rescale: as in ``rescale_std``.
+    """
+    aim, rest = with_[:, :channels], with_[:, channels:]
+    start = without[:, :channels]
+    mixed = rescale_std(start + scale * (aim - start), like=aim, share=rescale)
+    return torch.cat([mixed, rest], dim=1) if rest.shape[1] else mixed
 
 
 def rescale_std(x_BCTHW: Tensor, *, like: Tensor, share: float) -> Tensor:

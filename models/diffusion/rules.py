@@ -59,16 +59,36 @@ def ddim(run: Run, x_BCTHW: Tensor) -> Tensor:
     return x_BCTHW
 
 
+def ddim_back(run: Run, x_BCTHW: Tensor) -> Tensor:
+    """DDIM steps of double length, each followed by one step of fresh noise back.
+
+    The last step has no second one to cover and no time to go back to: it is plain DDIM.
+
+    Source: Ho et al. 2022 (Imagen Video), arXiv:2210.02303, section 2.7, for distilled models.
+    """
+    for step, (here, back) in enumerate(run.steps()):
+        far = run.moments[min(step + 2, len(run.moments) - 1)]
+        found = run.predict(x_BCTHW, here)
+        x_BCTHW = far.alpha * found.clean + far.sigma * found.noise
+        if back.sigma > 0.0:
+            fresh = forward_variance(back, far) ** 0.5
+            x_BCTHW = back.alpha / far.alpha * x_BCTHW + fresh * run.draw(x_BCTHW)
+    return x_BCTHW
+
+
 def ddpm(run: Run, x_BCTHW: Tensor) -> Tensor:
     """Ancestral sampling with log variance between its lower and upper bound.
 
     Source: Ho et al. 2022 (Imagen Video), arXiv:2210.02303, section 2.1: variance =
     lower^(1 - exponent) * upper^exponent. The lower bound is right for data at one point, the
-    upper one for white data of variance 1; stated here for any alpha and sigma.
+    upper one for white data of variance 1; stated here for any alpha and sigma. Where the
+    network learns the exponent, value by value, it is Nichol and Dhariwal 2021,
+    arXiv:2102.09672, equation 15, with the bounds of this grid's own steps (section 4 there).
     """
-    exponent = run.config.variance
     for here, there in run.steps():
         found = run.predict(x_BCTHW, here)
+        share = found.variance_share
+        exponent = run.config.variance if share is None else share
         lower = posterior_variance(here, there)
         kept = max(there.sigma**2 - lower, 0.0) ** 0.5
         x_BCTHW = there.alpha * found.clean + kept * found.noise

@@ -14,7 +14,7 @@ from models.diffusion.config import SamplerConfig
 from models.diffusion.guidance import Denoise
 from models.diffusion.moments import Moment
 from models.diffusion.objective import Objective
-from models.diffusion.rules import ddim, ddpm, dpmpp_2m, euler, heun
+from models.diffusion.rules import ddim, ddim_back, ddpm, dpmpp_2m, euler, heun
 from models.diffusion.run import Run
 from models.diffusion.times import time_grid
 
@@ -35,7 +35,8 @@ def sample(
         denoise: (x_t [B, C, T, H, W], times [B] float32) -> the network's output. Called once
             per step, twice by heun in every step but the last.
         noise_BCTHW: standard normal, [B, C, T, H, W], float32 or float64.
-        objective: what the network was trained for.
+        objective: what the network was trained for. A variance that it learns is used by ddpm;
+            the other rules have no use for it.
         config: the rule, its steps, their shift and the threshold.
         generators: one per clip, on any device, for rules that draw noise on the way; a clip's
             result then does not depend on its batch mates.
@@ -44,12 +45,18 @@ def sample(
         Clips, [B, C, T, H, W], in the dtype of the noise.
 
     Raises:
-        ValueError: if the rule draws noise and there is not one generator per clip.
+        ValueError: if the rule draws noise and there is not one generator per clip, or the
+            sampler sets the variance that the objective learns.
     """
     if config.is_stochastic and len(generators or ()) != len(noise_BCTHW):
         raise ValueError(
             f"sampler {config.kind} draws noise: got {len(generators or ())} generators, "
             f"wanted {len(noise_BCTHW)}, one per clip"
+        )
+    if config.variance and objective.learns_variance:
+        raise ValueError(
+            f"variance={config.variance} of the sampler has no effect on a model with "
+            "learned_variance=true, wanted 0"
         )
     run = Run(
         denoise=denoise,
@@ -65,6 +72,8 @@ def sample(
             return heun(run, noise_BCTHW)
         case "ddim":
             return ddim(run, noise_BCTHW)
+        case "ddim_back":
+            return ddim_back(run, noise_BCTHW)
         case "ddpm":
             return ddpm(run, noise_BCTHW)
         case "dpmpp_2m":

@@ -45,3 +45,25 @@ def min_snr_weight(
             return kept_B.float()
         case unknown:
             assert_never(unknown)
+
+
+def clean_error_weight(
+    shares: Coefficients,
+    *,
+    kind: Literal["flow", "x0", "v"],
+    weighting: Literal["truncated_snr", "snr_plus_one"],
+) -> Tensor:
+    """max(SNR, 1) or SNR + 1 on the clean clip's error, restated for a target, [B], float32.
+
+    Source: Salimans and Ho 2022, arXiv:2202.00512, equations 9 and 10.
+    """
+    signal_B, noise_B = shares.alpha_B.square(), shares.sigma_B.square()
+    match weighting:
+        case "truncated_snr":
+            weight_B = torch.maximum(signal_B, noise_B)
+        case "snr_plus_one":
+            weight_B = signal_B + noise_B
+        case unknown:
+            assert_never(unknown)
+    # So far times sigma^2, which is what an error of v or of a velocity wants.
+    return (weight_B / noise_B if kind == "x0" else weight_B).float()

@@ -106,6 +106,11 @@ class Train(Strict):
                 )
 
     def _refuse_pixel_fields(self) -> None:
+        if isinstance(self.objective, DiffusionConfig) and self.objective.learned_variance:
+            raise ValueError(
+                f"objective.learned_variance=true does not fit model.kind={self.model.kind}, "
+                "wanted false: it predicts no variance"
+            )
         if self.preview is not None and self.preview.sampler.threshold is not None:
             raise ValueError(
                 f"preview.sampler.threshold={self.preview.sampler.threshold} does not fit "

@@ -14,7 +14,7 @@ from models.diffusion.samplers import grid_of, sample
 from models.diffusion.thresholds import clip_dynamic
 from tests.models.gaussians import gaussian
 
-KINDS = ["euler", "heun", "ddim", "ddpm", "dpmpp_2m"]
+KINDS = ["euler", "heun", "ddim", "ddim_back", "ddpm", "dpmpp_2m"]
 
 
 def _normal(*shape: int, seed: int = 0) -> Tensor:

@@ -26,6 +26,7 @@ SAMPLERS = [
     SamplerConfig(kind="euler", steps=200),
     SamplerConfig(kind="heun", steps=40),
     SamplerConfig(kind="ddim", eta=0.5, steps=200),
+    SamplerConfig(kind="ddim_back", steps=200),
     SamplerConfig(kind="ddpm", variance=0.0, steps=200),
     SamplerConfig(kind="ddpm", variance=1.0, steps=200),
     SamplerConfig(kind="dpmpp_2m", steps=60),

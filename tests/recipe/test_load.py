@@ -50,6 +50,10 @@ def test_every_recipe_of_the_project_loads(path: Path) -> None:
         ("stages.encode.encode.autoencoder=nobody", "stages.encode needs nobody"),
         ("stages.dit.train.objective.kind=kl", "stages.dit.train.objective"),
         (
+            "stages.dit.train.objective={kind: x0, learned_variance: true}",
+            "learned_variance=true does not fit model.kind=video_dit",
+        ),
+        (
             "stages.dit.train.preview.sampler.threshold=dynamic",
             "preview.sampler.threshold=dynamic does not fit model.kind=video_dit",
         ),
