@@ -1,1 +1,1 @@
-"""Make-A-Video: text to video by way of image embeddings, in pixels."""
+"""Make-A-Video: from a caption to an image embedding, and from there to video."""

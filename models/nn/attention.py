@@ -19,7 +19,7 @@ def split_heads(x_BND: Tensor, heads: int) -> Tensor:
 
 
 def attend(
-    q_BHNK: Tensor, k_BHMK: Tensor, v_BHMK: Tensor, mask_B11M: Tensor | None = None
+    q_BHNK: Tensor, k_BHMK: Tensor, v_BHMK: Tensor, mask_B1NM: Tensor | None = None
 ) -> Tensor:
     """Softmax attention, heads joined again.
 
@@ -27,13 +27,14 @@ def attend(
         q_BHNK: queries, [B, H, N, K].
         k_BHMK: keys, [B, H, M, K].
         v_BHMK: values, [B, H, M, K].
-        mask_B11M: bool, False = not attended. Each clip needs at least one True. Or numbers to
-            add to the logits, of a shape that broadcasts to [B, H, N, M].
+        mask_B1NM: bool, False = not attended; a 1 in the place of N is a mask for all queries.
+            Each query needs at least one True. Or numbers to add to the logits, of a shape that
+            broadcasts to [B, H, N, M].
 
     Returns:
         [B, N, D].
     """
-    out_BHNK = F.scaled_dot_product_attention(q_BHNK, k_BHMK, v_BHMK, attn_mask=mask_B11M)
+    out_BHNK = F.scaled_dot_product_attention(q_BHNK, k_BHMK, v_BHMK, attn_mask=mask_B1NM)
     return out_BHNK.transpose(1, 2).flatten(2)
 
 

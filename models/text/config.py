@@ -64,10 +64,23 @@ def check_text(config: TextConfig) -> None:
     """
     if isinstance(config, Byt5Config):
         return
-    folder = Path(config.path).expanduser()
+    check_checkpoint(config.path, field="text.path")
+
+
+def check_checkpoint(path: str, *, field: str) -> None:
+    """Refuses a path that holds no checkpoint; hub names pass.
+
+    Args:
+        path: a folder, or a hub name org/name.
+        field: the recipe's name for it, for the message.
+
+    Raises:
+        ValueError: one line with the path.
+    """
+    folder = Path(path).expanduser()
     if not folder.exists():
-        if _HUB_NAME.fullmatch(config.path):
+        if _HUB_NAME.fullmatch(path):
             return
-        raise ValueError(f"text.path={config.path} does not exist")
+        raise ValueError(f"{field}={path} does not exist")
     if not (folder / "config.json").is_file():
-        raise ValueError(f"text.path={config.path} has no config.json, wanted a checkpoint folder")
+        raise ValueError(f"{field}={path} has no config.json, wanted a checkpoint folder")

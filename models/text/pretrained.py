@@ -38,22 +38,30 @@ class FrozenEncoder(TextEncoder):
 
     def tokenize(self, captions: Sequence[str]) -> Tokens:
         """Pads to the longest caption, cuts at ``max_length``."""
-        batch = self.tokenizer(
-            list(captions),
-            padding="longest",
-            truncation=True,
-            max_length=self.max_length,
-            return_tensors="pt",
-        )
-        return Tokens(ids_BL=batch["input_ids"], mask_BL=batch["attention_mask"].bool())
+        return pad_tokens(captions, tokenizer=self.tokenizer, max_length=self.max_length)
 
 
-def load_pretrained(path: str, *, classes: dict[str, type[Any]]) -> tuple[nn.Module, Any]:
+def pad_tokens(captions: Sequence[str], *, tokenizer: Any, max_length: int) -> Tokens:
+    """Tokens of a checkpoint's own tokenizer, padded to the longest caption, cut at the limit."""
+    batch = tokenizer(
+        list(captions),
+        padding="longest",
+        truncation=True,
+        max_length=max_length,
+        return_tensors="pt",
+    )
+    return Tokens(ids_BL=batch["input_ids"], mask_BL=batch["attention_mask"].bool())
+
+
+def load_pretrained(
+    path: str, *, classes: dict[str, type[Any]], field: str = "text.path"
+) -> tuple[nn.Module, Any]:
     """A network in the dtype of its checkpoint, and its tokenizer.
 
     Args:
         path: a folder, or a hub name.
         classes: network class by the ``model_type`` of the checkpoint's config.
+        field: the recipe's name for the path, for the message.
 
     Raises:
         ValueError: one line, if the checkpoint cannot be had or read, or is of another family.
@@ -72,7 +80,7 @@ def load_pretrained(path: str, *, classes: dict[str, type[Any]]) -> tuple[nn.Mod
             )
     except (OSError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:_REASON_CHARS]
-        raise ValueError(f"text.path={path} cannot be loaded: {reason}") from error
+        raise ValueError(f"{field}={path} cannot be loaded: {reason}") from error
     return model, tokenizer
 
 

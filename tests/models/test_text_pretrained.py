@@ -1,7 +1,6 @@
 """T5 and CLIP encoders: tiny random checkpoints, saved and loaded through the real code."""
 
 import io
-import json
 from pathlib import Path
 
 import pytest
@@ -9,9 +8,7 @@ import sentencepiece
 import torch
 from transformers import (
     ByT5Tokenizer,
-    CLIPTextConfig,
     CLIPTextModel,
-    CLIPTokenizer,
     T5EncoderModel,
     T5ForConditionalGeneration,
     T5Tokenizer,
@@ -22,6 +19,7 @@ from transformers import UMT5Config as HfUMT5Config
 
 from models.text.config import Byt5Config, ClipConfig, T5Config, check_text
 from models.text.encoder import build_text_encoder
+from tests.models.clip_checkpoints import text_config
 
 CAPTIONS = ["a red three moving left", "up", ""]
 SIZES = {"vocab_size": 384, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
@@ -54,28 +52,9 @@ def save_spiece(folder: Path) -> sentencepiece.SentencePieceProcessor:
 
 
 def save_clip(folder: Path) -> CLIPTextModel:
-    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-    names = [*letters, *(f"{letter}</w>" for letter in letters), "re", "red</w>"]
-    names += ["<|startoftext|>", "<|endoftext|>"]
-    folder.mkdir()
-    (folder / "vocab.json").write_text(json.dumps({name: i for i, name in enumerate(names)}))
-    (folder / "merges.txt").write_text("#version: 0.2\nr e\nre d</w>\n")
-    tokenizer = CLIPTokenizer.from_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    config = text_config(folder)
     torch.manual_seed(0)
-    model = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(names),
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=40,
-            bos_token_id=len(names) - 2,
-            eos_token_id=len(names) - 1,
-            pad_token_id=len(names) - 1,
-        )
-    ).eval()
+    model = CLIPTextModel(config).eval()
     model.save_pretrained(folder)
     return model
 
