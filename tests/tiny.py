@@ -62,7 +62,7 @@ stages:
       preview:
         prompts: [a red three moving left]
         every_steps: 6
-        sampler: {{kind: euler, steps: 2, guidance: {{scale: 2.0}}}}
+      sampler: {{kind: euler, steps: 2, guidance: {{scale: 2.0}}}}
     compute: {compute}
     save: {{every_steps: 2, keep: 2}}
   - id: evaluate

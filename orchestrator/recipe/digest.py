@@ -9,7 +9,7 @@ from orchestrator.recipe.stage import Stage
 
 # Where and how fast, not what: these may change between two starts of one run.
 _PLACEMENT = ("compute", "save")
-_SPEED = ("micro_batch", "checkpointing", "compile", "log_every", "preview")
+_SPEED = ("micro_batch", "checkpointing", "compile", "log_every", "preview", "sampler")
 
 
 def canonical(tree: Any) -> str:

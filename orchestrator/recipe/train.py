@@ -38,11 +38,10 @@ class Optim(Strict):
 
 
 class Preview(Strict):
-    """Clips sampled while training goes on, and the sampler that the finished run uses."""
+    """Clips sampled while training goes on."""
 
     prompts: tuple[str, ...]
     every_steps: PositiveInt
-    sampler: SamplerConfig = SamplerConfig()
 
 
 class Train(Strict):
@@ -63,6 +62,7 @@ class Train(Strict):
     caption_drop: Share = 0.0  # part of the clips trained with the empty caption
     condition_share: Share = 0.0  # part of the clips that are given their first frames
     log_every: PositiveInt = 10
+    sampler: SamplerConfig = SamplerConfig()  # of previews and of the finished run
     preview: Preview | None = None
 
     @property
@@ -111,9 +111,9 @@ class Train(Strict):
                 f"objective.learned_variance=true does not fit model.kind={self.model.kind}, "
                 "wanted false: it predicts no variance"
             )
-        if self.preview is not None and self.preview.sampler.threshold is not None:
+        if self.sampler.threshold is not None:
             raise ValueError(
-                f"preview.sampler.threshold={self.preview.sampler.threshold} does not fit "
+                f"sampler.threshold={self.sampler.threshold} does not fit "
                 f"model.kind={self.model.kind}, wanted null: latents have no range to keep"
             )
 

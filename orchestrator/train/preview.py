@@ -61,7 +61,7 @@ class Preview:
                 preview.prompts,
                 frames=self._train.clip.frames,
                 size=self._train.clip.size,
-                sampler=preview.sampler,
+                sampler=self._train.sampler,
                 seeds=[
                     seed_of(self._job.recipe.seed, "preview", i)
                     for i in range(len(preview.prompts))

@@ -7,7 +7,7 @@ import torch
 
 from models.sora.sample import SoraChain
 from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.train import Preview, Train
+from orchestrator.recipe.train import Train
 from orchestrator.train.pixels import to_uint8
 from orchestrator.train.randomness import seed_of
 
@@ -34,7 +34,6 @@ def sample_clips(
     Returns:
         uint8 frames [B, T, H, W, 3].
     """
-    preview = train.preview or Preview(prompts=(), every_steps=train.steps)
     done: list[np.ndarray] = []
     for first in range(0, len(prompts), batch):
         part = list(prompts[first : first + batch])
@@ -43,7 +42,7 @@ def sample_clips(
                 part,
                 frames=train.clip.frames,
                 size=train.clip.size,
-                sampler=preview.sampler,
+                sampler=train.sampler,
                 seeds=[seed_of(seed, first + index) for index in range(len(part))],
             )
         done.append(to_uint8(video))

@@ -54,8 +54,8 @@ def test_every_recipe_of_the_project_loads(path: Path) -> None:
             "learned_variance=true does not fit model.kind=video_dit",
         ),
         (
-            "stages.dit.train.preview.sampler.threshold=dynamic",
-            "preview.sampler.threshold=dynamic does not fit model.kind=video_dit",
+            "stages.dit.train.sampler.threshold=dynamic",
+            "sampler.threshold=dynamic does not fit model.kind=video_dit",
         ),
         ("stages.dit.train.condition_share=0.5", "needs model.condition_frames=true"),
         (
