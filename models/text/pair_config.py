@@ -32,6 +32,15 @@ class SmallPairConfig(Strict):
         return self
 
 
+class ContrastiveConfig(Strict):
+    """Captions and pictures of a batch are told apart by their cosines.
+
+    Source: Radford et al. 2021, arXiv:2103.00020, figure 3.
+    """
+
+    kind: Literal["contrastive"] = "contrastive"
+
+
 class PretrainedPairConfig(Strict):
     """Both frozen towers of a CLIP checkpoint."""
 

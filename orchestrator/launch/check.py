@@ -17,7 +17,7 @@ def print_check(recipe: Recipe, *, console: Console) -> None:
     for stage in recipe.stages:
         table.add_row(
             stage.id,
-            ", ".join(stage.needs),
+            ", ".join(recipe.needs(stage)),
             _workers(stage),
             _what(stage),
         )

@@ -9,7 +9,7 @@ from orchestrator.recipe.stage import Stage
 
 def stage_graph(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     """Stage id -> ids of the stages that it needs, in an order that can be run."""
-    return {stage.id: stage.needs for stage in recipe.stages}
+    return {stage.id: recipe.needs(stage) for stage in recipe.stages}
 
 
 def input_digest(recipe: Recipe, stage: Stage, *, data: Mapping[str, str]) -> str:
@@ -21,17 +21,24 @@ def input_digest(recipe: Recipe, stage: Stage, *, data: Mapping[str, str]) -> st
         data: digests of the data indexes: ``{"train": ..., "eval": ...}``.
     """
     above = {
-        needed: input_digest(recipe, recipe.stage(needed), data=data) for needed in stage.needs
+        needed: input_digest(recipe, recipe.stage(needed), data=data)
+        for needed in recipe.needs(stage)
     }
-    used = {"eval": data["eval"]} if stage.evaluate else {"train": data["train"]}
-    return sha256(
-        canonical(
-            {
-                "stage": stage_identity(stage),
-                "needs": above,
-                "data": used,
-                "seed": recipe.seed,
-                "text": recipe.text.model_dump(mode="json"),
-            }
-        )
-    )
+    identity = {
+        "stage": stage_identity(stage),
+        "needs": above,
+        "data": {"eval": data["eval"]} if stage.evaluate else {"train": data["train"]},
+        "seed": recipe.seed,
+        "text": recipe.text.model_dump(mode="json"),
+    }
+    if stage.evaluate is not None:
+        identity["samplers"] = {
+            one: recipe.stage(one).training.sampler.model_dump(mode="json")
+            for one in recipe.needs(stage)
+        }
+    if stage.upsamples is not None:
+        clip = recipe.stage(stage.upsamples).training.clip
+        identity["upsamples"] = clip.model_dump(mode="json")
+    if recipe.pair is not None:
+        identity["pair"] = recipe.pair.model_dump(mode="json")
+    return sha256(canonical(identity))

@@ -10,7 +10,9 @@ from pydantic import ValidationError
 
 from models.sora.autoencoder_config import AutoencoderLossConfig
 from models.text.config import check_text
+from models.text.pair_config import check_pair
 from orchestrator.errors import UserError
+from orchestrator.recipe.distill import complete
 from orchestrator.recipe.recipe import Recipe
 
 Tree = dict[str, Any]
@@ -37,7 +39,7 @@ def load_recipe(path: str | Path, *, overrides: Sequence[str] = ()) -> Recipe:
 def parse_recipe(tree: Tree, *, origin: str) -> Recipe:
     """Validates a recipe given as a plain tree; ``origin`` names it in errors."""
     try:
-        return Recipe.model_validate_json(json.dumps(tree))
+        return Recipe.model_validate_json(json.dumps(complete(tree)))
     except ValidationError as error:
         raise UserError(f"{origin}: {_one_line(error, tree)}") from None
     except TypeError as error:
@@ -48,6 +50,8 @@ def _check_files(recipe: Recipe, *, origin: str) -> None:
     """Pretrained weights that a recipe names must be there before anything is started."""
     try:
         check_text(recipe.text)
+        if recipe.pair is not None:
+            check_pair(recipe.pair)
     except ValueError as error:
         raise UserError(f"{origin}: {error}") from None
     for stage in recipe.stages:

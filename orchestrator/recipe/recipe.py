@@ -6,12 +6,13 @@ from pydantic import Field, NonNegativeInt, model_validator
 
 from models.config import Strict
 from models.sora.autoencoder_config import AutoencoderConfig
-from models.sora.dit_config import DiTConfig
 from models.text.config import Byt5Config, TextConfig
+from models.text.pair_config import PretrainedPairConfig
+from orchestrator.recipe.chain import chain, makes_clips, result_stage
 from orchestrator.recipe.data import Data
 from orchestrator.recipe.fields import Slug
+from orchestrator.recipe.relations import check_stage
 from orchestrator.recipe.stage import Stage
-from orchestrator.recipe.train import Clip, check_geometry
 
 
 class Tracking(Strict):
@@ -30,15 +31,35 @@ class Recipe(Strict):
     runs: str = "runs"  # a folder, or s3://bucket/prefix
     data: Data
     text: Annotated[TextConfig, Field(discriminator="kind")] = Byt5Config()
+    pair: PretrainedPairConfig | None = None  # for networks of image embeddings; or a stage
     tracking: Tracking = Tracking()
     stages: tuple[Stage, ...] = Field(min_length=1)
 
     def stage(self, stage_id: str) -> Stage:
         """The stage of that id; KeyError if there is none."""
-        for stage in self.stages:
-            if stage.id == stage_id:
-                return stage
-        raise KeyError(stage_id)
+        return self._by_id[stage_id]
+
+    @property
+    def _by_id(self) -> dict[str, Stage]:
+        return {stage.id: stage for stage in self.stages}
+
+    def needs(self, stage: Stage) -> tuple[str, ...]:
+        """Ids of the stages that must be done before this one, in the recipe's order."""
+        needed = set(stage.needs)
+        if stage.evaluate is not None and makes_clips(self.stage(stage.evaluate.model)):
+            links = self.chain(stage.evaluate.model, distilled=stage.evaluate.distilled)
+            needed |= {link.id for link in links} - {stage.evaluate.model}
+            needed |= {links[-1].id, *(link.prior for link in links if link.prior)}
+        return tuple(one.id for one in self.stages if one.id in needed)
+
+    def chain(self, last: str, *, distilled: bool = False) -> tuple[Stage, ...]:
+        """The stages whose networks make the clips of ``last``, in sampling order."""
+        return chain(self._by_id, last, distilled=distilled)
+
+    @property
+    def result(self) -> Stage | None:
+        """The stage whose clips are the run's result, if the recipe trains one."""
+        return result_stage(self._by_id)
 
     def autoencoder_of(self, stage: Stage) -> Stage:
         """The stage whose autoencoder a latent-space training stage sees the world through."""
@@ -57,7 +78,7 @@ class Recipe(Strict):
         for stage in self.stages:
             if stage.id in seen:
                 raise ValueError(f"stages: id={stage.id} appears twice, wanted unique ids")
-            for needed in stage.needs:
+            for needed in (*stage.needs, *_named_for_sampling(stage)):
                 if needed not in seen:
                     raise ValueError(
                         f"stages.{stage.id} needs {needed}, wanted an earlier stage: "
@@ -67,54 +88,11 @@ class Recipe(Strict):
         return self
 
     @model_validator(mode="after")
-    def _kinds_fit(self) -> Self:
+    def _stages_fit(self) -> Self:
         for stage in self.stages:
-            if stage.encode is not None:
-                self._expect_model(
-                    stage.encode.autoencoder, AutoencoderConfig, f"stages.{stage.id}.autoencoder"
-                )
-            if stage.evaluate is not None:
-                self._expect_model(stage.evaluate.model, DiTConfig, f"stages.{stage.id}.model")
-            if stage.starts_from is not None:
-                kind = type(stage.training.model)
-                self._expect_model(stage.starts_from, kind, f"stages.{stage.id}.starts_from")
-            if stage.latents is not None and self.stage(stage.latents).encode is None:
-                raise ValueError(
-                    f"stages.{stage.id}.latents={stage.latents}, wanted an encode stage"
-                )
-            if stage.train is not None and isinstance(stage.train.model, DiTConfig):
-                self._latents_fit(stage)
+            check_stage(stage, self._by_id, has_pretrained_pair=self.pair is not None)
         return self
 
-    def _expect_model(self, stage_id: str, kind: type[Strict], field: str) -> None:
-        train = self.stage(stage_id).train
-        if train is None or not isinstance(train.model, kind):
-            raise ValueError(f"{field}={stage_id}, wanted a stage that trains a {kind.__name__}")
 
-    def _latents_fit(self, stage: Stage) -> None:
-        if stage.latents is None:
-            raise ValueError(f"stages.{stage.id}.latents is missing, wanted an encode stage's id")
-        autoencoder, train = self.autoencoder_config(stage), stage.training
-        try:
-            check_geometry(train.clip, autoencoder=autoencoder)
-            _check_patches(train.clip, autoencoder, train.dit)
-            if train.image_share and train.dit.patch[0] > 1:
-                raise ValueError(
-                    f"image_share={train.image_share} with model.patch={list(train.dit.patch)}: "
-                    "an image is one latent frame, wanted patch[0]=1 or image_share=0"
-                )
-        except ValueError as error:
-            raise ValueError(f"stages.{stage.id}.train.{error}") from error
-
-
-def _check_patches(clip: Clip, autoencoder: AutoencoderConfig, dit: DiTConfig) -> None:
-    latent = (
-        (clip.frames - 1) // autoencoder.time_factor + 1,
-        clip.size[0] // autoencoder.space_factor,
-        clip.size[1] // autoencoder.space_factor,
-    )
-    if any(side % patch for side, patch in zip(latent, dit.patch, strict=True)):
-        raise ValueError(
-            f"clip gives latents of {list(latent)} (frames, height, width), "
-            f"wanted multiples of model.patch={list(dit.patch)}"
-        )
+def _named_for_sampling(stage: Stage) -> tuple[str, ...]:
+    return tuple(name for name in (stage.upsamples, stage.prior) if name is not None)

@@ -5,8 +5,13 @@ from typing import Literal, Self
 from pydantic import Field, PositiveInt, model_validator
 
 from models.config import Strict
+from models.text.pair_config import ContrastiveConfig
+from orchestrator.recipe.distill import Distill
 from orchestrator.recipe.fields import Slug
 from orchestrator.recipe.train import Compute, Save, Train
+
+Kind = Literal["train", "encode", "distill", "evaluate"]
+Metric = Literal["digits", "upsamplers", "prior"]
 
 
 class Encode(Strict):
@@ -17,38 +22,60 @@ class Encode(Strict):
 
 
 class Evaluate(Strict):
-    """Scores a trained model on held-out prompts."""
+    """Scores trained models on held-out prompts and clips.
 
-    model: Slug  # the stage that trained it
-    metric: Literal["digits"] = "digits"
-    prompts: PositiveInt = 100
+    ``digits`` samples the whole chain up to ``model`` and asks a classifier of real digits;
+    ``upsamplers`` compares every upsampling network of that chain with interpolation;
+    ``prior`` compares a prior's embeddings with those of the true images.
+    """
+
+    model: Slug  # the stage that trained it, the last one of a chain
+    metric: Metric = "digits"
+    distilled: bool = False  # takes the last student of each network of the chain
+    prompts: PositiveInt = 100  # or held-out clips
     batch: PositiveInt = 25  # clips sampled at once
     seed: int = Field(default=0, ge=0)
 
 
 class Stage(Strict):
-    """One unit of work; exactly one of ``train``, ``encode``, ``evaluate``."""
+    """One unit of work; exactly one of ``train``, ``encode``, ``evaluate``.
+
+    A stage with ``distill`` has a ``train`` too, whatever it leaves open completed from its
+    teacher's.
+    """
 
     id: Slug
     train: Train | None = None
+    distill: Distill | None = None
     encode: Encode | None = None
     evaluate: Evaluate | None = None
     latents: Slug | None = None  # a training stage reads the latents of this encode stage
     starts_from: Slug | None = None  # a training stage begins with this stage's EMA weights
+    pair: Slug | None = None  # whose image embeddings the network reads or predicts
+    upsamples: Slug | None = None  # whose clips it gets in sampling; no training dependency
+    prior: Slug | None = None  # whose embeddings it gets in sampling; no training dependency
     compute: Compute = Compute()
     save: Save = Save()
 
     @property
-    def kind(self) -> Literal["train", "encode", "evaluate"]:
-        """Which of the three this stage is."""
-        return "train" if self.train else "encode" if self.encode else "evaluate"
+    def kind(self) -> Kind:
+        """Which of them this stage is."""
+        if self.train is not None:
+            return "distill" if self.distill is not None else "train"
+        return "encode" if self.encode else "evaluate"
+
+    @property
+    def begins_with(self) -> str | None:
+        """The stage whose EMA weights a training stage begins with."""
+        return self.distill.teacher if self.distill is not None else self.starts_from
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Ids of the stages that must be done before this one."""
+        """Ids of the stages that this one names and that must be done before it."""
         named = (
             self.latents,
-            self.starts_from,
+            self.begins_with,
+            self.pair,
             self.encode.autoencoder if self.encode else None,
             self.evaluate.model if self.evaluate else None,
         )
@@ -66,13 +93,21 @@ class Stage(Strict):
 
     @model_validator(mode="after")
     def _is_one_kind(self) -> Self:
+        if self.distill is not None and self.train is None:
+            raise ValueError(
+                f"distill.teacher={self.distill.teacher}, wanted an earlier stage that trains a "
+                "network"
+            )
         kinds = [name for name in ("train", "encode", "evaluate") if getattr(self, name)]
         if len(kinds) != 1:
             raise ValueError(
-                f"has {kinds or 'none'}, wanted exactly one of train, encode, evaluate"
+                f"has {kinds or 'none'}, wanted exactly one of train, encode, distill, evaluate"
             )
-        if self.train is None and (self.latents or self.starts_from):
-            raise ValueError("latents and starts_from belong to a train stage")
+        for field in ("latents", "starts_from", "pair", "upsamples", "prior"):
+            if self.train is None and getattr(self, field) is not None:
+                raise ValueError(f"{field} belongs to a train stage")
+        if self.distill is not None and self.starts_from is not None:
+            raise ValueError("starts_from has no meaning for a student: it starts as its teacher")
         return self
 
     @model_validator(mode="after")
@@ -85,5 +120,10 @@ class Stage(Strict):
                 raise ValueError(
                     f"train.batch={self.train.batch} is not a multiple of "
                     f"micro_batch*workers={self.train.micro_batch}*{ranks}={clips}"
+                )
+            if isinstance(self.train.objective, ContrastiveConfig) and self.train.batch != clips:
+                raise ValueError(
+                    f"train.batch={self.train.batch} with micro_batch*workers={clips}: captions "
+                    "and pictures of a whole batch are compared, wanted the same number"
                 )
         return self

@@ -5,14 +5,24 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from models.config import Strict
+from models.diffusion.augmentation_config import AugmentationConfig
 from models.diffusion.config import DiffusionConfig, FlowConfig, SamplerConfig
+from models.make_a_video.fps_config import FpsConfig
+from models.make_a_video.given_config import GivenConfig
+from models.make_a_video.prior_config import PriorConfig
+from models.nn.unet_config import UNetConfig
 from models.sora.autoencoder_config import AutoencoderConfig, AutoencoderLossConfig
 from models.sora.dit_config import DiTConfig
+from models.text.pair_config import ContrastiveConfig, SmallPairConfig
 from orchestrator.recipe.fields import Share, Size
 
-Model = Annotated[AutoencoderConfig | DiTConfig, Field(discriminator="kind")]
+Model = Annotated[
+    AutoencoderConfig | DiTConfig | UNetConfig | PriorConfig | SmallPairConfig,
+    Field(discriminator="kind"),
+]
 Objective = Annotated[
-    AutoencoderLossConfig | FlowConfig | DiffusionConfig, Field(discriminator="kind")
+    AutoencoderLossConfig | ContrastiveConfig | FlowConfig | DiffusionConfig,
+    Field(discriminator="kind"),
 ]
 
 
@@ -35,6 +45,7 @@ class Optim(Strict):
     warmup_steps: NonNegativeInt = 0
     schedule: Literal["constant", "cosine"] = "constant"
     final_lr_ratio: Share = 0.0  # where cosine ends, as a part of lr
+    spatial_lr_ratio: Share = 1.0  # lr of what a video network took over from images, 0: frozen
 
 
 class Preview(Strict):
@@ -59,8 +70,14 @@ class Train(Strict):
     checkpointing: bool = False  # recompute each block's activations in the backward pass
     compile: bool = False  # torch.compile, block by block
     image_share: Share = 0.0  # part of the steps that see only the first frame of each clip
+    packed_images: Share = 0.0  # part of the clips whose frames are images of other clips
     caption_drop: Share = 0.0  # part of the clips trained with the empty caption
+    embedding_drop: Share = 0.0  # part of the clips trained with no image embedding (zeros)
     condition_share: Share = 0.0  # part of the clips that are given their first frames
+    augmentation: AugmentationConfig | None = None  # noise on the low-resolution clip
+    fps_range: FpsConfig | None = None  # frame rates drawn in training; null: the clip's own
+    given: GivenConfig | None = None  # known frames of an interpolation network
+    crop: Size | None = None  # trains on random crops of this size
     log_every: PositiveInt = 10
     sampler: SamplerConfig = SamplerConfig()  # of previews and of the finished run
     preview: Preview | None = None
@@ -78,70 +95,27 @@ class Train(Strict):
         return self.model
 
     @property
+    def unet(self) -> UNetConfig:
+        """The network of a stage that trains a U-Net on pixels; only for one."""
+        assert isinstance(self.model, UNetConfig)
+        return self.model
+
+    @property
     def diffusion(self) -> FlowConfig | DiffusionConfig:
-        """The objective of a stage that trains a diffusion transformer; only for one."""
-        assert not isinstance(self.objective, AutoencoderLossConfig)
+        """The objective of a stage that trains a denoiser; only for one."""
+        assert isinstance(self.objective, FlowConfig | DiffusionConfig)
         return self.objective
 
-    @model_validator(mode="after")
-    def _objective_fits_model(self) -> Self:
-        autoencoder = isinstance(self.model, AutoencoderConfig)
-        if autoencoder != isinstance(self.objective, AutoencoderLossConfig):
-            wanted = "autoencoder" if autoencoder else "flow, epsilon, x0 or v"
-            raise ValueError(
-                f"objective.kind={self.objective.kind} does not fit "
-                f"model.kind={self.model.kind}, wanted {wanted}"
-            )
-        if autoencoder:
-            self._refuse_text_fields()
-        else:
-            self._refuse_pixel_fields()
-        return self
-
-    def _refuse_text_fields(self) -> None:
-        for field in ("caption_drop", "condition_share", "preview"):
-            if getattr(self, field):
-                raise ValueError(
-                    f"{field}={getattr(self, field)} has no meaning for an autoencoder"
-                )
-
-    def _refuse_pixel_fields(self) -> None:
-        if isinstance(self.objective, DiffusionConfig) and self.objective.learned_variance:
-            raise ValueError(
-                f"objective.learned_variance=true does not fit model.kind={self.model.kind}, "
-                "wanted false: it predicts no variance"
-            )
-        if self.sampler.threshold is not None:
-            raise ValueError(
-                f"sampler.threshold={self.sampler.threshold} does not fit "
-                f"model.kind={self.model.kind}, wanted null: latents have no range to keep"
-            )
-
-    @model_validator(mode="after")
-    def _conditioning_has_a_channel(self) -> Self:
-        given = isinstance(self.model, DiTConfig) and self.model.condition_frames
-        if self.condition_share and not given:
-            raise ValueError(
-                f"condition_share={self.condition_share} needs model.condition_frames=true, "
-                "seen false"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _clip_fits_autoencoder(self) -> Self:
-        if isinstance(self.model, AutoencoderConfig):
-            check_geometry(self.clip, autoencoder=self.model)
-        return self
-
-
-def check_geometry(clip: Clip, *, autoencoder: AutoencoderConfig) -> None:
-    """Raises ValueError unless the clip divides into whole latents."""
-    time, space = autoencoder.time_factor, autoencoder.space_factor
-    if (clip.frames - 1) % time:
-        raise ValueError(f"clip.frames={clip.frames} does not fit {time}k+1 (1, {time + 1}, ...)")
-    for side in clip.size:
-        if side % space:
-            raise ValueError(f"clip.size={list(clip.size)} has {side}, wanted multiples of {space}")
+    @property
+    def reads_captions(self) -> bool:
+        """Whether training looks at captions at all."""
+        match self.model:
+            case AutoencoderConfig():
+                return False
+            case UNetConfig(text=text):
+                return text
+            case DiTConfig() | PriorConfig() | SmallPairConfig():
+                return True
 
 
 class Compute(Strict):

@@ -1,0 +1,225 @@
+"""Whether the stages of a recipe fit each other.
+
+Every function raises ValueError in one line that begins with a field of the recipe.
+"""
+
+from models.config import Strict
+from models.diffusion.config import DiffusionConfig
+from models.make_a_video.prior_config import PriorConfig
+from models.nn.unet_config import UNetConfig
+from models.sora.autoencoder_config import AutoencoderConfig
+from models.sora.dit_config import DiTConfig
+from models.text.pair_config import SmallPairConfig
+from orchestrator.recipe.chain import Stages, makes_clips, upsampling
+from orchestrator.recipe.fits import check_geometry, check_train
+from orchestrator.recipe.stage import Stage
+from orchestrator.recipe.train import Clip
+
+# A network may begin with one that lacks these: fresh, they change nothing.
+_ADDED = ("temporal_conv", "temporal_attention", "fps", "given_frames")
+_FREE = (*_ADDED, "time_position", "dropout")
+
+
+def check_stage(stage: Stage, stages: Stages, *, has_pretrained_pair: bool) -> None:
+    """Checks a stage against the earlier ones and those that it names."""
+    if stage.encode is not None:
+        _expect(stages, stage.encode.autoencoder, AutoencoderConfig, f"{_name(stage)}.autoencoder")
+    if stage.evaluate is not None:
+        _check_evaluate(stage, stages)
+    if stage.train is None:
+        return
+    try:
+        check_train(stage.train)
+    except ValueError as error:
+        raise ValueError(f"{_name(stage)}.train.{error}") from error
+    _check_latents(stage, stages)
+    _check_start(stage, stages)
+    _check_pair(stage, stages, has_pretrained_pair=has_pretrained_pair)
+    _check_cascade(stage, stages)
+    if stage.distill is not None:
+        _check_distill(stage, stages)
+
+
+def _name(stage: Stage) -> str:
+    return f"stages.{stage.id}"
+
+
+def _expect(stages: Stages, stage_id: str, kind: type[Strict], field: str) -> None:
+    train = stages[stage_id].train
+    if train is None or not isinstance(train.model, kind):
+        raise ValueError(f"{field}={stage_id}, wanted a stage that trains a {kind.__name__}")
+
+
+def _check_evaluate(stage: Stage, stages: Stages) -> None:
+    spec = stage.evaluate
+    assert spec is not None
+    model, field = stages[spec.model], f"{_name(stage)}.evaluate.model"
+    if spec.metric == "prior":
+        _expect(stages, spec.model, PriorConfig, field)
+    elif spec.metric == "digits" and not makes_clips(model):
+        raise ValueError(f"{field}={spec.model}, wanted a stage that trains a denoiser of clips")
+    elif spec.metric == "upsamplers" and model.upsamples is None:
+        raise ValueError(f"{field}={spec.model}, wanted a stage that upsamples another")
+    if spec.distilled and spec.metric != "digits":
+        raise ValueError(f"{_name(stage)}.evaluate.distilled=true belongs to metric=digits")
+
+
+def _check_latents(stage: Stage, stages: Stages) -> None:
+    train = stage.training
+    if not isinstance(train.model, DiTConfig):
+        if stage.latents is not None:
+            raise ValueError(f"{_name(stage)}.latents belongs to model.kind=video_dit")
+        return
+    if stage.latents is None:
+        raise ValueError(f"{_name(stage)}.latents is missing, wanted an encode stage's id")
+    encode = stages[stage.latents].encode
+    if encode is None:
+        raise ValueError(f"{_name(stage)}.latents={stage.latents}, wanted an encode stage")
+    autoencoder = stages[encode.autoencoder].training.autoencoder
+    try:
+        check_geometry(train.clip, autoencoder=autoencoder)
+        _check_patches(train.clip, autoencoder, train.model)
+        if train.image_share and train.model.patch[0] > 1:
+            raise ValueError(
+                f"image_share={train.image_share} with model.patch={list(train.model.patch)}: "
+                "an image is one latent frame, wanted patch[0]=1 or image_share=0"
+            )
+    except ValueError as error:
+        raise ValueError(f"{_name(stage)}.train.{error}") from error
+
+
+def _check_patches(clip: Clip, autoencoder: AutoencoderConfig, dit: DiTConfig) -> None:
+    latent = (
+        (clip.frames - 1) // autoencoder.time_factor + 1,
+        clip.size[0] // autoencoder.space_factor,
+        clip.size[1] // autoencoder.space_factor,
+    )
+    if any(side % patch for side, patch in zip(latent, dit.patch, strict=True)):
+        raise ValueError(
+            f"clip gives latents of {list(latent)} (frames, height, width), "
+            f"wanted multiples of model.patch={list(dit.patch)}"
+        )
+
+
+def _check_start(stage: Stage, stages: Stages) -> None:
+    if stage.starts_from is None:
+        return
+    model, field = stage.training.model, f"{_name(stage)}.starts_from"
+    _expect(stages, stage.starts_from, type(model), field)
+    if not isinstance(model, UNetConfig):
+        return
+    start = stages[stage.starts_from].training.unet
+    if model.model_dump(exclude=set(_FREE)) != start.model_dump(exclude=set(_FREE)):
+        raise ValueError(
+            f"{field}={stage.starts_from}, wanted the same model but for {', '.join(_FREE)}"
+        )
+    for name in _ADDED:
+        mine, theirs = getattr(model, name), getattr(start, name)
+        kept = set(theirs) <= set(mine) if isinstance(theirs, tuple) else mine or not theirs
+        if not kept:
+            raise ValueError(
+                f"{field}={stage.starts_from} has {name}={theirs}, wanted it here too: {mine}"
+            )
+
+
+def _check_pair(stage: Stage, stages: Stages, *, has_pretrained_pair: bool) -> None:
+    model = stage.training.model
+    match model:
+        case UNetConfig(image_embedding=int()) | PriorConfig():
+            pass
+        case _:
+            if stage.pair is not None:
+                raise ValueError(f"{_name(stage)}.pair: the network reads no image embedding")
+            return
+    if (stage.pair is not None) == has_pretrained_pair:
+        raise ValueError(
+            f"{_name(stage)}.pair={stage.pair}, wanted the stage that trains the pair, or a "
+            "pretrained one as the recipe's pair, not both"
+        )
+    if stage.pair is None:
+        return
+    _expect(stages, stage.pair, SmallPairConfig, f"{_name(stage)}.pair")
+    pair = stages[stage.pair].training.model
+    assert isinstance(pair, SmallPairConfig)
+    if isinstance(model, UNetConfig) and model.image_embedding != pair.embedding_width:
+        raise ValueError(
+            f"{_name(stage)}.train.model.image_embedding={model.image_embedding}, wanted "
+            f"{pair.embedding_width}, the embedding_width of {stage.pair}"
+        )
+    tokens = pair.text.max_length // pair.text.stride
+    if isinstance(model, PriorConfig) and model.text_tokens < tokens:
+        raise ValueError(
+            f"{_name(stage)}.train.model.text_tokens={model.text_tokens}, wanted at least "
+            f"{tokens}, the longest caption of {stage.pair}"
+        )
+
+
+def _check_cascade(stage: Stage, stages: Stages) -> None:
+    model = stage.training.model
+    enlarges = isinstance(model, UNetConfig) and (model.low_resolution or model.given_frames)
+    if enlarges != (stage.upsamples is not None):
+        wanted = "the stage whose clips it enlarges" if enlarges else "null: it enlarges nothing"
+        raise ValueError(f"{_name(stage)}.upsamples={stage.upsamples}, wanted {wanted}")
+    if stage.upsamples is not None:
+        _expect(stages, stage.upsamples, UNetConfig, f"{_name(stage)}.upsamples")
+        try:
+            step = upsampling(stage, parent=stages[stage.upsamples])
+        except ValueError as error:
+            raise ValueError(f"{_name(stage)}.train.{error}") from error
+        if isinstance(model, UNetConfig) and model.low_resolution == (step.kind == "given"):
+            raise ValueError(
+                f"{_name(stage)}.train.model: wanted either low_resolution or given_frames"
+            )
+        _check_crop(stage, factor=step.factor if step.kind == "space" else 1)
+    if stage.prior is not None:
+        _expect(stages, stage.prior, PriorConfig, f"{_name(stage)}.prior")
+        if not isinstance(model, UNetConfig) or model.image_embedding is None:
+            raise ValueError(f"{_name(stage)}.prior: the network reads no image embedding")
+        if stages[stage.prior].pair != stage.pair:
+            raise ValueError(
+                f"{_name(stage)}.prior={stage.prior} has pair={stages[stage.prior].pair}, wanted "
+                f"{stage.pair}"
+            )
+
+
+def _check_crop(stage: Stage, *, factor: int) -> None:
+    crop = stage.training.crop
+    if crop is not None and any(side % factor for side in crop):
+        raise ValueError(
+            f"{_name(stage)}.train.crop={list(crop)}, wanted multiples of {factor}: whole pixels "
+            "of the smaller clip"
+        )
+
+
+def _check_distill(stage: Stage, stages: Stages) -> None:
+    distill, train = stage.distill, stage.training
+    assert distill is not None
+    field = f"{_name(stage)}.distill"
+    _expect(stages, distill.teacher, UNetConfig, f"{field}.teacher")
+    teacher = stages[distill.teacher]
+    for part in ("model", "objective", "clip"):
+        if getattr(train, part) != getattr(teacher.training, part):
+            raise ValueError(f"{_name(stage)}.train.{part} differs from the teacher's")
+    objective = train.diffusion
+    if objective.kind == "epsilon" or (
+        isinstance(objective, DiffusionConfig) and objective.learned_variance
+    ):
+        raise ValueError(
+            f"{field}.teacher={distill.teacher} predicts epsilon or a variance, "
+            "wanted kind v, x0 or flow"
+        )
+    if train.sampler.guidance.scale != 1.0:
+        raise ValueError(
+            f"{_name(stage)}.train.sampler.guidance.scale={train.sampler.guidance.scale}, wanted "
+            "1: a student has taken the guidance over"
+        )
+    if distill.steps is None:
+        return
+    if train.sampler.steps != distill.steps:
+        raise ValueError(
+            f"{_name(stage)}.train.sampler.steps={train.sampler.steps}, wanted "
+            f"distill.steps={distill.steps}"
+        )
+    above = teacher.distill.steps if teacher.distill is not None else None
+    if above is not None and above != 2 * distill.steps:
+        raise ValueError(f"{field}.steps={distill.steps}, wanted half of its teacher's {above}")
