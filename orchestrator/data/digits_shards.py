@@ -20,7 +20,7 @@ from orchestrator.errors import UserError
 from orchestrator.recipe.data import ClipShape, Digits
 from orchestrator.storage.store import open_store
 
-VERSION = 1  # of the rendering: another one gives other clips
+VERSION = 2  # of the rendering: another one gives other clips
 CLIPS_PER_SHARD = 512
 ORIGIN = "origin.json"  # written first: what the shards of a stopped writer were made from
 _WORKERS = 2

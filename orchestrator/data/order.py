@@ -44,6 +44,12 @@ class BucketOrder:
         return int(self._order[place])
 
 
+def is_packed(slot: int, *, seed: int, step: int, share: float) -> bool:
+    """Whether a slot of a step holds independent images instead of a clip, in a share of all."""
+    digest = hashlib.blake2b(repr((seed, "packed", step, slot)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") < share * 2**64
+
+
 class BucketSchedule:
     """Which bucket a step draws from, each as often as its weight says and evenly spread."""
 

@@ -1,6 +1,7 @@
 """Samples of an index as arrays: fetched, checked against their hashes, decoded, kept."""
 
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from orchestrator.data.index import Index, Member, Sample
 from orchestrator.errors import UserError
 from orchestrator.storage.uri import FILE_SCHEMES, scheme_of
 
+View = Callable[[Mapping[str, Any]], dict[str, Any]]
+
 
 class Reader:
     """Reads samples by row; small sources stay decoded in memory.
@@ -21,12 +24,20 @@ class Reader:
         cache_dir: where remote shards are copied; None for the system's temporary folder.
         cache_bytes: budget of that folder, over all sources.
         memory_bytes: budget of decoded samples; the least recently used leave first.
+        view: what is made of a sample's arrays once it is decoded, and kept in their place.
     """
 
     def __init__(
-        self, index: Index, *, cache_dir: str | None, cache_bytes: int, memory_bytes: int
+        self,
+        index: Index,
+        *,
+        cache_dir: str | None,
+        cache_bytes: int,
+        memory_bytes: int,
+        view: View | None = None,
     ) -> None:
         self._index = index
+        self._view = view
         self._memory_bytes = memory_bytes
         self._used_bytes = 0
         self._kept: OrderedDict[int, tuple[Sample, dict[str, Any], int]] = OrderedDict()
@@ -50,6 +61,8 @@ class Reader:
             return sample, arrays
         sample = self._index.sample(row)
         arrays = self._decoded(sample)
+        if self._view is not None:
+            arrays = self._view(arrays)
         self._keep(row, sample, arrays)
         return sample, arrays
 

@@ -6,12 +6,28 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.data.index import Bucket, Index
-from orchestrator.data.order import BucketOrder, BucketSchedule
-from orchestrator.data.reader import Reader
+from orchestrator.data.index import Bucket, Index, Sample
+from orchestrator.data.order import BucketOrder, BucketSchedule, is_packed
+from orchestrator.data.reader import Reader, View
 from orchestrator.errors import UserError
 
 PREFETCHED_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Image:
+    """A clip that gives one image to a packed slot, and its wordings."""
+
+    sample: dict[str, Any]
+    captions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Some slots hold so many independent images instead of a clip."""
+
+    share: float  # of the slots
+    images: int
 
 
 @dataclass(frozen=True)
@@ -23,7 +39,9 @@ class StepBatch:
         slots: positions of these clips in the global batch: ``rank::world_size``.
         keys: sample keys, one per slot.
         samples: decoded arrays by name, one per slot.
-        captions: wordings, one tuple per slot.
+        captions: wordings, one tuple per slot; none if the stream reads no captions.
+        fps: frames per second, one per slot.
+        packed: for a slot that holds images of other clips, those; empty for the others.
         bucket: frames, height and width of every clip of this step on every rank.
     """
 
@@ -32,6 +50,8 @@ class StepBatch:
     keys: tuple[str, ...]
     samples: tuple[dict[str, Any], ...]
     captions: tuple[tuple[str, ...], ...]
+    fps: tuple[float, ...]
+    packed: tuple[tuple[Image, ...], ...]
     bucket: Bucket
 
 
@@ -47,7 +67,9 @@ class Stream:
         batch: clips per step over all ranks.
         rank: this process.
         world_size: number of processes; must divide ``batch``.
-        cache_dir, cache_bytes, memory_bytes: as for ``Reader``.
+        cache_dir, cache_bytes, memory_bytes, view: as for ``Reader``.
+        captions: whether captions are read at all.
+        packing: slots that hold images of other clips, or None for clips alone.
 
     Raises:
         UserError: if the source has no clips.
@@ -64,6 +86,9 @@ class Stream:
         cache_dir: str | None = None,
         cache_bytes: int = 20_000_000_000,
         memory_bytes: int = 512_000_000,
+        view: View | None = None,
+        captions: bool = True,
+        packing: Packing | None = None,
     ) -> None:
         if not len(index):
             raise UserError(f"{index.store.uri}: no clips, wanted at least one")
@@ -71,13 +96,23 @@ class Stream:
         self._seed = seed
         self._batch = batch
         self._slots = tuple(range(rank, batch, world_size))
+        self._captions = captions
+        self._packing = packing
         self._buckets = list(index.buckets.items())
         self._orders = [
             BucketOrder(len(rows), seed=seed, name=repr(shape)) for shape, rows in self._buckets
         ]
+        self._image_orders = [
+            BucketOrder(len(rows), seed=seed, name=f"images {shape}")
+            for shape, rows in self._buckets
+        ]
         self._schedule = BucketSchedule([len(rows) for _, rows in self._buckets])
         self._reader = Reader(
-            index, cache_dir=cache_dir, cache_bytes=cache_bytes, memory_bytes=memory_bytes
+            index,
+            cache_dir=cache_dir,
+            cache_bytes=cache_bytes,
+            memory_bytes=memory_bytes,
+            view=view,
         )
         self._step = 0
         self._wait_s = 0.0
@@ -135,8 +170,27 @@ class Stream:
             slots=self._slots,
             keys=tuple(sample.key for sample, _ in read),
             samples=tuple(arrays for _, arrays in read),
-            captions=tuple(sample.captions for sample, _ in read),
+            captions=tuple(self._wordings(sample) for sample, _ in read),
+            fps=tuple(sample.fps for sample, _ in read),
+            packed=tuple(
+                self._images(slot, step=step, bucket=bucket, ordinal=ordinal)
+                for slot in self._slots
+            ),
             bucket=shape,
+        )
+
+    def _wordings(self, sample: Sample) -> tuple[str, ...]:
+        return sample.captions if self._captions else ()
+
+    def _images(self, slot: int, *, step: int, bucket: int, ordinal: int) -> tuple[Image, ...]:
+        packing = self._packing
+        if packing is None or not is_packed(slot, seed=self._seed, step=step, share=packing.share):
+            return ()
+        rows = self._buckets[bucket][1]
+        order = self._image_orders[bucket].batch(ordinal * self._batch + slot, size=packing.images)
+        read = [self._reader.read(rows[one]) for one in order]
+        return tuple(
+            Image(sample=arrays, captions=self._wordings(sample)) for sample, arrays in read
         )
 
 

@@ -133,3 +133,11 @@ def test_speed_is_as_the_caption_says(frames: int, side: int) -> None:
         assert moved == pytest.approx(wanted, abs=0.1)  # bytes are rounded
         if wanted < SPEEDS[one.labels.speed] * digit * (frames - 1):
             assert one.labels.speed == "slowly"
+
+
+def test_edges_of_a_larger_digit_are_as_sharp() -> None:
+    def steepest(side: int) -> float:
+        shades = [clip(index, frames=1, side=side).frames.max(axis=-1)[0] for index in range(10)]
+        return float(np.mean([np.abs(np.diff(shade.astype(float))).max() for shade in shades]))
+
+    assert steepest(96) > 0.9 * steepest(32)

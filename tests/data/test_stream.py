@@ -2,14 +2,16 @@
 
 import json
 import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
 import pytest
 
 from orchestrator.data.index import Bucket, Index
-from orchestrator.data.stream import PREFETCHED_STEPS, StepBatch, Stream
+from orchestrator.data.stream import PREFETCHED_STEPS, Packing, StepBatch, Stream
 from orchestrator.errors import UserError
 from orchestrator.storage.errors import NotFoundError
 from orchestrator.storage.store import join_uri, open_store
@@ -210,3 +212,65 @@ def test_source_without_clips_is_refused(tmp_path: Path) -> None:
     empty = write_source(str(tmp_path / "none"), {})
     with pytest.raises(UserError, match="no clips, wanted at least one"):
         open_stream(empty, tmp_path)
+
+
+def test_packed_slots_hold_images_of_other_clips(local_index: Index, tmp_path: Path) -> None:
+    packing = Packing(share=0.5, images=3)
+
+    def batches(world_size: int) -> list[StepBatch]:
+        parts = [
+            Stream(
+                local_index,
+                seed=5,
+                batch=BATCH,
+                rank=rank,
+                world_size=world_size,
+                cache_dir=str(tmp_path / "cache"),
+                packing=packing,
+            )
+            for rank in range(world_size)
+        ]
+        return [part.read_step(step) for step in range(STEPS) for part in parts]
+
+    def by_slot(parts: list[StepBatch]) -> dict[tuple[int, int], tuple[tuple[str, ...], ...]]:
+        return {
+            (part.step, slot): tuple(image.captions for image in images)
+            for part in parts
+            for slot, images in zip(part.slots, part.packed, strict=True)
+        }
+
+    whole = by_slot(batches(1))
+    assert whole == by_slot(batches(3))
+    packed = [images for images in whole.values() if images]
+    assert 0.35 < len(packed) / len(whole) < 0.65
+    assert all(len(images) == 3 for images in packed)
+    assert any(len(set(images)) == 3 for images in packed)
+
+
+def test_stream_without_captions_has_none_to_give(local_index: Index) -> None:
+    stream = Stream(
+        local_index,
+        seed=5,
+        batch=BATCH,
+        rank=0,
+        world_size=1,
+        captions=False,
+        packing=Packing(share=1.0, images=2),
+    )
+    batch = stream.read_step(0)
+    assert set(batch.captions) == {()}
+    assert {image.captions for images in batch.packed for image in images} == {()}
+
+
+def test_view_is_what_is_kept_of_a_sample(local_index: Index) -> None:
+    seen: list[int] = []
+
+    def view(arrays: Mapping[str, Any]) -> dict[str, Any]:
+        seen.append(1)
+        return {"mean": arrays["frames"].mean()}
+
+    stream = Stream(local_index, seed=5, batch=BATCH, rank=0, world_size=1, view=view)
+    first, again = stream.read_step(0), stream.read_step(0)
+    assert [list(sample) for sample in first.samples] == [["mean"]] * BATCH
+    assert first.samples == again.samples
+    assert len(seen) == len(set(first.keys))

@@ -25,6 +25,7 @@ SHARE = 5 / 8  # of the frame's shorter side that a digit's box takes
 SMALLEST_FRAME = 12  # pixels: below it a digit would have fewer than its scan
 WANDER = 1 / 6  # how far from the middle a path may lie, as a part of the room beside the digit
 _SCAN = 8  # pixels of a scanned digit's side
+_SOFT_SIDE = 20  # pixels of a digit's side up to which interpolation alone draws it
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,7 @@ def digit_clip(
     high = np.where(across, room * (0.5 + WANDER), high)
     start = low + random.random(2) * (high - low)
     corners = start + np.linspace(0.0, 1.0, frames)[:, None] * travel
-    enlarge = _interpolation(_SCAN, side)
-    digit = np.clip(enlarge @ scans[scan] @ enlarge.T, 0.0, 1.0)
+    digit = _drawn(scans[scan], side=side)
     shade_THW = np.stack([_place(digit, corner, height, width) for corner in corners])
     pixels = shade_THW[..., None] * np.array(COLOURS[colour], dtype=np.float64)
     labels = Labels(
@@ -98,6 +98,16 @@ def digit_clip(
 def digit_side(height: int, width: int) -> int:
     """Pixels of a digit's box in a frame."""
     return round(SHARE * min(height, width))
+
+
+def _drawn(scan: NDArray[np.float64], *, side: int) -> NDArray[np.float64]:
+    """A scan [8, 8] enlarged to [side, side]; its edges stay as wide, in pixels, as at 20.
+
+    Interpolation alone would leave a large frame with nothing that a small one does not have.
+    """
+    enlarge = _interpolation(_SCAN, side)
+    sharper = max(1.0, side / _SOFT_SIDE)
+    return np.clip(0.5 + sharper * (enlarge @ scan @ enlarge.T - 0.5), 0.0, 1.0)
 
 
 def _speeds(direction: str, *, frames: int, room: NDArray[np.float64]) -> list[str]:
