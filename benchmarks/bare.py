@@ -74,6 +74,8 @@ def _micros(job: StageJob, batch: StepBatch) -> list[Micro]:
         Micro(
             samples=batch.samples[first : first + size],
             captions=batch.captions[first : first + size],
+            fps=batch.fps[first : first + size],
+            packed=batch.packed[first : first + size],
             random=SlotRandom(
                 batch.slots[first : first + size],
                 seed=job.recipe.seed,

@@ -12,14 +12,11 @@ Shape letters: B clips, C latent channels, T H W frames, height and width (pixel
 latent grid in *_BCTHW).
 """
 
-from collections.abc import Callable, Iterator
-
 import torch
 from torch import Tensor
 
+from models.nn.blend import Span, blend
 from models.sora.autoencoder import Posterior, VideoAutoencoder
-
-Span = tuple[int, int]  # start and end along a side of the grid
 
 
 def encode_tiled(
@@ -52,7 +49,7 @@ def encode_tiled(
         return torch.cat([posterior.mean, posterior.logvar], dim=1)
 
     height, width = (side // factor for side in x_B3THW.shape[-2:])
-    moments = _blend(
+    moments = blend(
         encode, height=height, width=width, tile=tile // factor, overlap=overlap // factor, scale=1
     )
     mean, logvar = moments.chunk(2, dim=1)
@@ -84,7 +81,7 @@ def decode_tiled(
         return autoencoder.decode_chunked(z_BCTHW[..., slice(*rows), slice(*columns)])
 
     height, width = z_BCTHW.shape[-2:]
-    return _blend(
+    return blend(
         decode,
         height=height,
         width=width,
@@ -101,49 +98,3 @@ def _check(*, tile: int, overlap: int, factor: int) -> None:
         raise ValueError(
             f"overlap={overlap}, wanted a multiple of {factor} from 0 to half of tile={tile}"
         )
-
-
-def _blend(
-    run: Callable[[Span, Span], Tensor],
-    *,
-    height: int,
-    width: int,
-    tile: int,
-    overlap: int,
-    scale: int,
-) -> Tensor:
-    """Weighted sum of tiles; sizes are in latents, ``scale`` is output values per latent."""
-    whole: Tensor | None = None
-    for rows in _spans(height, tile=tile, overlap=overlap):
-        for columns in _spans(width, tile=tile, overlap=overlap):
-            part = run(rows, columns)
-            if whole is None:
-                whole = part.new_zeros(*part.shape[:-2], height * scale, width * scale)
-            for dim, span, side in ((-2, rows, height), (-1, columns, width)):
-                share = _shares(span, side=side, length=overlap * scale, scale=scale).to(part)
-                part = part * (share[:, None] if dim == -2 else share)
-            (top, bottom), (left, right) = rows, columns
-            whole[..., top * scale : bottom * scale, left * scale : right * scale] += part
-    assert whole is not None
-    return whole
-
-
-def _spans(side: int, *, tile: int, overlap: int) -> Iterator[Span]:
-    """Tiles along one side; the last one ends with it and is longer than ``overlap``."""
-    start = 0
-    while start + tile < side:
-        yield start, start + tile
-        start += tile - overlap
-    yield start, side
-
-
-def _shares(span: Span, *, side: int, length: int, scale: int) -> Tensor:
-    """A tile's weights along one side: linear over the overlaps, which sum to 1, else 1."""
-    start, end = span
-    shares = torch.ones((end - start) * scale)
-    rise = (torch.arange(length) + 0.5) / max(length, 1)
-    if start:
-        shares[:length] = rise
-    if end < side:
-        shares[len(shares) - length :] = rise.flip(0)
-    return shares

@@ -30,9 +30,9 @@ class LocalExecutor:
     def run(self, job: StageJob, *, on_event: EventSink, stop: threading.Event) -> StageResult:
         """Runs a stage; blocks."""
         match job.spec.kind:
-            case "train" if job.spec.compute.ranks > 1:
+            case "train" | "distill" if job.spec.compute.ranks > 1:
                 return run_gang(job, on_event=on_event, stop=stop, logs=self._logs)
-            case "train":
+            case "train" | "distill":
                 return _train_here(job, on_event=on_event, stop=stop)
             case "encode":
                 return _encode_here(job, on_event=on_event, stop=stop)

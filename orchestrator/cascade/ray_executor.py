@@ -62,9 +62,9 @@ class RayExecutor:
     def _run(self, job: StageJob, *, on_event: EventSink, stop: threading.Event) -> StageResult:
         log = self._logs / f"{job.stage}.log"
         env = worker_env(job.spec) | (LOOPBACK if self._private else {})
-        if job.spec.compute.workers == 0 and job.spec.kind == "train":
+        if job.spec.compute.workers == 0 and job.spec.train is not None:
             return run_gang(job, on_event=on_event, stop=stop, logs=self._logs)
-        if job.spec.kind == "train":
+        if job.spec.train is not None:
             return fit(
                 job,
                 board=self._board,

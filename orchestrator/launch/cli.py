@@ -90,6 +90,9 @@ def sample(
     prompts_file: Annotated[
         Path | None, typer.Option("--prompts", metavar="FILE", help="one prompt a line")
     ] = None,
+    teachers: Annotated[
+        bool, typer.Option("--teachers", help="the networks before distillation")
+    ] = False,
 ) -> None:
     """Sample a finished run: an MP4 and a GIF per prompt, and a sheet of them all."""
     from orchestrator.launch.progress import counting
@@ -97,7 +100,15 @@ def sample(
 
     texts = read_prompts(prompts or [], file=prompts_file)
     with counting("sampling", total=len(texts)) as on_clips:
-        paths = sample_run(run, texts, out=out, seed=seed, npz=npz, on_clips=on_clips)
+        paths = sample_run(
+            run,
+            texts,
+            out=out,
+            seed=seed,
+            npz=npz,
+            distilled=not teachers,
+            on_clips=on_clips,
+        )
     for path in paths:
         typer.echo(str(path))
 

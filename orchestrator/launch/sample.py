@@ -1,6 +1,6 @@
 """`rushes sample`: prompts to video files, from a finished run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +8,12 @@ import torch
 
 from orchestrator.errors import UserError
 from orchestrator.launch.run_folder import open_run
-from orchestrator.train.pipeline import load_chain
-from orchestrator.train.sampling import denoiser_stage, sample_clips
-from orchestrator.train.video import sheet, write_gif, write_mp4
+from orchestrator.train.sampling import load_sampler
+from orchestrator.train.video import same_size, sheet, write_gif, write_mp4
 
 BATCH = 16  # clips sampled at once
 ON_A_SHEET = 20  # clips beside each other in one picture
+STAGE_ROWS = 6  # prompts in the picture of all networks
 
 
 def read_prompts(prompts: Sequence[str], *, file: Path | None) -> list[str]:
@@ -41,41 +41,59 @@ def sample_run(
     out: Path,
     seed: int,
     npz: bool,
+    distilled: bool,
     on_clips: Callable[[int], None],
 ) -> list[Path]:
     """Samples every prompt and writes NNNN.mp4 and NNNN.gif (and NNNN.npz) by prompt number.
 
+    A cascade also gets stages.mp4, stages.gif and stages.png: what each network made, side by side.
     Several prompts also get sheet.mp4, sheet.gif and sheet.png: the first 20 beside each other.
 
     Raises:
         UserError: if the run is not finished or the folder cannot be written.
     """
     store, recipe = open_run(uri)
-    try:
-        stage = denoiser_stage(recipe)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    train = recipe.stage(stage).training
+    if recipe.result is None:
+        raise UserError(f"recipe {recipe.name} trains no denoiser, so there is nothing to sample")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    chain = load_chain(store, recipe, stage=stage, device=device)
+    sampler = load_sampler(
+        store, recipe, stage=recipe.result.id, distilled=distilled, device=device
+    )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror}") from None
-    clips = sample_clips(chain, prompts, train=train, seed=seed, batch=BATCH, on_clips=on_clips)
-    fps = train.clip.fps
+    made = sampler.sample(prompts, seed=seed, batch=BATCH, on_clips=on_clips)
+    clips, fps = made[sampler.networks[-1]], sampler.fps
     paths = [
         path
         for number, clip in enumerate(clips)
         for path in _write(clip, out / f"{number:04d}", fps=fps, npz=npz)
     ]
-    if len(clips) == 1:
-        return paths
-    some = list(clips[:ON_A_SHEET])
-    shown = sheet(some, captions=prompts[: len(some)], fps=fps, columns=min(4, len(some)))
-    for kind, content in shown.items():
-        paths.append(out / f"sheet.{kind}")
-        paths[-1].write_bytes(content)
+    if len(made) > 1:
+        paths += _write_stages(made, prompts, out, fps=fps)
+    if len(clips) > 1:
+        some = list(clips[:ON_A_SHEET])
+        shown = sheet(some, captions=prompts[: len(some)], fps=fps, columns=min(4, len(some)))
+        paths += _write_sheet(shown, out / "sheet")
+    return paths
+
+
+def _write_stages(
+    made: Mapping[str, np.ndarray], prompts: Sequence[str], out: Path, *, fps: float
+) -> list[Path]:
+    """A row per prompt, a column per network: what each made of the one before."""
+    rows = range(min(STAGE_ROWS, len(prompts)))
+    tiles = [tile for row in rows for tile in same_size([clips[row] for clips in made.values()])]
+    captions = [f"{name}: {prompts[row]}" for row in rows for name in made]
+    shown = sheet(tiles, captions=captions, fps=fps, columns=len(made))
+    return _write_sheet(shown, out / "stages")
+
+
+def _write_sheet(shown: Mapping[str, bytes], stem: Path) -> list[Path]:
+    paths = [stem.with_suffix(f".{kind}") for kind in shown]
+    for path, content in zip(paths, shown.values(), strict=True):
+        path.write_bytes(content)
     return paths
 
 

@@ -7,8 +7,8 @@ from pydantic import PositiveInt, model_validator
 from models.config import Strict
 from models.diffusion.config import GuidanceConfig
 from orchestrator.recipe.fields import Slug
+from orchestrator.recipe.tree import Tree, is_list, is_mapping
 
-Tree = dict[str, Any]
 _TAKEN_OVER = ("train", "upsamples", "pair", "prior", "compute", "save")
 
 
@@ -45,24 +45,24 @@ def complete(tree: Tree) -> Tree:
     shaped like a recipe come back as they are, for the schema to refuse.
     """
     stages = tree.get("stages")
-    if not isinstance(stages, list):
+    if not is_list(stages):
         return tree
     known: dict[Any, Tree] = {}
     completed: list[Any] = []
     for stage in stages:
-        whole = _completed(stage, known) if isinstance(stage, dict) else stage
+        whole = _completed(stage, known) if is_mapping(stage) else stage
         completed.append(whole)
-        if isinstance(whole, dict) and isinstance(whole.get("id"), str):
+        if is_mapping(whole) and isinstance(whole.get("id"), str):
             known[whole["id"]] = whole
     return {**tree, "stages": completed}
 
 
 def _completed(stage: Tree, known: dict[Any, Tree]) -> Tree:
     distill = stage.get("distill")
-    if not isinstance(distill, dict):
+    if not is_mapping(distill):
         return stage
     teacher = known.get(distill.get("teacher"))
-    if teacher is None or not isinstance(teacher.get("train"), dict):
+    if teacher is None or not is_mapping(teacher.get("train")):
         return stage
     inherited = {name: teacher[name] for name in _TAKEN_OVER if name in teacher}
     train = dict(teacher["train"])
@@ -73,7 +73,7 @@ def _completed(stage: Tree, known: dict[Any, Tree]) -> Tree:
 def _sampler(teacher: Any, distill: Tree) -> Tree:
     """The teacher's without guidance, which the student has taken over; phase 2: in its steps."""
     kept = ("shift", "threshold", "percentile")
-    given = teacher if isinstance(teacher, dict) else {}
+    given = teacher if is_mapping(teacher) else {}
     sampler: Tree = {"kind": "ddim", "steps": given.get("steps", 50)}
     sampler |= {name: given[name] for name in kept if name in given}
     if distill.get("steps") is not None:
@@ -86,9 +86,11 @@ def _merged(below: Tree, above: Tree) -> Tree:
     out = dict(below)
     for name, value in above.items():
         under = out.get(name)
-        both = isinstance(under, dict) and isinstance(value, dict)
-        if both and value.get("kind", under.get("kind")) == under.get("kind"):
-            out[name] = _merged(under, value)
-        else:
-            out[name] = value
+        if is_mapping(under) and is_mapping(value) and _same_kind(under, value):
+            value = _merged(under, value)
+        out[name] = value
     return out
+
+
+def _same_kind(under: Tree, value: Tree) -> bool:
+    return value.get("kind", under.get("kind")) == under.get("kind")

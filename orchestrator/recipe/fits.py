@@ -3,8 +3,6 @@
 Every function raises ValueError in one line that begins with a field of ``train``.
 """
 
-from typing import assert_never
-
 from models.diffusion.config import DiffusionConfig, FlowConfig
 from models.make_a_video.prior_config import PriorConfig
 from models.nn.unet_config import UNetConfig
@@ -14,7 +12,7 @@ from models.text.pair_config import ContrastiveConfig, SmallPairConfig
 from orchestrator.recipe.train import Clip, Train
 
 # What only some networks know what to do with, by the kind of network that does.
-_MEANING = {
+_MEANING: dict[str, set[str]] = {
     "video_autoencoder": {"image_share"},
     "video_dit": {"image_share", "caption_drop", "condition_share", "sampler", "preview"},
     "video_unet": {
@@ -29,9 +27,9 @@ _MEANING = {
         "preview",
     },
     "clip_prior": {"caption_drop", "sampler"},
-    "clip_pair": set[str](),
+    "clip_pair": set(),
 }
-_CHECKED = sorted(set().union(*_MEANING.values()))
+_CHECKED = sorted({field for fields in _MEANING.values() for field in fields})
 
 
 def check_train(train: Train) -> None:
@@ -59,8 +57,6 @@ def check_train(train: Train) -> None:
                     f"clip.size={list(train.clip.size)}, wanted multiples of "
                     f"model.patch={train.model.patch}"
                 )
-        case unknown:
-            assert_never(unknown)
 
 
 def check_geometry(clip: Clip, *, autoencoder: AutoencoderConfig) -> None:
@@ -122,6 +118,18 @@ def _check_unet(train: Train, model: UNetConfig) -> None:
     ):
         if getattr(train, field) and not getattr(model, option):
             raise ValueError(f"{field} needs model.{option}, seen {getattr(model, option)}")
+    if train.given is not None:
+        for skip in train.given.skips:
+            if (train.clip.frames - 1) % skip or skip >= train.clip.frames:
+                raise ValueError(
+                    f"given.skips has {skip}, wanted divisors of clip.frames-1="
+                    f"{train.clip.frames - 1}"
+                )
+    if train.sampler.guidance.scale != 1.0 and not model.text and model.image_embedding is None:
+        raise ValueError(
+            f"sampler.guidance.scale={train.sampler.guidance.scale}, wanted 1: the network reads "
+            "nothing that guidance could lead to"
+        )
     _check_packing(train, model)
     _check_sides(train, model)
     if train.preview is not None and not _samples_from_prompts(model):

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -14,8 +14,7 @@ from models.text.pair_config import check_pair
 from orchestrator.errors import UserError
 from orchestrator.recipe.distill import complete
 from orchestrator.recipe.recipe import Recipe
-
-Tree = dict[str, Any]
+from orchestrator.recipe.tree import Tree, is_list, is_mapping
 
 
 def load_recipe(path: str | Path, *, overrides: Sequence[str] = ()) -> Recipe:
@@ -77,7 +76,7 @@ def _read(path: Path) -> Tree:
         line = f" in line {where.line + 1}" if where else ""
         problem = getattr(error, "problem", None) or "cannot be read"
         raise UserError(f"recipe {path}: not YAML{line}: {problem}") from None
-    if not _is_mapping(tree):
+    if not is_mapping(tree):
         raise UserError(f"recipe {path}: holds a {type(tree).__name__}, wanted a mapping")
     return tree
 
@@ -94,9 +93,9 @@ def _apply(tree: Tree, override: str) -> None:
     node: Any = tree
     for name in parents:
         node = _child(node, name, override)
-    if _is_list(node):
+    if is_list(node):
         node[_position(node, last, override)] = value
-    elif _is_mapping(node):
+    elif is_mapping(node):
         node[last] = value
     else:
         raise UserError(
@@ -105,20 +104,20 @@ def _apply(tree: Tree, override: str) -> None:
 
 
 def _child(node: Any, name: str, override: str) -> Any:
-    if _is_list(node):
+    if is_list(node):
         return node[_position(node, name, override)]
-    if not _is_mapping(node):
+    if not is_mapping(node):
         raise UserError(f"--set {override}: nothing below {name}")
     return node.setdefault(name, {})
 
 
 def _position(node: list[Any], name: str, override: str) -> int:
     for position, item in enumerate(node):
-        if _is_mapping(item) and item.get("id") == name:
+        if is_mapping(item) and item.get("id") == name:
             return position
     if name.isdigit() and int(name) < len(node):
         return int(name)
-    ids = [str(item["id"]) for item in node if _is_mapping(item) and "id" in item]
+    ids = [str(item["id"]) for item in node if is_mapping(item) and "id" in item]
     raise UserError(f"--set {override}: no {name}, wanted one of {', '.join(ids) or len(node)}")
 
 
@@ -145,20 +144,12 @@ def _field(location: tuple[int | str, ...], tree: Tree) -> str:
     node: Any = tree
     for step in location:
         if isinstance(step, int):
-            node = node[step] if _is_list(node) and step < len(node) else None
-            label = node.get("id", step) if _is_mapping(node) else step
+            node = node[step] if is_list(node) and step < len(node) else None
+            label = node.get("id", step) if is_mapping(node) else step
             names.append(str(label))
-        elif _is_mapping(node) and step not in node and step == node.get("kind"):
+        elif is_mapping(node) and step not in node and step == node.get("kind"):
             continue
         else:
             names.append(step)
-            node = node.get(step) if _is_mapping(node) else None
+            node = node.get(step) if is_mapping(node) else None
     return ".".join(names)
-
-
-def _is_mapping(node: object) -> TypeGuard[Tree]:
-    return isinstance(node, dict)
-
-
-def _is_list(node: object) -> TypeGuard[list[Any]]:
-    return isinstance(node, list)

@@ -60,6 +60,8 @@ def _check_evaluate(stage: Stage, stages: Stages) -> None:
         raise ValueError(f"{field}={spec.model}, wanted a stage that trains a denoiser of clips")
     elif spec.metric == "upsamplers" and model.upsamples is None:
         raise ValueError(f"{field}={spec.model}, wanted a stage that upsamples another")
+    if spec.perceptual is not None and spec.metric != "upsamplers":
+        raise ValueError(f"{_name(stage)}.evaluate.perceptual belongs to metric=upsamplers")
     if spec.distilled and spec.metric != "digits":
         raise ValueError(f"{_name(stage)}.evaluate.distilled=true belongs to metric=digits")
 
@@ -115,11 +117,16 @@ def _check_start(stage: Stage, stages: Stages) -> None:
         )
     for name in _ADDED:
         mine, theirs = getattr(model, name), getattr(start, name)
-        kept = set(theirs) <= set(mine) if isinstance(theirs, tuple) else mine or not theirs
-        if not kept:
+        if not _keeps(mine, theirs):
             raise ValueError(
                 f"{field}={stage.starts_from} has {name}={theirs}, wanted it here too: {mine}"
             )
+
+
+def _keeps(mine: bool | tuple[int, ...], theirs: bool | tuple[int, ...]) -> bool:
+    if isinstance(mine, tuple) and isinstance(theirs, tuple):
+        return set(theirs) <= set(mine)
+    return bool(mine) or not theirs
 
 
 def _check_pair(stage: Stage, stages: Stages, *, has_pretrained_pair: bool) -> None:
@@ -169,6 +176,11 @@ def _check_cascade(stage: Stage, stages: Stages) -> None:
         if isinstance(model, UNetConfig) and model.low_resolution == (step.kind == "given"):
             raise ValueError(
                 f"{_name(stage)}.train.model: wanted either low_resolution or given_frames"
+            )
+        if step.kind == "time" and stage.training.packed_images:
+            raise ValueError(
+                f"{_name(stage)}.train.packed_images={stage.training.packed_images} has no meaning "
+                "for a network that puts frames between: an image has none"
             )
         _check_crop(stage, factor=step.factor if step.kind == "space" else 1)
     if stage.prior is not None:

@@ -32,6 +32,7 @@ class Evaluate(Strict):
     model: Slug  # the stage that trained it, the last one of a chain
     metric: Metric = "digits"
     distilled: bool = False  # takes the last student of each network of the chain
+    perceptual: str | None = None  # weights of a VGG-style distance, for ``upsamplers``
     prompts: PositiveInt = 100  # or held-out clips
     batch: PositiveInt = 25  # clips sampled at once
     seed: int = Field(default=0, ge=0)

@@ -1,10 +1,11 @@
-"""Small JSON between ranks, over the process group and without pickle."""
+"""What ranks tell each other over the process group: small JSON, and rows of a batch."""
 
 import json
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 
 def gather_json(value: Any, *, device: torch.device) -> list[Any]:
@@ -29,3 +30,34 @@ def gather_json(value: Any, *, device: torch.device) -> list[Any]:
         json.loads(part[:count].cpu().numpy().tobytes())
         for part, count in zip(parts, counts, strict=True)
     ]
+
+
+def gather_rows(x_BE: Tensor) -> Tensor:
+    """The rows of all ranks, rank by rank, on every rank; collective, also backward.
+
+    If every rank goes backward from the same value made of these rows, the mean of the ranks'
+    gradients, as the engines take it, is the gradient of that value.
+
+    Args:
+        x_BE: as many rows on every rank.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return x_BE
+    return _GatherRows.apply(x_BE)  # pyright: ignore[reportReturnType]
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_BE: Tensor) -> Tensor:
+        ctx.rows = len(x_BE)
+        parts = [torch.empty_like(x_BE) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x_BE.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        # The sum over ranks: each of them holds the whole value's gradient, and the mean over
+        # ranks that follows divides it by their number again.
+        summed = grads[0].contiguous().clone()
+        dist.all_reduce(summed)
+        return summed.narrow(0, dist.get_rank() * ctx.rows, ctx.rows)

@@ -117,7 +117,9 @@ class Loop:
             part = slice(first, first + train.micro_batch)
             yield Micro(
                 samples=tuple(batch.samples[part]),
-                captions=tuple(tuple(one) for one in batch.captions[part]),
+                captions=batch.captions[part],
+                fps=batch.fps[part],
+                packed=batch.packed[part],
                 random=SlotRandom(
                     batch.slots[part], seed=self.seed, stage=self.stage.id, step=step
                 ),

@@ -7,7 +7,10 @@ from models.sora.autoencoder import VideoAutoencoder
 from models.sora.model import TextToVideo
 from models.sora.sample import SoraChain
 from models.text.encoder import TextEncoder, build_text_encoder
+from models.text.pair import ImageTextPair, build_pair
+from models.text.pair_config import SmallPairConfig
 from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.stage import Stage
 from orchestrator.recipe.train import Train
 from orchestrator.storage.store import Store
 from orchestrator.train.weights import load_into, read_weights
@@ -24,6 +27,23 @@ def load_autoencoder(
     autoencoder = VideoAutoencoder(recipe.stage(stage).training.autoencoder)
     load_into(autoencoder, read_weights(store, stage=stage), stage=stage)
     return autoencoder.eval().requires_grad_(False).to(device)
+
+
+def load_pair(store: Store, recipe: Recipe, *, stage: Stage, device: torch.device) -> ImageTextPair:
+    """The encoders behind a stage's image embeddings, frozen: trained by a stage, or pretrained.
+
+    Raises:
+        UserError: if that stage has not finished.
+    """
+    if stage.pair is None:
+        assert recipe.pair is not None
+        pair = build_pair(recipe.pair)
+    else:
+        config = recipe.stage(stage.pair).training.model
+        assert isinstance(config, SmallPairConfig)
+        pair = build_pair(config)
+        load_into(pair, read_weights(store, stage=stage.pair), stage=stage.pair)
+    return pair.eval().requires_grad_(False).to(device)
 
 
 def load_chain(store: Store, recipe: Recipe, *, stage: str, device: torch.device) -> SoraChain:
@@ -55,7 +75,7 @@ def load_chain(store: Store, recipe: Recipe, *, stage: str, device: torch.device
 
 
 def assemble(
-    train: Train, *, model: TextToVideo, autoencoder: VideoAutoencoder, text: TextEncoder
+    train: Train, *, model: TextToVideo, autoencoder: VideoAutoencoder, text: TextEncoder | None
 ) -> SoraChain:
     """A sampling chain around networks that are already in memory.
 
@@ -65,9 +85,11 @@ def assemble(
         autoencoder: frozen, on the same device.
         text: the frozen text encoder; not used if the model has its own.
     """
+    encoder = model.text if model.text is not None else text
+    assert encoder is not None
     return SoraChain(
         autoencoder=autoencoder,
         dit=model.dit,
-        text=model.text if model.text is not None else text,
+        text=encoder,
         objective=build_objective(train.diffusion),
     )

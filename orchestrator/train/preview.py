@@ -1,13 +1,19 @@
 """Clips sampled while a denoiser trains, from its EMA weights, on all ranks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
+from models.cascade.link import Request
+from models.cascade.model import CaptionedUNet
+from models.sora.autoencoder import VideoAutoencoder
 from models.sora.model import TextToVideo
-from models.text.encoder import build_text_encoder
+from models.text.encoder import TextEncoder, build_text_encoder
 from orchestrator.storage.store import Store, join_uri
+from orchestrator.train.cascades import link_of
 from orchestrator.train.engine.base import Engine
 from orchestrator.train.job import StageJob
 from orchestrator.train.pipeline import assemble, load_autoencoder
@@ -38,7 +44,6 @@ class Preview:
         self._store = store
         self._ranks = ranks
         self._event = event
-        self._parts: tuple[Any, Any] | None = None
 
     def is_due(self, step: int) -> bool:
         """Whether clips are sampled after this step."""
@@ -52,36 +57,42 @@ class Preview:
         preview = self._train.preview
         assert preview is not None
         engine = engines[DENOISER]
-        model = engine.module
-        assert isinstance(model, TextToVideo)
-        autoencoder, text = self._loaded()
         with torch.no_grad(), engine.ema_weights():
-            chain = assemble(self._train, model=model, autoencoder=autoencoder, text=text)
-            video = chain.sample(
-                preview.prompts,
-                frames=self._train.clip.frames,
-                size=self._train.clip.size,
-                sampler=self._train.sampler,
-                seeds=[
-                    seed_of(self._job.recipe.seed, "preview", i)
-                    for i in range(len(preview.prompts))
-                ],
-            )
+            video = self._sampled(engine.module, preview.prompts)
         if self._ranks.rank == 0:
             self._publish(to_uint8(video), step=step)
         self._ranks.barrier()
 
-    def _loaded(self) -> tuple[Any, Any]:
-        if self._parts is None:
-            recipe = self._job.recipe
-            device = self._ranks.device
-            source = recipe.autoencoder_of(self._job.spec)
-            text = (
-                build_text_encoder(recipe.text).to(device) if recipe.text.kind != "byt5" else None
-            )
-            autoencoder = load_autoencoder(self._store, recipe, stage=source.id, device=device)
-            self._parts = (autoencoder, text)
-        return self._parts
+    def _sampled(self, model: nn.Module, prompts: Sequence[str]) -> Tensor:
+        seeds = [seed_of(self._job.recipe.seed, "preview", i) for i in range(len(prompts))]
+        if isinstance(model, CaptionedUNet):
+            link = link_of(self._job.recipe, self._job.spec, model=model, text=self._frozen_text)
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+            return link.sample(Request(prompts=prompts, generators=generators))
+        assert isinstance(model, TextToVideo)
+        chain = assemble(
+            self._train, model=model, autoencoder=self._autoencoder, text=self._frozen_text
+        )
+        return chain.sample(
+            prompts,
+            frames=self._train.clip.frames,
+            size=self._train.clip.size,
+            sampler=self._train.sampler,
+            seeds=seeds,
+        )
+
+    @cached_property
+    def _autoencoder(self) -> VideoAutoencoder:
+        recipe = self._job.recipe
+        source = recipe.autoencoder_of(self._job.spec)
+        return load_autoencoder(self._store, recipe, stage=source.id, device=self._ranks.device)
+
+    @cached_property
+    def _frozen_text(self) -> TextEncoder | None:
+        recipe = self._job.recipe
+        if recipe.text.kind == "byt5":
+            return None
+        return build_text_encoder(recipe.text).to(self._ranks.device)
 
     def _publish(self, videos: Any, *, step: int) -> None:
         preview = self._train.preview

@@ -1,58 +1,100 @@
 """Prompts to finished clips from a run's weights."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from models.cascade.chain import Cascade
 from models.sora.sample import SoraChain
 from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.train import Train
+from orchestrator.recipe.stage import Stage
+from orchestrator.storage.store import Store
+from orchestrator.train.cascades import load_cascade
+from orchestrator.train.pipeline import load_chain
 from orchestrator.train.pixels import to_uint8
 from orchestrator.train.randomness import seed_of
 
+Videos = np.ndarray  # uint8 frames [B, T, H, W, 3]
 
-def sample_clips(
-    chain: SoraChain,
-    prompts: Sequence[str],
-    *,
-    train: Train,
-    seed: int,
-    batch: int,
-    on_clips: Callable[[int], None] = lambda _: None,
-) -> np.ndarray:
-    """Samples one clip per prompt.
 
-    Args:
-        chain: finished networks.
-        prompts: one per clip.
-        train: the denoiser's stage: its clip geometry and its sampler.
-        seed: prompt i is sampled from noise of (seed, i), whatever the batch.
-        batch: clips sampled at once.
-        on_clips: told how many clips are finished.
+@dataclass(frozen=True)
+class Sampler:
+    """All networks between a prompt and a clip.
 
-    Returns:
-        uint8 frames [B, T, H, W, 3].
+    Attributes:
+        networks: ids of the stages whose clips are made, in order; the last one's is the result.
+        fps: of the result.
     """
-    done: list[np.ndarray] = []
-    for first in range(0, len(prompts), batch):
-        part = list(prompts[first : first + batch])
-        with torch.inference_mode():
-            video = chain.sample(
-                part,
+
+    chain: SoraChain | Cascade
+    networks: tuple[str, ...]
+    stage: Stage
+
+    @property
+    def fps(self) -> float:
+        """Frames per second of the result."""
+        return self.stage.training.clip.fps
+
+    def sample(
+        self,
+        prompts: Sequence[str],
+        *,
+        seed: int,
+        batch: int,
+        on_clips: Callable[[int], None] = lambda _: None,
+    ) -> dict[str, Videos]:
+        """One clip per prompt.
+
+        Args:
+            prompts: one per clip.
+            seed: prompt i is sampled from noise of (seed, i), whatever the batch.
+            batch: clips sampled at once.
+            on_clips: told how many clips are finished.
+
+        Returns:
+            uint8 frames [B, T, H, W, 3] by stage, in sampling order.
+        """
+        parts: dict[str, list[Videos]] = {name: [] for name in self.networks}
+        for first in range(0, len(prompts), batch):
+            some = list(prompts[first : first + batch])
+            seeds = [seed_of(seed, first + index) for index in range(len(some))]
+            with torch.inference_mode():
+                clips = self._clips(some, seeds)
+            for name, clip in zip(self.networks, clips, strict=True):
+                parts[name].append(to_uint8(clip))
+            on_clips(first + len(some))
+        return {name: np.concatenate(part) for name, part in parts.items()}
+
+    def _clips(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Tensor]:
+        if isinstance(self.chain, Cascade):
+            return self.chain.sample(prompts, seeds=seeds)
+        train = self.stage.training
+        return [
+            self.chain.sample(
+                prompts,
                 frames=train.clip.frames,
                 size=train.clip.size,
                 sampler=train.sampler,
-                seeds=[seed_of(seed, first + index) for index in range(len(part))],
+                seeds=seeds,
             )
-        done.append(to_uint8(video))
-        on_clips(first + len(part))
-    return np.concatenate(done)
+        ]
 
 
-def denoiser_stage(recipe: Recipe) -> str:
-    """Id of the stage whose samples are the run's result: the last latent-space one."""
-    ids = [stage.id for stage in recipe.stages if stage.latents is not None]
-    if not ids:
-        raise ValueError(f"recipe {recipe.name} trains no denoiser, so there is nothing to sample")
-    return ids[-1]
+def load_sampler(
+    store: Store, recipe: Recipe, *, stage: str, distilled: bool, device: torch.device
+) -> Sampler:
+    """Everything between a prompt and the clips of a stage, from a finished run.
+
+    Raises:
+        UserError: if a stage has not finished.
+    """
+    spec = recipe.stage(stage)
+    if spec.latents is not None:
+        chain = load_chain(store, recipe, stage=stage, device=device)
+        return Sampler(chain=chain, networks=(stage,), stage=spec)
+    cascade = load_cascade(store, recipe, last=stage, distilled=distilled, device=device)
+    links = recipe.chain(stage, distilled=distilled)
+    return Sampler(chain=cascade, networks=tuple(link.id for link in links), stage=links[-1])

@@ -181,6 +181,21 @@ def grid(
     return canvas
 
 
+def same_size(clips: Sequence[Pixels]) -> list[Pixels]:
+    """Clips of one scene at the largest one's frames and size, pixels and frames repeated.
+
+    Args:
+        clips: uint8 [T, H, W, 3] each, of one length in seconds; sides divide the largest ones.
+    """
+    frames, height, width = (max(clip.shape[dim] for clip in clips) for dim in range(3))
+    return [
+        clip[np.arange(frames) * len(clip) // frames][
+            :, np.arange(height) * clip.shape[1] // height
+        ][:, :, np.arange(width) * clip.shape[2] // width]
+        for clip in clips
+    ]
+
+
 def _encode(path: str, frames_THWC: Pixels, *, fps: float) -> None:
     rate = Fraction(fps).limit_denominator(1001)
     options = {"movflags": "+faststart"}

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ from orchestrator.train.recorder import Recorder
 from orchestrator.train.sources import open_stream
 from orchestrator.train.tasks.base import Task
 from orchestrator.train.tasks.build import build_task
-from orchestrator.train.weights import load_into, read_weights
+from orchestrator.train.weights import read_weights
 
 MAX_LOST_SAVES = 3  # that a stage trains on after
 
@@ -52,9 +53,8 @@ def run(job: StageJob, *, hooks: Hooks) -> StageResult:
         )
     store = open_store(job.run)
     task = build_task(job.recipe, stage, store=store, device=ranks.device)
-    if stage.starts_from:
-        first = next(iter(task.networks.values()))
-        load_into(first, read_weights(store, stage=stage.starts_from), stage=stage.starts_from)
+    if stage.begins_with is not None:
+        task.start_from(read_weights(store, stage=stage.begins_with), stage=stage.begins_with)
     engines = _engines(job, task, ranks)
     with (
         tempfile.TemporaryDirectory(prefix="rushes-") as scratch,
@@ -85,6 +85,7 @@ def _engines(job: StageJob, task: Task, ranks: Ranks) -> dict[str, Engine]:
             accumulation=stage.accumulation(ranks=ranks.world_size),
             ema_decay=train.ema,
             device=ranks.device,
+            lr_scale=partial(task.lr_scale, name),
         )
         for name, network in task.networks.items()
     }

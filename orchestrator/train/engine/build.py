@@ -6,6 +6,7 @@ from torch import nn
 
 from orchestrator.recipe.train import Optim
 from orchestrator.train.engine.base import Engine, Kind, Precision
+from orchestrator.train.engine.optimizer import LrScale, same_lr
 from orchestrator.train.engine.replicated import ReplicatedEngine
 from orchestrator.train.engine.zero import ZeroEngine
 
@@ -20,6 +21,7 @@ def build_engine(
     accumulation: int,
     ema_decay: float,
     device: torch.device,
+    lr_scale: LrScale = same_lr,
 ) -> Engine:
     """Wraps a network for training; collective if there is more than one rank.
 
@@ -39,6 +41,7 @@ def build_engine(
         accumulation: calls of ``backward`` per ``step``.
         ema_decay: share of the old average kept by an applied step.
         device: where the module goes.
+        lr_scale: learning rate of a weight, by name, as a share of what a step is given.
 
     Raises:
         ValueError: if a plain engine is asked for in a group of several ranks, or nothing trains.
@@ -53,6 +56,7 @@ def build_engine(
             accumulation=accumulation,
             ema_decay=ema_decay,
             device=device,
+            lr_scale=lr_scale,
         )
     return ZeroEngine(
         module,
@@ -62,4 +66,5 @@ def build_engine(
         accumulation=accumulation,
         ema_decay=ema_decay,
         device=device,
+        lr_scale=lr_scale,
     )

@@ -1,5 +1,6 @@
 """AdamW as every engine uses it."""
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -7,21 +8,46 @@ from torch import Tensor, nn
 
 from orchestrator.recipe.train import Optim
 
+LR_SCALE = "lr_scale"
+LrScale = Callable[[str], float]
 
-def parameter_groups(module: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters in two groups: matrices decay; norms, biases and other vectors don't.
+
+def same_lr(name: str) -> float:
+    """One learning rate for all weights."""
+    del name
+    return 1.0
+
+
+def parameter_groups(
+    module: nn.Module, *, weight_decay: float, lr_scale: LrScale = same_lr
+) -> list[dict[str, Any]]:
+    """Trainable parameters: matrices decay; norms, biases and other vectors don't.
+
+    Each group has the scale of its learning rate beside it, for ``set_lr``.
 
     Raises:
         ValueError: if nothing in the module is trainable.
     """
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    if not trainable:
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((lr_scale(name), parameter.ndim < 2), []).append(parameter)
+    if not groups:
         raise ValueError(f"{type(module).__name__} has no trainable parameter")
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    return [
+        {
+            "params": parameters,
+            "weight_decay": 0.0 if is_vector else weight_decay,
+            LR_SCALE: scale,
+        }
+        for (scale, is_vector), parameters in groups.items()
     ]
-    return [group for group in groups if group["params"]]
+
+
+def set_lr(groups: Iterable[dict[str, Any]], *, lr: float) -> None:
+    """Gives every group its learning rate."""
+    for group in groups:
+        group["lr"] = lr * group[LR_SCALE]
 
 
 def build_adamw(groups: list[dict[str, Any]], *, optim: Optim) -> torch.optim.AdamW:

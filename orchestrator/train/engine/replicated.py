@@ -12,7 +12,13 @@ from orchestrator.recipe.train import Optim
 from orchestrator.train.engine import foreach
 from orchestrator.train.engine.base import Fragment, Precision, StateReader, StepOutcome
 from orchestrator.train.engine.collect import collect
-from orchestrator.train.engine.optimizer import build_adamw, fresh_state, parameter_groups
+from orchestrator.train.engine.optimizer import (
+    LrScale,
+    build_adamw,
+    fresh_state,
+    parameter_groups,
+    set_lr,
+)
 
 REDUCE_BYTES = 64 * 2**20  # gradient bytes that travel in one all-reduce
 CLIP_EPS = 1e-6  # as DeepSpeed's clipping has it
@@ -34,6 +40,7 @@ class ReplicatedEngine:
         accumulation: int,
         ema_decay: float,
         device: torch.device,
+        lr_scale: LrScale,
     ) -> None:
         self.module = module.to(device)
         self.grad_clip = optim.grad_clip
@@ -45,7 +52,7 @@ class ReplicatedEngine:
         self._swapped = False
         self._world_size = dist.get_world_size() if dist.is_initialized() else 1
         self._rank = dist.get_rank() if dist.is_initialized() else 0
-        groups = parameter_groups(module, weight_decay=optim.weight_decay)
+        groups = parameter_groups(module, weight_decay=optim.weight_decay, lr_scale=lr_scale)
         named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
         self._names = [name for name, _ in named]
         self._parameters = [parameter for _, parameter in named]
@@ -108,8 +115,7 @@ class ReplicatedEngine:
     def _apply(self, gradients: list[Tensor], *, norm: float, lr: float) -> None:
         if self.grad_clip is not None and norm + CLIP_EPS > self.grad_clip:
             foreach.scale(gradients, factor=self.grad_clip / (norm + CLIP_EPS))
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
+        set_lr(self._optimizer.param_groups, lr=lr)
         self._optimizer.step()
         foreach.move_average(self._ema, towards=self._masters, decay=self._ema_decay)
         self._push()

@@ -12,7 +12,13 @@ from orchestrator.train.engine import foreach
 from orchestrator.train.engine.base import Fragment, Precision, StateReader, StepOutcome
 from orchestrator.train.engine.collect import collect
 from orchestrator.train.engine.library import start_engine
-from orchestrator.train.engine.optimizer import build_adamw, fresh_state, parameter_groups
+from orchestrator.train.engine.optimizer import (
+    LrScale,
+    build_adamw,
+    fresh_state,
+    parameter_groups,
+    set_lr,
+)
 from orchestrator.train.engine.partitions import (
     adamw_state,
     check_overflow_by_norm,
@@ -42,6 +48,7 @@ class ZeroEngine:
         accumulation: int,
         ema_decay: float,
         device: torch.device,
+        lr_scale: LrScale,
     ) -> None:
         trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self.num_params = sum(parameter.numel() for parameter in trainable.values())
@@ -59,7 +66,8 @@ class ZeroEngine:
         self._engine = start_engine(
             module,
             optimizer=build_adamw(
-                parameter_groups(module, weight_decay=optim.weight_decay), optim=optim
+                parameter_groups(module, weight_decay=optim.weight_decay, lr_scale=lr_scale),
+                optim=optim,
             ),
             config=_config(
                 stage=stage,
@@ -111,8 +119,7 @@ class ZeroEngine:
                 f"step after {self._gathered} backward passes, wanted {self._accumulation}"
             )
         self._gathered = 0
-        for group in self._engine.optimizer.param_groups:
-            group["lr"] = lr
+        set_lr(self._engine.optimizer.param_groups, lr=lr)
         self._engine.step()
         clear_gradients(self._engine)
         applied = self._engine.was_step_applied()

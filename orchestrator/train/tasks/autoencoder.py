@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models.sora.autoencoder import VideoAutoencoder
 from models.sora.autoencoder_config import AutoencoderConfig, AutoencoderLossConfig
@@ -15,6 +15,7 @@ from orchestrator.recipe.train import Train
 from orchestrator.train.flops import forward_flops
 from orchestrator.train.pixels import as_pixels
 from orchestrator.train.tasks.base import Forward, Loss, Micro
+from orchestrator.train.weights import load_into
 
 AUTOENCODER = "autoencoder"
 DISCRIMINATOR = "discriminator"
@@ -78,6 +79,15 @@ class AutoencoderTask:
             critic=engines[DISCRIMINATOR].module if active else None,
         )
         return Loss(value=value, stats=stats)
+
+    def lr_scale(self, network: str, name: str) -> float:
+        """All weights learn alike."""
+        del network, name
+        return 1.0
+
+    def start_from(self, weights: Mapping[str, Tensor], *, stage: str) -> None:
+        """Loads a network of the same shape."""
+        load_into(self.networks[AUTOENCODER], weights, stage=stage)
 
     def config(self) -> dict[str, Any]:
         """The autoencoder's shape."""

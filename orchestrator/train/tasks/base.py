@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from orchestrator.data.stream import Image
 from orchestrator.train.randomness import SlotRandom
 
 
@@ -15,7 +16,9 @@ class Micro:
 
     Attributes:
         samples: decoded members of each clip, by extension.
-        captions: wordings of each clip.
+        captions: wordings of each clip; none for a network that reads no text.
+        fps: frames per second of each stored clip.
+        packed: images of other clips that a slot holds instead of its own, or none.
         random: draws per global sample slot.
         step: optimizer step that these clips belong to, from 0.
         images: True if this step sees only the first frame of each clip.
@@ -23,6 +26,8 @@ class Micro:
 
     samples: tuple[Mapping[str, Any], ...]
     captions: tuple[tuple[str, ...], ...]
+    fps: tuple[float, ...]
+    packed: tuple[tuple[Image, ...], ...]
     random: SlotRandom
     step: int
     images: bool
@@ -63,6 +68,18 @@ class Task(Protocol):
 
     def loss(self, network: str, engines: Mapping[str, Forward], micro: Micro) -> Loss:
         """Forward pass and loss of one network on one micro-batch."""
+        ...
+
+    def lr_scale(self, network: str, name: str) -> float:
+        """Learning rate of a weight as a share of the schedule's."""
+        ...
+
+    def start_from(self, weights: Mapping[str, Tensor], *, stage: str) -> None:
+        """Loads another stage's EMA weights into the first network.
+
+        Raises:
+            UserError: if they do not fit.
+        """
         ...
 
     def config(self) -> dict[str, Any]:

@@ -2,16 +2,27 @@
 
 import torch
 
+from models.diffusion.objective import build_objective
+from models.make_a_video.prior_config import PriorConfig
+from models.nn.unet_config import UNetConfig
 from models.sora.autoencoder_config import AutoencoderConfig
 from models.sora.dit_config import DiTConfig
+from models.text.pair_config import SmallPairConfig
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
 from orchestrator.storage.store import Store
+from orchestrator.train.pipeline import load_pair
 from orchestrator.train.randomness import seed_of
 from orchestrator.train.tasks.autoencoder import AutoencoderTask
 from orchestrator.train.tasks.base import Task
 from orchestrator.train.tasks.diffusion import DiffusionTask
+from orchestrator.train.tasks.pair import PairTask
+from orchestrator.train.tasks.pixels import PixelTask, load_unet
+from orchestrator.train.tasks.prior import PriorTask
+from orchestrator.train.tasks.targets import Teacher, build_loss
 from orchestrator.train.text_states import TextTable
+from orchestrator.train.views import reads_pictures
+from orchestrator.train.weights import read_weights
 
 
 def build_task(recipe: Recipe, stage: Stage, *, store: Store, device: torch.device) -> Task:
@@ -22,10 +33,33 @@ def build_task(recipe: Recipe, stage: Stage, *, store: Store, device: torch.devi
         match stage.training.model:
             case AutoencoderConfig():
                 return AutoencoderTask(stage.training, device=device)
+            case SmallPairConfig():
+                return PairTask(stage, device=device)
+            case PriorConfig():
+                pair = load_pair(store, recipe, stage=stage, device=device)
+                return PriorTask(stage, device=device, pair=pair)
+            case UNetConfig():
+                return _pixel_task(recipe, stage, store=store, device=device)
             case DiTConfig():
                 return DiffusionTask(
                     recipe, stage, device=device, frozen=_frozen_text(recipe, stage, store=store)
                 )
+
+
+def _pixel_task(recipe: Recipe, stage: Stage, *, store: Store, device: torch.device) -> PixelTask:
+    pair = None
+    if reads_pictures(stage):
+        pair = load_pair(store, recipe, stage=stage, device=device)
+    teacher = None
+    if stage.distill is not None:
+        above = recipe.stage(stage.distill.teacher)
+        weights = read_weights(store, stage=above.id)
+        model, text = load_unet(recipe, above, weights, device=device)
+        teacher = Teacher(model=model, text=text)
+    loss = build_loss(
+        stage.distill, objective=build_objective(stage.training.diffusion), teacher=teacher
+    )
+    return PixelTask(recipe, stage, device=device, pair=pair, loss=loss)
 
 
 def _frozen_text(recipe: Recipe, stage: Stage, *, store: Store) -> TextTable | None:

@@ -18,6 +18,7 @@ from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
 from orchestrator.train.tasks.base import Forward, Loss, Micro
 from orchestrator.train.text_states import EMPTY_CAPTION, TextTable
+from orchestrator.train.weights import load_into
 
 DENOISER = "denoiser"
 
@@ -110,6 +111,15 @@ class DiffusionTask:
         mask_B1THW = mask_BT[:, None, :, None, None].to(x_BCTHW)
         mask_B1THW = mask_B1THW.expand(-1, 1, -1, *x_BCTHW.shape[3:])
         return Condition(latents_BCTHW=x_BCTHW * mask_B1THW, mask_B1THW=mask_B1THW)
+
+    def lr_scale(self, network: str, name: str) -> float:
+        """All weights learn alike."""
+        del network, name
+        return 1.0
+
+    def start_from(self, weights: Mapping[str, Tensor], *, stage: str) -> None:
+        """Loads a network of the same shape."""
+        load_into(self._denoiser, weights, stage=stage)
 
     def config(self) -> dict[str, Any]:
         """Everything that sampling needs to know beside the weights."""

@@ -1,0 +1,63 @@
+"""From prompts to a clip, through every network of a cascade.
+
+Shape letters: B clips, T frames, H W height and width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.cascade.link import Link, Request
+from models.diffusion.config import SamplerConfig
+from models.make_a_video.sample_prior import PriorChain
+
+
+@dataclass(frozen=True)
+class PriorLink:
+    """The prior that imagines the image whose embedding the networks read."""
+
+    chain: PriorChain
+    sampler: SamplerConfig
+
+    def sample(self, prompts: Sequence[str], *, seeds: Sequence[int]) -> Tensor:
+        """One embedding per prompt, [B, E], norm 1."""
+        return self.chain.sample(prompts, sampler=self.sampler, seeds=seeds)
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """Trained networks on one device, in sampling order.
+
+    Source: base to the last super-resolution, Ho et al. 2022 (Imagen Video), arXiv:2210.02303,
+    figure 6; prior, decoder, interpolation, super-resolution, Singer et al. 2022 (Make-A-Video),
+    arXiv:2209.14792, equation 1.
+    """
+
+    links: tuple[Link, ...]
+    prior: PriorLink | None = None
+
+    @torch.no_grad()
+    def sample(self, prompts: Sequence[str], *, seeds: Sequence[int]) -> list[Tensor]:
+        """The clips of every network.
+
+        Args:
+            prompts: captions, "" for none.
+            seeds: one per prompt. A clip depends on its own prompt and seed only.
+
+        Returns:
+            [B, 3, T, H, W] per network, float32, pixels in [-1, 1]; the last is the result.
+
+        Raises:
+            ValueError: if the counts differ.
+        """
+        if not prompts or len(prompts) != len(seeds):
+            raise ValueError(f"got {len(prompts)} prompts and {len(seeds)} seeds, wanted as many")
+        embedding = None if self.prior is None else self.prior.sample(prompts, seeds=seeds)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        request = Request(prompts=prompts, generators=generators, embedding_BE=embedding)
+        clips: list[Tensor] = []
+        for link in self.links:
+            clips.append(link.sample(request, clips[-1] if clips else None))
+        return clips

@@ -1,0 +1,217 @@
+"""One network of a cascade: from the clip of the one before, or from noise alone, to its own.
+
+Shape letters: B clips, E image embedding, t T frames, h H height, w W width; small letters are
+the clip before.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from models.cascade.conditions import as_images, doubled, part_of, per_frame
+from models.cascade.lift import enlarge, repeat_frames
+from models.cascade.model import CaptionedUNet
+from models.cascade.tiles import tiled
+from models.diffusion.augmentation import augment
+from models.diffusion.config import SamplerConfig
+from models.diffusion.guidance import Denoise, guided
+from models.diffusion.objective import Objective
+from models.diffusion.samplers import grid_of, sample
+from models.make_a_video.interpolation import every_kth, given_channels, spread
+from models.nn.unet_inputs import UNetInputs
+from models.text.states import TextEncoder, TextStates
+
+NO_CAPTION = ""
+RGB = 3
+WHOLE_PIXELS = 8_000_000  # of a call of the network; more go through it in parts
+Step = Literal["start", "space", "time", "given"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """Clips to be made, and what every network of a cascade may ask of them."""
+
+    prompts: Sequence[str]
+    generators: Sequence[torch.Generator]  # one per clip, drawn from by each network in turn
+    embedding_BE: Tensor | None = None  # of the image that a prior imagines
+
+
+@dataclass(frozen=True)
+class Link:
+    """A trained network on one device, and how it is sampled.
+
+    Attributes:
+        model: the network, with its own text encoder if that was trained along.
+        text: the frozen text encoder of a network that reads text and has none of its own.
+        objective: what it was trained for.
+        sampler: rule, steps, guidance, threshold.
+        frames: of its clips; 1 for a network of images, which takes the frames of a longer clip
+            one by one, all from the same noise.
+        size: height and width of its clips.
+        fps: of its clips.
+        step: what it makes of the clip before.
+        factor: how many times as many frames, or pixels along a side.
+        level: noise on the smaller clip, for a network that was trained with it.
+    """
+
+    model: CaptionedUNet
+    text: TextEncoder | None
+    objective: Objective
+    sampler: SamplerConfig
+    frames: int
+    size: tuple[int, int]
+    fps: float
+    step: Step
+    factor: int = 1
+    level: float = 0.0
+
+    @torch.no_grad()
+    def sample(self, request: Request, below: Tensor | None = None) -> Tensor:
+        """Clips of this network's size.
+
+        Args:
+            request: one clip per prompt.
+            below: the clips before, [B, 3, t, h, w], pixels in [-1, 1]; None for the first one.
+
+        Returns:
+            [B, 3, T, H, W], float32, pixels in [-1, 1].
+
+        Raises:
+            ValueError: if the clips before are missing or too many, or of another size.
+        """
+        if (below is None) != (self.step == "start"):
+            raise ValueError(f"step={self.step} with below={'none' if below is None else 'given'}")
+        noise = self._noise(request, below)
+        inputs = self._inputs(request, below, noise)
+        clips = sample(
+            self._denoiser(request, inputs),
+            noise,
+            objective=self.objective,
+            config=self.sampler,
+            generators=request.generators,
+        ).clamp(-1.0, 1.0)
+        if below is not None and self.step == "given":
+            clips[:, :, :: self.factor] = below.to(clips)
+        return clips
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def _is_per_frame(self) -> bool:
+        return self.frames == 1
+
+    def _noise(self, request: Request, below: Tensor | None) -> Tensor:
+        """One draw per clip; for a network of images the same one for all frames.
+
+        Source: shared noise, Singer et al. 2022 (Make-A-Video), arXiv:2209.14792, section 3.2.
+        """
+        frames = self.frames
+        if below is not None and self.step == "space" and not self._is_per_frame:
+            frames = below.shape[2]  # a network that enlarges frames takes clips of any length
+        shape = (RGB, frames, *self.size)
+        draws = [torch.randn(shape, generator=one) for one in request.generators]
+        noise = torch.stack(draws).to(self._device)
+        if below is not None and self._is_per_frame:
+            noise = noise.expand(-1, -1, below.shape[2], -1, -1)
+        return noise
+
+    def _inputs(self, request: Request, below: Tensor | None, noise: Tensor) -> UNetInputs:
+        config, clips = self.model.unet.config, len(noise)
+        inputs = UNetInputs(
+            image_embedding_GE=request.embedding_BE if config.image_embedding else None,
+            fps_B=self._filled(clips, self.fps) if config.fps else None,
+        )
+        if below is None:
+            return inputs
+        below = below.to(self._device)
+        if self.step == "given":
+            mask_T = every_kth(self.frames, skip=self.factor).to(self._device)
+            given = given_channels(spread(below, skip=self.factor), mask_T.expand(clips, -1))
+            return replace(inputs, given_BCTHW=given)
+        low = (
+            repeat_frames(below, factor=self.factor)
+            if self.step == "time"
+            else enlarge(below, size=self.size)
+        )
+        if low.shape != noise.shape:
+            raise ValueError(f"below gives {tuple(low.shape)}, wanted {tuple(noise.shape)}")
+        if not config.augmentation:
+            return replace(inputs, low_resolution_BCTHW=low)
+        level_B = self._filled(clips, self.level)
+        return replace(
+            inputs,
+            low_resolution_BCTHW=augment(low, self._level_noise(request, low), level_B),
+            augmentation_B=level_B,
+        )
+
+    def _level_noise(self, request: Request, low: Tensor) -> Tensor:
+        frames = 1 if self._is_per_frame else low.shape[2]
+        shape = (RGB, frames, *self.size)
+        draws = [torch.randn(shape, generator=one) for one in request.generators]
+        return torch.stack(draws).to(self._device).expand_as(low)
+
+    def _filled(self, clips: int, value: float) -> Tensor:
+        return torch.full((clips,), value, device=self._device)
+
+    def _denoiser(self, request: Request, inputs: UNetInputs) -> Denoise:
+        """The network with its conditions, guided away from none."""
+        config, prompts = self.model.unet.config, list(request.prompts)
+        conditional = self._bind(self._with_text(inputs, prompts))
+        if self.sampler.guidance.scale == 1.0:
+            return conditional
+        twice = doubled(inputs)
+        if config.image_embedding and inputs.image_embedding_GE is not None:
+            known = inputs.image_embedding_GE
+            twice = replace(twice, image_embedding_GE=torch.cat([known, torch.zeros_like(known)]))
+        times = [moment.t for moment in grid_of(self.objective, config=self.sampler)[:-1]]
+        return guided(
+            conditional=conditional,
+            both=self._bind(self._with_text(twice, [*prompts, *[NO_CAPTION] * len(prompts)])),
+            config=self.sampler.guidance,
+            times=times,
+        )
+
+    def _with_text(self, inputs: UNetInputs, captions: list[str]) -> UNetInputs:
+        if not self.model.unet.config.text:
+            return inputs
+        return replace(inputs, text=self.read(captions))
+
+    def read(self, captions: list[str]) -> TextStates:
+        """Captions as the network was trained to see them."""
+        encoder = self.model.text or self.text
+        assert encoder is not None
+        tokens = encoder.tokenize(captions).to(self._device)
+        return encoder(tokens.ids_BL, tokens.mask_BL)
+
+    def _bind(self, inputs: UNetInputs) -> Denoise:
+        def denoise(x_B3THW: Tensor, t_B: Tensor) -> Tensor:
+            if self._is_per_frame and x_B3THW.shape[2] > 1:
+                return self._frame_by_frame(x_B3THW, t_B, inputs)
+            if x_B3THW[0, 0].numel() > WHOLE_PIXELS and not self.model.unet.config.attention:
+                return tiled(self.model.unet, x_B3THW, t_B, inputs)
+            return self._clip_by_clip(x_B3THW, t_B, inputs)
+
+        return denoise
+
+    def _clip_by_clip(self, x_B3THW: Tensor, t_B: Tensor, inputs: UNetInputs) -> Tensor:
+        """The network on as many clips at once as fit."""
+        at_once = max(1, WHOLE_PIXELS // x_B3THW[0, 0].numel())
+        if len(x_B3THW) <= at_once:
+            return self.model.unet(x_B3THW, t_B, inputs)
+        parts = [slice(i, i + at_once) for i in range(0, len(x_B3THW), at_once)]
+        return torch.cat(
+            [self.model.unet(x_B3THW[part], t_B[part], part_of(inputs, part)) for part in parts]
+        )
+
+    def _frame_by_frame(self, x_B3THW: Tensor, t_B: Tensor, inputs: UNetInputs) -> Tensor:
+        """A network of images on every frame of longer clips, [B, C, T, H, W]."""
+        clips, frames = x_B3THW.shape[0], x_B3THW.shape[2]
+        out = self._clip_by_clip(
+            as_images(x_B3THW), t_B.repeat_interleave(frames), per_frame(inputs, frames=frames)
+        )
+        return out.squeeze(2).unflatten(0, (clips, frames)).transpose(1, 2)

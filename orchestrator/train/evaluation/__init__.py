@@ -1,0 +1,1 @@
+"""What a finished run is worth, on held-out prompts and clips."""

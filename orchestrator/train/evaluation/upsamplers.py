@@ -1,0 +1,136 @@
+"""Whether each upsampling network of a chain is worth more than interpolation.
+
+Shape letters: B clips, T frames, H W height and width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.cascade.link import Link, Request
+from models.sora.autoencoder_config import PerceptualConfig
+from models.sora.perceptual import PerceptualDistance
+from orchestrator.recipe.stage import Stage
+from orchestrator.storage.store import Store
+from orchestrator.train.cascades import load_link
+from orchestrator.train.evaluation.baselines import bicubic, blend, repeat
+from orchestrator.train.evaluation.held_out import HeldOut, read_held_out
+from orchestrator.train.evaluation.report import (
+    COUNT,
+    Report,
+    publish_clips,
+    publish_report,
+    say_progress,
+)
+from orchestrator.train.hooks import Hooks
+from orchestrator.train.job import StageJob
+from orchestrator.train.pipeline import load_pair
+from orchestrator.train.pixels import to_uint8
+from orchestrator.train.randomness import seed_of
+from orchestrator.train.video import same_size
+from orchestrator.train.views import FRAMES, LOW, PICTURE
+
+NETWORK = "network"
+SHOWN = 2  # clips of each network in the picture
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Held-out clips that were made small, and what came of them, by who enlarged them."""
+
+    small: Tensor
+    true: Tensor
+    enlarged: dict[str, Tensor]
+
+
+def evaluate_upsamplers(
+    job: StageJob, *, store: Store, hooks: Hooks, device: torch.device
+) -> Report:
+    """Compares every upsampling network of the chain with interpolation on held-out clips.
+
+    Returns:
+        Peak signal-to-noise ratios in dB, mean over clips: ``ID/network``, and ``ID/bicubic``
+        for a network of space, ``ID/repeat`` and ``ID/blend`` for one of time. With weights for
+        it, the perceptual distance under the same names with ``-lpips``.
+    """
+    spec = job.spec.evaluate
+    assert spec is not None
+    stages = [one for one in job.recipe.chain(spec.model) if one.upsamples is not None]
+    perceptual = None
+    if spec.perceptual is not None:
+        perceptual = PerceptualDistance(PerceptualConfig(path=spec.perceptual)).to(device)
+    report: Report = {COUNT: spec.prompts}
+    trials: dict[str, _Trial] = {}
+    for number, stage in enumerate(stages):
+        trial = _try(job, stage, store=store, device=device)
+        trials[stage.id] = trial
+        report[COUNT] = len(trial.true)
+        for name, clips in trial.enlarged.items():
+            report[f"{stage.id}/{name}"] = psnr(clips, trial.true)
+            if perceptual is not None:
+                with torch.inference_mode():
+                    distance = perceptual(clips.to(device), trial.true.to(device))
+                report[f"{stage.id}/{name}-lpips"] = float(distance.mean())
+        say_progress(job, hooks, done=number + 1, of=len(stages))
+    _show(job, trials, store=store, hooks=hooks)
+    publish_report(job, store, hooks, report)
+    return report
+
+
+def psnr(x_B3THW: Tensor, true_B3THW: Tensor) -> float:
+    """Mean over clips of the peak signal-to-noise ratio of pixels in [-1, 1], dB."""
+    error_B = (x_B3THW - true_B3THW).square().flatten(1).mean(dim=1).clamp_min(1e-10)
+    return float((10 * torch.log10(4.0 / error_B)).mean())
+
+
+def _try(job: StageJob, stage: Stage, *, store: Store, device: torch.device) -> _Trial:
+    spec = job.spec.evaluate
+    assert spec is not None
+    held_out = read_held_out(job.recipe, stage, count=spec.prompts)
+    link = load_link(store, job.recipe, stage=stage, device=device)
+    small, true = _small(link, held_out), held_out.pixels[FRAMES]
+    embedding = None
+    if PICTURE in held_out.pixels:
+        pair = load_pair(store, job.recipe, stage=stage, device=device)
+        embedding = pair.image(held_out.pixels[PICTURE][:, :, 0].to(device))
+    parts: list[Tensor] = []
+    for first in range(0, len(true), spec.batch):
+        part = slice(first, first + spec.batch)
+        seeds = [seed_of(spec.seed, row) for row in range(len(true))[part]]
+        request = Request(
+            prompts=held_out.captions[part],
+            generators=[torch.Generator().manual_seed(seed) for seed in seeds],
+            embedding_BE=None if embedding is None else embedding[part],
+        )
+        parts.append(link.sample(request, small[part]).cpu())
+    enlarged = {NETWORK: torch.cat(parts)}
+    if link.step == "space":
+        enlarged["bicubic"] = bicubic(small, size=link.size)
+    else:
+        enlarged["repeat"] = repeat(small, factor=link.factor, frames=link.frames)
+        enlarged["blend"] = blend(small, factor=link.factor, frames=link.frames)
+    return _Trial(small=small, true=true, enlarged=enlarged)
+
+
+def _small(link: Link, held_out: HeldOut) -> Tensor:
+    """What the network starts from."""
+    if link.step == "space":
+        return held_out.pixels[LOW]
+    return held_out.pixels[FRAMES][:, :, :: link.factor]
+
+
+def _show(job: StageJob, trials: dict[str, _Trial], *, store: Store, hooks: Hooks) -> None:
+    """A row per network and clip: the small one, the network's, interpolation's, the true one."""
+    clips: list[Tensor] = []
+    captions: list[str] = []
+    for name, trial in trials.items():
+        plain = list(trial.enlarged)[-1]
+        shown = {"small": trial.small, NETWORK: trial.enlarged[NETWORK]}
+        shown |= {plain: trial.enlarged[plain], "true": trial.true}
+        for row in range(min(SHOWN, len(trial.true))):
+            clips += [one[row] for one in shown.values()]
+            captions += [f"{name}: {one}" for one in shown]
+    fps = max(job.recipe.stage(name).training.clip.fps for name in trials)
+    frames = [to_uint8(clip[None])[0] for clip in clips]
+    publish_clips(job, store, hooks, same_size(frames), captions=captions, fps=fps, columns=4)

@@ -1,0 +1,173 @@
+"""From stored clips to what a U-Net trains on: clean clips and all that it reads.
+
+Every draw is per global sample slot and in a fixed order, so that a clip sees the same at any
+world size.
+
+Shape letters: B clips, T frames, H W height and width, G captions or pictures (one per clip, or
+one per frame where some slots hold independent images).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.cascade.lift import enlarge, repeat_frames
+from models.diffusion.augmentation import augment
+from models.make_a_video.interpolation import (
+    every_kth,
+    first_frames,
+    given_channels,
+    last_frames,
+)
+from models.nn.unet_inputs import UNetInputs
+from models.text.pair_states import ImageTextPair
+from orchestrator.data.stream import Image
+from orchestrator.recipe.chain import Upsampling, upsampling
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.stage import Stage
+from orchestrator.recipe.train import Train
+from orchestrator.train.tasks.base import Micro
+from orchestrator.train.tasks.windows import Window, draw_windows, pictures, pixels
+from orchestrator.train.text_states import EMPTY_CAPTION
+from orchestrator.train.views import FRAMES, LOW
+
+
+@dataclass(frozen=True)
+class PixelBatch:
+    """Clean clips in [-1, 1], what the network reads beside them, and their captions.
+
+    Attributes:
+        x_B3THW: clean clips.
+        inputs: all that the network reads, but for text.
+        captions: G captions; none for a network that reads no text.
+    """
+
+    x_B3THW: Tensor
+    inputs: UNetInputs
+    captions: list[str]
+
+
+class PixelReader:
+    """Makes batches of one stage."""
+
+    def __init__(
+        self, recipe: Recipe, stage: Stage, *, pair: ImageTextPair | None, device: torch.device
+    ) -> None:
+        self._train: Train = stage.training
+        self._model = stage.training.unet
+        self._pair = pair
+        self._device = device
+        self._below: Upsampling | None = None
+        if stage.upsamples is not None:
+            self._below = upsampling(stage, parent=recipe.stage(stage.upsamples))
+
+    def read(self, micro: Micro) -> PixelBatch:
+        """Clips, conditions and captions of one forward pass."""
+        windows = draw_windows(micro, train=self._train)
+        x_B3THW = pixels(micro, windows, name=FRAMES, device=self._device)
+        low_B3THW = self._low(micro, windows, x_B3THW) if self._model.low_resolution else None
+        if self._train.crop is not None:
+            assert low_B3THW is not None
+            x_B3THW, low_B3THW = self._cropped(micro, x_B3THW, low_B3THW)
+        level_B = None
+        if self._train.augmentation is not None:
+            assert low_B3THW is not None
+            level_B = micro.random.uniform() * self._train.augmentation.level_max
+            noise = micro.random.normal(low_B3THW.shape[1:]).to(self._device)
+            level_B = level_B.to(self._device)
+            low_B3THW = augment(low_B3THW, noise, level_B)
+        is_video_B = torch.tensor([not images for images in micro.packed])
+        inputs = UNetInputs(
+            image_embedding_GE=self._embeddings(micro, windows),
+            fps_B=self._tensor([one.fps for one in windows]) if self._model.fps else None,
+            augmentation_B=level_B,
+            low_resolution_BCTHW=low_B3THW,
+            given_BCTHW=self._given(micro, x_B3THW) if self._model.given_frames else None,
+            video_B=None if is_video_B.all() else is_video_B,
+        )
+        return PixelBatch(x_B3THW=x_B3THW, inputs=inputs, captions=self._captions(micro))
+
+    def _low(self, micro: Micro, windows: Sequence[Window], x_B3THW: Tensor) -> Tensor:
+        """The smaller clip at this stage's size."""
+        assert self._below is not None
+        if self._below.kind == "space":
+            return enlarge(
+                pixels(micro, windows, name=LOW, device=self._device), size=self._train.clip.size
+            )
+        factor = self._below.factor
+        return repeat_frames(x_B3THW[:, :, ::factor], factor=factor)
+
+    def _cropped(self, micro: Micro, x: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
+        """The same random window of both, on whole pixels of the smaller clip."""
+        assert self._train.crop is not None
+        assert self._below is not None
+        step = self._below.factor if self._below.kind == "space" else 1
+        height, width = self._train.crop
+        rows = [(x.shape[-2] - height) // step + 1] * len(x)
+        columns = [(x.shape[-1] - width) // step + 1] * len(x)
+        corners = zip(micro.random.choice(rows), micro.random.choice(columns), strict=True)
+        windows = [
+            (slice(top * step, top * step + height), slice(left * step, left * step + width))
+            for top, left in corners
+        ]
+        return (
+            torch.stack([one[..., r, c] for one, (r, c) in zip(x, windows, strict=True)]),
+            torch.stack([one[..., r, c] for one, (r, c) in zip(low, windows, strict=True)]),
+        )
+
+    def _embeddings(self, micro: Micro, windows: Sequence[Window]) -> Tensor | None:
+        """The image embedding of every clip's first frame; zeros where it is dropped."""
+        if self._model.image_embedding is None:
+            return None
+        assert self._pair is not None
+        pictures_B3HW = pictures(micro, windows, device=self._device)
+        kept_B = (micro.random.uniform() >= self._train.embedding_drop).to(self._device)
+        return self._pair.image(pictures_B3HW) * kept_B[:, None]
+
+    def _given(self, micro: Micro, x_B3THW: Tensor) -> Tensor:
+        """Known frames: every so many, or the first or last few."""
+        given = self._train.given
+        assert given is not None
+        frames, clips = x_B3THW.shape[2], len(x_B3THW)
+        skips = micro.random.choice([len(given.skips)] * clips)
+        at_ends = (micro.random.uniform() < given.ends).tolist()
+        counts = micro.random.choice([frames - 1] * clips)
+        is_first = micro.random.choice([2] * clips)
+        masks = [
+            (first_frames if first else last_frames)(frames, given=count + 1)
+            if end
+            else every_kth(frames, skip=given.skips[skip])
+            for skip, end, count, first in zip(skips, at_ends, counts, is_first, strict=True)
+        ]
+        return given_channels(x_B3THW, torch.stack(masks).to(self._device))
+
+    def _captions(self, micro: Micro) -> list[str]:
+        """One per clip, or one per frame where some slots hold independent images."""
+        if not self._model.text:
+            return []
+        dropped = (micro.random.uniform() < self._train.caption_drop).tolist()
+        picked = micro.random.choice([len(captions) for captions in micro.captions])
+        captions = [
+            EMPTY_CAPTION if drop else wordings[index]
+            for wordings, index, drop in zip(micro.captions, picked, dropped, strict=True)
+        ]
+        if not any(micro.packed):
+            return captions
+        return [
+            caption
+            for clip, drop, images in zip(captions, dropped, micro.packed, strict=True)
+            for caption in _frame_captions(clip, drop, images, frames=self._train.clip.frames)
+        ]
+
+    def _tensor(self, values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=self._device)
+
+
+def _frame_captions(
+    clip: str, dropped: bool, images: Sequence[Image], *, frames: int
+) -> Sequence[str]:
+    if not images:
+        return [clip] * frames
+    return [EMPTY_CAPTION if dropped else image.captions[0] for image in images]

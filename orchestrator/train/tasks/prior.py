@@ -1,0 +1,93 @@
+"""Training the prior: captions to image embeddings."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.diffusion.objective import build_objective
+from models.make_a_video.prior import Prior
+from models.make_a_video.prior_config import PriorConfig
+from models.text.pair_states import ImageTextPair
+from orchestrator.recipe.stage import Stage
+from orchestrator.train.tasks.base import Forward, Loss, Micro
+from orchestrator.train.tasks.windows import draw_windows, pictures
+from orchestrator.train.text_states import EMPTY_CAPTION
+from orchestrator.train.weights import load_into
+
+PRIOR = "prior"
+
+
+class PriorTask:
+    """The objective's loss on the embedding of each clip's first frame.
+
+    Source: Ramesh et al. 2022 (DALL-E 2), arXiv:2204.06125, section 2.2.
+    """
+
+    def __init__(self, stage: Stage, *, device: torch.device, pair: ImageTextPair) -> None:
+        train = stage.training
+        self._train = train
+        self._device = device
+        self._pair = pair
+        self._objective = build_objective(train.diffusion)
+        self._prior = build_prior(train.model, pair=pair)
+        self.networks: dict[str, nn.Module] = {PRIOR: self._prior}
+        self.units_per_clip = 1
+        weights = sum(parameter.numel() for parameter in self._prior.layers.parameters())
+        # Matrix products only: two FLOPs per weight and token, three times that with backward.
+        self.flops_per_clip: float = 6 * weights * self._prior.config.text_tokens
+
+    def blocks(self) -> list[nn.Module]:
+        """The prior's blocks."""
+        return self._prior.blocks()
+
+    def is_active(self, network: str, *, step: int) -> bool:
+        """The prior always trains."""
+        del step
+        return network == PRIOR
+
+    def loss(self, network: str, engines: Mapping[str, Forward], micro: Micro) -> Loss:
+        """Mean over clips of the error of the embedding, at the prior's scale."""
+        windows = draw_windows(micro, train=self._train)
+        image_BE = self._pair.image(pictures(micro, windows, device=self._device))
+        x_BE = self._prior.scale * image_BE
+        dropped = (micro.random.uniform() < self._train.caption_drop).tolist()
+        picked = micro.random.choice([len(captions) for captions in micro.captions])
+        captions = [
+            EMPTY_CAPTION if drop else wordings[index]
+            for wordings, index, drop in zip(micro.captions, picked, dropped, strict=True)
+        ]
+        text = self._pair.text(self._pair.tokenize(captions).to(self._device))
+        t_B = self._objective.sample_time(micro.random.uniform().to(self._device))
+        noise = micro.random.normal(x_BE.shape[1:]).to(self._device)
+        noisy = self._objective.corrupt(x_BE, noise, t_B)
+        loss_B = self._objective.loss(engines[network](noisy, t_B, text), x_BE, noise, t_B)
+        value = loss_B.mean()
+        return Loss(value=value, stats={"loss": value.detach()})
+
+    def lr_scale(self, network: str, name: str) -> float:
+        """All weights learn alike."""
+        del network, name
+        return 1.0
+
+    def start_from(self, weights: Mapping[str, Tensor], *, stage: str) -> None:
+        """Loads a prior of the same shape."""
+        load_into(self._prior, weights, stage=stage)
+
+    def config(self) -> dict[str, Any]:
+        """The prior's shape and the space that it lives in."""
+        return {
+            "model": self._train.model.model_dump(mode="json"),
+            "objective": self._train.objective.model_dump(mode="json"),
+            "sampler": self._train.sampler.model_dump(mode="json"),
+            "embedding_width": self._prior.embedding_width,
+            "text_width": self._prior.text_width,
+            "scale": self._prior.scale,
+        }
+
+
+def build_prior(config: object, *, pair: ImageTextPair) -> Prior:
+    """The prior of a stage, with fresh weights."""
+    assert isinstance(config, PriorConfig)
+    return Prior(config, embedding_width=pair.embedding_width, text_width=pair.width)

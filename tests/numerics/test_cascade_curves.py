@@ -1,0 +1,97 @@
+"""Every kind of pixel network: two sharded ranks train it as one plain process does.
+
+Tolerance as in test_recipe_curves.py, with the same reason.
+"""
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+from orchestrator.cascade.local_executor import LocalExecutor
+from orchestrator.data.sources import ensure_sources
+from orchestrator.recipe.load import parse_recipe
+from orchestrator.train.job import StageJob
+from tests.cascades import STEPS, imagen_tree, make_a_video_tree
+
+RELATIVE = 2e-5
+TREES = {"imagen": imagen_tree, "make-a-video": make_a_video_tree}
+
+
+@pytest.fixture(autouse=True)
+def one_process() -> Iterator[None]:
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def run_stage(folder: Path, system: str, stage: str, *, run: Path, zero: int | None) -> None:
+    """Trains a stage in a plain process, or by two ranks under a ZeRO stage."""
+    tree = TREES[system](folder / system, workers=0 if zero is None else 2)
+    for one in tree["stages"]:
+        if zero is not None and one["id"] == stage:
+            one["compute"] = {"workers": 2, "zero": zero}
+        elif zero is not None:
+            one.pop("compute", None)
+        if one["id"] == "pair" and zero is not None:
+            one["train"]["micro_batch"] = 2
+            one["compute"] = {"workers": 2, "zero": zero}
+    recipe = parse_recipe(tree, origin=system)
+    ensure_sources(recipe, on_clips=lambda *_: None)
+    job = StageJob(recipe=recipe, stage=stage, run=str(run), attempt=1)
+    executor = LocalExecutor(logs=folder / "logs")
+    assert executor.run(job, on_event=lambda _: None, stop=threading.Event()).status == "done"
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def curve(run: Path, stage: str) -> list[float]:
+    """Losses and gradient norms of all steps."""
+    path = run / "stages" / stage / "metrics.jsonl"
+    rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    names = [name for name in rows[0] if name == "loss" or name.startswith("grad_norm/")]
+    assert len(names) == 2
+    return [row[name] for row in rows for name in sorted(names)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cascades")
+    for system, stages in (
+        ("imagen", ("base", "ssr1", "ssr2", "base-guided", "base-2")),
+        ("make-a-video", ("pair", "prior", "decoder", "decoder_video", "interpolation")),
+    ):
+        for stage in stages:
+            run_stage(folder, system, stage, run=folder / f"{system}-plain", zero=None)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("system", "stage", "zero"),
+    [
+        ("imagen", "base", 1),
+        ("imagen", "ssr1", 2),
+        ("imagen", "ssr2", 3),
+        ("imagen", "base-guided", 1),
+        ("imagen", "base-2", 3),
+        ("make-a-video", "pair", 1),
+        ("make-a-video", "prior", 2),
+        ("make-a-video", "decoder_video", 3),
+        ("make-a-video", "interpolation", 2),
+    ],
+)
+def test_two_sharded_ranks_train_as_one_plain_process(
+    folder: Path, tmp_path: Path, system: str, stage: str, zero: int
+) -> None:
+    plain, sharded = folder / f"{system}-plain", tmp_path / "run"
+    (sharded / "stages").mkdir(parents=True)
+    for done in (plain / "stages").iterdir():
+        if done.name != stage:
+            (sharded / "stages" / done.name).symlink_to(done)
+    run_stage(folder, system, stage, run=sharded, zero=zero)
+    assert curve(sharded, stage) == pytest.approx(curve(plain, stage), rel=RELATIVE)
