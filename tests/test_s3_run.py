@@ -58,6 +58,7 @@ def test_a_run_lives_in_a_bucket_from_clips_to_samples(
         out=tmp_path / "out",
         seed=1,
         npz=True,
+        distilled=True,
         on_clips=lambda _: None,
     )
     each = [f"{number:04d}.{kind}" for number in (0, 1) for kind in ("mp4", "gif", "npz")]

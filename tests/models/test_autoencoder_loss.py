@@ -116,7 +116,8 @@ def test_the_critic_learns_from_its_own_pass_and_the_generator_does_not() -> Non
     assert made.grad is None
     for name, parameter in critic.named_parameters():
         assert parameter.grad is not None, name
-        assert parameter.grad.abs().max().item() > 0, name
+        # Inside the hinge's margins real and made clips pull on the last bias alike.
+        assert name == "head.bias" or parameter.grad.abs().max().item() > 0, name
 
 
 def test_the_critics_loss_is_the_hinge() -> None:
