@@ -1,12 +1,11 @@
-"""A network's conditions for twice the clips, for some of them, or for their frames one by one.
+"""A network's conditions for twice the clips, or for some of them.
 
 Everything is per clip here: captions and image embeddings are those of clips, not of frames.
 
-Shape letters: B clips, C channels, T frames, N frames of all clips, H W height and width.
+Shape letters: B clips.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -23,20 +22,6 @@ def doubled(inputs: UNetInputs) -> UNetInputs:
 def part_of(inputs: UNetInputs, part: slice) -> UNetInputs:
     """The conditions of some clips."""
     return _each(inputs, lambda x: x[part])
-
-
-def per_frame(inputs: UNetInputs, *, frames: int) -> UNetInputs:
-    """The conditions of every frame as a clip of its own, [B * T, ...]."""
-    low = inputs.low_resolution_BCTHW
-    repeated = _each(
-        replace(inputs, low_resolution_BCTHW=None), lambda x: x.repeat_interleave(frames, dim=0)
-    )
-    return replace(repeated, low_resolution_BCTHW=None if low is None else as_images(low))
-
-
-def as_images(x_BCTHW: Tensor) -> Tensor:
-    """Frames as clips of one frame, [N, C, 1, H, W]."""
-    return x_BCTHW.transpose(1, 2).flatten(0, 1).unsqueeze(2)
 
 
 def _each(inputs: UNetInputs, change: Callable[[Tensor], Tensor]) -> UNetInputs:

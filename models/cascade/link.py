@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from models.cascade.conditions import as_images, doubled, part_of, per_frame
+from models.cascade.conditions import doubled, part_of
 from models.cascade.lift import enlarge, repeat_frames
 from models.cascade.model import CaptionedUNet
 from models.cascade.tiles import tiled
@@ -84,6 +84,8 @@ class Link:
         """
         if (below is None) != (self.step == "start"):
             raise ValueError(f"step={self.step} with below={'none' if below is None else 'given'}")
+        if below is not None and self.frames == 1 and below.shape[2] > 1:
+            return self._frame_by_frame(request, below)
         noise = self._noise(request, below)
         inputs = self._inputs(request, below, noise)
         clips = sample(
@@ -101,24 +103,16 @@ class Link:
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    @property
-    def _is_per_frame(self) -> bool:
-        return self.frames == 1
-
     def _noise(self, request: Request, below: Tensor | None) -> Tensor:
-        """One draw per clip; for a network of images the same one for all frames.
-
-        Source: shared noise, Singer et al. 2022 (Make-A-Video), arXiv:2209.14792, section 3.2.
-        """
+        """One draw per clip, of this network's size."""
         frames = self.frames
-        if below is not None and self.step == "space" and not self._is_per_frame:
+        if below is not None and self.step == "space":
             frames = below.shape[2]  # a network that enlarges frames takes clips of any length
-        shape = (RGB, frames, *self.size)
+        return self._draw(request, (RGB, frames, *self.size))
+
+    def _draw(self, request: Request, shape: tuple[int, ...]) -> Tensor:
         draws = [torch.randn(shape, generator=one) for one in request.generators]
-        noise = torch.stack(draws).to(self._device)
-        if below is not None and self._is_per_frame:
-            noise = noise.expand(-1, -1, below.shape[2], -1, -1)
-        return noise
+        return torch.stack(draws).to(self._device)
 
     def _inputs(self, request: Request, below: Tensor | None, noise: Tensor) -> UNetInputs:
         config, clips = self.model.unet.config, len(noise)
@@ -145,15 +139,9 @@ class Link:
         level_B = self._filled(clips, self.level)
         return replace(
             inputs,
-            low_resolution_BCTHW=augment(low, self._level_noise(request, low), level_B),
+            low_resolution_BCTHW=augment(low, self._draw(request, low.shape[1:]), level_B),
             augmentation_B=level_B,
         )
-
-    def _level_noise(self, request: Request, low: Tensor) -> Tensor:
-        frames = 1 if self._is_per_frame else low.shape[2]
-        shape = (RGB, frames, *self.size)
-        draws = [torch.randn(shape, generator=one) for one in request.generators]
-        return torch.stack(draws).to(self._device).expand_as(low)
 
     def _filled(self, clips: int, value: float) -> Tensor:
         return torch.full((clips,), value, device=self._device)
@@ -190,8 +178,6 @@ class Link:
 
     def _bind(self, inputs: UNetInputs) -> Denoise:
         def denoise(x_B3THW: Tensor, t_B: Tensor) -> Tensor:
-            if self._is_per_frame and x_B3THW.shape[2] > 1:
-                return self._frame_by_frame(x_B3THW, t_B, inputs)
             if x_B3THW[0, 0].numel() > WHOLE_PIXELS and not self.model.unet.config.attention:
                 return tiled(self.model.unet, x_B3THW, t_B, inputs)
             return self._clip_by_clip(x_B3THW, t_B, inputs)
@@ -208,10 +194,27 @@ class Link:
             [self.model.unet(x_B3THW[part], t_B[part], part_of(inputs, part)) for part in parts]
         )
 
-    def _frame_by_frame(self, x_B3THW: Tensor, t_B: Tensor, inputs: UNetInputs) -> Tensor:
-        """A network of images on every frame of longer clips, [B, C, T, H, W]."""
-        clips, frames = x_B3THW.shape[0], x_B3THW.shape[2]
-        out = self._clip_by_clip(
-            as_images(x_B3THW), t_B.repeat_interleave(frames), per_frame(inputs, frames=frames)
+    def _frame_by_frame(self, request: Request, below: Tensor) -> Tensor:
+        """A network of images on every frame of longer clips, all from the same draws.
+
+        Source: shared noise, Singer et al. 2022 (Make-A-Video), arXiv:2209.14792, section 3.2.
+        """
+        frames = below.shape[2]
+        known = request.embedding_BE
+        images = Request(
+            prompts=[prompt for prompt in request.prompts for _ in range(frames)],
+            generators=[
+                one for each in request.generators for one in (each, *_copies(each, frames - 1))
+            ],
+            embedding_BE=None if known is None else known.repeat_interleave(frames, dim=0),
         )
-        return out.squeeze(2).unflatten(0, (clips, frames)).transpose(1, 2)
+        clips = self.sample(images, below.transpose(1, 2).flatten(0, 1).unsqueeze(2))
+        return clips.squeeze(2).unflatten(0, (-1, frames)).transpose(1, 2)
+
+
+def _copies(generator: torch.Generator, count: int) -> list[torch.Generator]:
+    """Generators that draw what this one will."""
+    copies = [torch.Generator(generator.device) for _ in range(count)]
+    for one in copies:
+        one.set_state(generator.get_state())
+    return copies

@@ -30,7 +30,7 @@ def print_status(status: dict[str, Any], *, console: Console) -> None:
         table.add_column(name)
     for stage in status["stages"]:
         loss = stage["loss"]
-        step = "" if stage["steps"] is None else f"{stage['step']}/{stage['steps']}"
+        step = "" if stage["steps"] is None else f"{stage['step'] or 0}/{stage['steps']}"
         checkpoint = "" if stage["checkpoint"] is None else str(stage["checkpoint"])
         table.add_row(
             stage["id"],

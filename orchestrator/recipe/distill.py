@@ -82,15 +82,11 @@ def _sampler(teacher: Any, distill: Tree) -> Tree:
 
 
 def _merged(below: Tree, above: Tree) -> Tree:
-    """``above`` over ``below``, mapping by mapping; a mapping of another kind replaces it."""
+    """``above`` over ``below``, mapping by mapping."""
     out = dict(below)
     for name, value in above.items():
         under = out.get(name)
-        if is_mapping(under) and is_mapping(value) and _same_kind(under, value):
+        if is_mapping(under) and is_mapping(value):
             value = _merged(under, value)
         out[name] = value
     return out
-
-
-def _same_kind(under: Tree, value: Tree) -> bool:
-    return value.get("kind", under.get("kind")) == under.get("kind")

@@ -1,0 +1,143 @@
+"""One network of a cascade: what it starts from, what it is told, and how it fits memory."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from models.cascade import link as link_module
+from models.cascade.lift import enlarge, repeat_frames, shrink
+from models.cascade.tiles import tiled
+from models.nn.unet_inputs import UNetInputs
+from tests.models.links import ENLARGING, IMAGES, STARTING, below, link, request
+from tests.models.unets import ADM, EFFICIENT, IMAGE_WIDTH, plain, random
+
+
+def test_shapes_of_every_step() -> None:
+    start = link(STARTING, "start", frames=2, side=8).sample(request())
+    time = link(ENLARGING, "time", frames=4, side=8, factor=2).sample(request(), start)
+    space = link(ENLARGING, "space", frames=4, side=16, factor=2).sample(request(), time)
+    assert [tuple(one.shape[2:]) for one in (start, time, space)] == [
+        (2, 8, 8),
+        (4, 8, 8),
+        (4, 16, 16),
+    ]
+    assert space.abs().max() <= 1.0
+
+
+def test_a_network_of_space_takes_longer_clips_than_it_was_trained_on() -> None:
+    one = link(ENLARGING, "space", frames=2, side=16, factor=2)
+    assert one.sample(request(), below(frames=5, side=8)).shape[2] == 5
+
+
+def test_given_frames_come_back_as_they_are() -> None:
+    config = plain(EFFICIENT, given_frames=True)
+    known = below(frames=3, side=8)
+    clips = link(config, "given", frames=7, side=8, factor=3).sample(request(), known)
+    assert clips.shape[2] == 7
+    torch.testing.assert_close(clips[:, :, ::3], known, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("sampler", [{"kind": "ddim"}, {"kind": "ddpm", "variance": 0.3}])
+def test_shared_noise_keeps_a_constant_clip_constant(sampler: dict[str, Any]) -> None:
+    one = link(IMAGES, "space", frames=1, side=16, factor=2, **sampler)
+    still = below(frames=1, side=8).expand(-1, -1, 4, -1, -1)
+    clips = one.sample(request(), still)
+    assert clips.shape[2] == 4
+    torch.testing.assert_close(clips, clips[:, :, :1].expand_as(clips), rtol=0, atol=0)
+
+
+def test_frames_of_a_moving_clip_differ_under_shared_noise() -> None:
+    one = link(IMAGES, "space", frames=1, side=16, factor=2)
+    clips = one.sample(request(), below(frames=3, side=8))
+    assert not torch.equal(clips[:, :, 0], clips[:, :, 1])
+
+
+def test_output_depends_on_the_augmentation_level() -> None:
+    small = below(frames=2, side=8)
+    low, high = (
+        link(ENLARGING, "space", frames=2, side=16, factor=2, level=level).sample(request(), small)
+        for level in (0.05, 0.3)
+    )
+    assert not torch.allclose(low, high)
+
+
+def test_the_network_is_told_the_level_and_not_only_shown_it() -> None:
+    unet = link(ENLARGING, "space", frames=2, side=16).model.unet
+    x, t_B = random(1, 3, 2, 16, 16), torch.tensor([0.5])
+    outputs = [
+        unet(x, t_B, UNetInputs(augmentation_B=torch.tensor([level]), low_resolution_BCTHW=x))
+        for level in (0.1, 0.3)
+    ]
+    assert not torch.allclose(*outputs)
+
+
+def test_a_clip_depends_on_its_own_prompt_and_seed_only() -> None:
+    config = plain(EFFICIENT, text=True, context_attention=(0, 1))
+    one = link(config, "start", frames=2, side=8, guidance={"scale": 3.0})
+    together = one.sample(request(2))
+    alone = one.sample(replace(request(1, first_seed=0), prompts=["a red three moving left"]))
+    torch.testing.assert_close(together[:1], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_parts_of_a_batch_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = link(IMAGES, "space", frames=1, side=16, factor=2)
+    small = below(frames=3, side=8)
+    whole = one.sample(request(), small)
+    monkeypatch.setattr(link_module, "WHOLE_PIXELS", 16 * 16 * 2)
+    torch.testing.assert_close(one.sample(request(), small), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_one_tile_over_the_frame_is_the_network() -> None:
+    unet = link(ENLARGING.model_copy(update={"attention": ()}), "space", frames=2, side=16)
+    network = unet.model.unet
+    x, t_B = random(2, 3, 2, 16, 16), torch.tensor([0.5, 0.7])
+    inputs = UNetInputs(augmentation_B=t_B, low_resolution_BCTHW=x)
+    whole = network(x, t_B, inputs)
+    torch.testing.assert_close(tiled(network, x, t_B, inputs, tile=16, overlap=4), whole)
+    parts = tiled(network, x, t_B, inputs, tile=12, overlap=4)
+    assert parts.shape == whole.shape
+    with pytest.raises(ValueError, match="tile=10 and overlap=4, wanted multiples of 4"):
+        tiled(network, x, t_B, inputs, tile=10, overlap=4)
+
+
+def test_dropped_embedding_is_zeros_under_guidance() -> None:
+    config = plain(ADM, image_embedding=IMAGE_WIDTH, context_attention=(1,))
+    one = link(config, "start", frames=2, side=8, guidance={"scale": 2.0})
+    given = one.sample(request(embedding_BE=random(2, IMAGE_WIDTH)))
+    none = one.sample(request(embedding_BE=torch.zeros(2, IMAGE_WIDTH)))
+    assert not torch.allclose(given, none)
+    unguided = replace(
+        one,
+        sampler=one.sampler.model_copy(
+            update={"guidance": one.sampler.guidance.model_copy(update={"scale": 1.0})}
+        ),
+    )
+    torch.testing.assert_close(
+        unguided.sample(request(embedding_BE=torch.zeros(2, IMAGE_WIDTH))),
+        none,
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+def test_missing_or_wrong_clips_before_are_refused() -> None:
+    with pytest.raises(ValueError, match="step=space with below=none"):
+        link(ENLARGING, "space", frames=2, side=16, factor=2).sample(request())
+    with pytest.raises(ValueError, match="step=start with below=given"):
+        link(STARTING, "start", frames=2, side=8).sample(request(), below(frames=2, side=8))
+    one = link(ENLARGING, "time", frames=4, side=8, factor=2)
+    with pytest.raises(ValueError, match=r"below gives \(2, 3, 6, 8, 8\), wanted"):
+        one.sample(request(), below(frames=3, side=8))
+
+
+def test_lift_and_shrink() -> None:
+    x = random(1, 3, 2, 4, 4)
+    assert enlarge(x, size=(8, 8)).shape == (1, 3, 2, 8, 8)
+    assert torch.equal(repeat_frames(x, factor=2)[:, :, 1], x[:, :, 0])
+    board = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(4, 4)[None, None]
+    # Antialiased: a chess board becomes grey, not black or white.
+    torch.testing.assert_close(shrink(board, size=(4, 4)).mean(), torch.tensor(0.5))
+    assert shrink(board, size=(4, 4)).std() < 0.1
+    assert shrink(board, size=(8, 8)) is board
