@@ -1,0 +1,232 @@
+"""Stages of both cascades: each is trained by the one worker, from its own inputs alone."""
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+
+from orchestrator.data.index import Index
+from orchestrator.data.sources import ensure_sources
+from orchestrator.errors import UserError
+from orchestrator.launch.sample import sample_run
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.storage.store import open_store
+from orchestrator.train.evaluate import evaluate
+from orchestrator.train.job import StageJob
+from orchestrator.train.ranks import Ranks
+from orchestrator.train.sources import check_clips, open_stream
+from orchestrator.train.worker import run
+from tests.cascades import STEPS, imagen_recipe, make_a_video_recipe
+from tests.train.test_worker import Recorded
+
+ALONE = Ranks(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
+
+
+@pytest.fixture(autouse=True)
+def one_process() -> Iterator[None]:
+    yield
+    leave()
+
+
+def leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def job_of(recipe: Recipe, stage: str, *, folder: Path, run: str = "run") -> StageJob:
+    return StageJob(recipe=recipe, stage=stage, run=f"{folder}/{run}", attempt=1)
+
+
+def run_all(recipe: Recipe, folder: Path) -> None:
+    """Every stage, and recipe.json, as a finished run has them."""
+    ensure_sources(recipe, on_clips=lambda *_: None)
+    for stage in recipe.stages:
+        job = job_of(recipe, stage.id, folder=folder)
+        if stage.train is not None:
+            assert run(job, hooks=Recorded()).status == "done"
+            leave()
+        else:
+            evaluate(job, hooks=Recorded())
+    tree = {"digest": "", "data": {}, "recipe": recipe.model_dump(mode="json")}
+    open_store(f"{folder}/run").put("recipe.json", json.dumps(tree).encode())
+
+
+@pytest.fixture(scope="module")
+def imagen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("imagen")
+    run_all(imagen_recipe(folder), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def make_a_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("make-a-video")
+    run_all(make_a_video_recipe(folder), folder)
+    return folder
+
+
+def report(folder: Path, stage: str) -> dict[str, float]:
+    return json.loads((folder / "run" / "stages" / stage / "report.json").read_text())
+
+
+def test_every_upsampler_is_compared_with_interpolation(imagen: Path, make_a_video: Path) -> None:
+    assert set(report(imagen, "evaluate-upsamplers")) == {
+        "prompts",
+        *(
+            f"{stage}/{name}"
+            for stage in ("tsr1", "tsr2")
+            for name in ("network", "repeat", "blend")
+        ),
+        *(f"{stage}/{name}" for stage in ("ssr1", "ssr2") for name in ("network", "bicubic")),
+    }
+    assert set(report(make_a_video, "evaluate-upsamplers")) == {
+        "prompts",
+        *(f"interpolation/{name}" for name in ("network", "repeat", "blend")),
+        *(f"{stage}/{name}" for stage in ("sr_l_video", "sr_h") for name in ("network", "bicubic")),
+    }
+    assert set(report(make_a_video, "evaluate-prior")) == {"prompts", "prior", "text", "mean"}
+
+
+def test_the_chain_is_sampled_with_its_intermediate_clips(make_a_video: Path) -> None:
+    out = make_a_video / "out"
+    prompts = ["a blue two moving up", "a red one moving left"]
+    paths = sample_run(
+        f"{make_a_video}/run",
+        prompts,
+        out=out,
+        seed=1,
+        npz=True,
+        distilled=True,
+        on_clips=lambda _: None,
+    )
+    assert {path.name for path in paths} >= {"0001.mp4", "stages.mp4", "stages.gif", "sheet.mp4"}
+    assert np.load(out / "0000.npz")["frames"].shape == (7, 16, 16, 3)
+
+
+def test_students_are_sampled_unless_teachers_are_asked_for(imagen: Path) -> None:
+    def frames(name: str, *, distilled: bool) -> np.ndarray:
+        sample_run(
+            f"{imagen}/run",
+            ["a red one moving left"],
+            out=imagen / name,
+            seed=1,
+            npz=True,
+            distilled=distilled,
+            on_clips=lambda _: None,
+        )
+        return np.load(imagen / name / "0000.npz")["frames"]
+
+    students, teachers = frames("students", distilled=True), frames("teachers", distilled=False)
+    assert students.shape == teachers.shape == (8, 16, 16, 3)
+    assert not np.array_equal(students, teachers)
+
+
+def test_no_stage_of_imagen_video_needs_another_stages_weights(tmp_path: Path) -> None:
+    recipe = imagen_recipe(tmp_path)
+    ensure_sources(recipe, on_clips=lambda *_: None)
+    networks = [stage for stage in recipe.stages if stage.kind == "train"]
+    for stage in networks:
+        assert recipe.needs(stage) == ()
+        # Each in a run of its own, in which there is nothing of the others.
+        job = job_of(recipe, stage.id, folder=tmp_path, run=stage.id)
+        assert run(job, hooks=Recorded()).status == "done"
+        leave()
+
+
+def test_video_networks_of_make_a_video_are_given_no_captions(make_a_video: Path) -> None:
+    recipe = make_a_video_recipe(make_a_video)
+    for stage in ("decoder_video", "sr_l_video", "interpolation", "sr_h"):
+        with closing(open_stream(job_of(recipe, stage, folder=make_a_video), ranks=ALONE)) as one:
+            batch = one.next()
+        assert set(batch.captions) == {()}
+
+
+def test_students_begin_as_their_teachers(imagen: Path) -> None:
+    recipe = imagen_recipe(imagen)
+    frozen = recipe.model_dump(mode="json")
+    for stage in frozen["stages"]:
+        if stage["id"] == "base-guided":
+            stage["train"] |= {"steps": 1, "ema": 0.0, "preview": None}
+            stage["train"]["optim"]["lr"] = 1e-12
+    same = Recipe.model_validate_json(json.dumps(frozen))
+    job = StageJob(recipe=same, stage="base-guided", run=f"{imagen}/student", attempt=1)
+    (imagen / "student" / "stages").mkdir(parents=True)
+    (imagen / "student" / "stages" / "base").symlink_to(imagen / "run" / "stages" / "base")
+    run(job, hooks=Recorded())
+    student, teacher = (
+        load_file(imagen / name / "weights" / "ema.safetensors")
+        for name in ("student/stages/base-guided", "run/stages/base")
+    )
+    for name, weight in teacher.items():
+        torch.testing.assert_close(student[name], weight, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("system", "stage"),
+    [
+        ("imagen", "base"),
+        ("imagen", "base-2"),
+        ("imagen", "ssr2"),
+        ("make_a_video", "interpolation"),
+    ],
+)
+def test_a_stopped_stage_goes_on_as_if_it_had_not_been(
+    system: str, stage: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    folder: Path = request.getfixturevalue(system)
+    recipe = (imagen_recipe if system == "imagen" else make_a_video_recipe)(folder)
+    stages = tmp_path / "run" / "stages"
+    stages.mkdir(parents=True)
+    for done in (folder / "run" / "stages").iterdir():
+        if done.name != stage:
+            (stages / done.name).symlink_to(done)
+    job = job_of(recipe, stage, folder=tmp_path)
+    assert run(job, hooks=Recorded(stop_after=1)).step < STEPS
+    leave()
+    assert run(job, hooks=Recorded()).status == "done"
+    straight, resumed = (
+        load_file(root / "run" / "stages" / stage / "weights" / "ema.safetensors")
+        for root in (folder, tmp_path)
+    )
+    assert straight.keys() == resumed.keys()
+    for name, weight in straight.items():
+        assert torch.equal(weight, resumed[name]), name
+
+
+def test_layers_taken_over_from_images_learn_at_their_own_rate(make_a_video: Path) -> None:
+    tree: dict[str, Any] = make_a_video_recipe(make_a_video).model_dump(mode="json")
+    for stage in tree["stages"]:
+        if stage["id"] == "decoder_video":
+            stage["train"]["optim"]["spatial_lr_ratio"] = 0.0
+    recipe = Recipe.model_validate_json(json.dumps(tree))
+    root = make_a_video / "frozen" / "stages"
+    root.mkdir(parents=True)
+    for name in ("pair", "decoder"):
+        (root / name).symlink_to(make_a_video / "run" / "stages" / name)
+    job = job_of(recipe, "decoder_video", folder=make_a_video, run="frozen")
+    run(job, hooks=Recorded())
+    images = load_file(root / "decoder" / "weights" / "ema.safetensors")
+    videos = load_file(root / "decoder_video" / "weights" / "ema.safetensors")
+    assert all(torch.equal(weight, videos[name]) for name, weight in images.items())
+    added = [weight for name, weight in videos.items() if name not in images]
+    assert any(weight.any() for weight in added)
+
+
+def test_clips_that_are_too_short_or_too_small_are_refused(tmp_path: Path) -> None:
+    recipe = imagen_recipe(tmp_path)
+    indexes = ensure_sources(recipe, on_clips=lambda *_: None)
+    check_clips(recipe, indexes["train"], uri="here")
+    tree = recipe.model_dump(mode="json")
+    for stage in tree["stages"]:
+        if stage["train"] is not None and stage["id"] == "ssr2":
+            stage["train"]["clip"]["size"] = [32, 32]
+    larger = Recipe.model_validate_json(json.dumps(tree))
+    with pytest.raises(UserError, match="8x16x16, wanted at least 32x32 and its aspect for stage"):
+        check_clips(larger, Index.open(recipe.data.train.uri), uri="here")
