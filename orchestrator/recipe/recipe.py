@@ -1,5 +1,6 @@
 """A recipe: one run as a graph of stages."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, model_validator
@@ -12,7 +13,7 @@ from orchestrator.recipe.chain import chain, makes_clips, result_stage
 from orchestrator.recipe.data import Data
 from orchestrator.recipe.fields import Slug
 from orchestrator.recipe.relations import check_stage
-from orchestrator.recipe.stage import Stage
+from orchestrator.recipe.stage import Evaluate, Stage
 
 
 class Tracking(Strict):
@@ -47,10 +48,15 @@ class Recipe(Strict):
         """Ids of the stages that must be done before this one, in the recipe's order."""
         needed = set(stage.needs)
         if stage.evaluate is not None and makes_clips(self.stage(stage.evaluate.model)):
-            links = self.chain(stage.evaluate.model, distilled=stage.evaluate.distilled)
-            needed |= {link.id for link in links} - {stage.evaluate.model}
-            needed |= {links[-1].id, *(link.prior for link in links if link.prior)}
+            needed = set(self._evaluated(stage.evaluate))
         return tuple(one.id for one in self.stages if one.id in needed)
+
+    def _evaluated(self, evaluate: Evaluate) -> Iterator[str]:
+        for link in self.chain(evaluate.model, distilled=evaluate.distilled):
+            if evaluate.metric == "digits" or link.upsamples is not None:
+                yield link.id
+            if evaluate.metric == "digits" and link.prior is not None:
+                yield link.prior
 
     def chain(self, last: str, *, distilled: bool = False) -> tuple[Stage, ...]:
         """The stages whose networks make the clips of ``last``, in sampling order."""
