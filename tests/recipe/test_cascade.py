@@ -1,0 +1,192 @@
+"""How stages of a cascade hang together: what is derived, and what is refused in one line."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import UserError
+from orchestrator.plan.graph import input_digest, stage_graph
+from orchestrator.recipe.chain import upsampling
+from orchestrator.recipe.load import load_recipe, parse_recipe
+from orchestrator.recipe.recipe import Recipe
+
+JOBS = Path(__file__).parents[2] / "jobs"
+IMAGEN = JOBS / "imagen_video_digits.yaml"
+MAKE_A_VIDEO = JOBS / "make_a_video_digits.yaml"
+NETWORKS = ["base", "tsr1", "ssr1", "ssr2", "tsr2", "tsr3", "ssr3"]
+
+
+def test_networks_of_imagen_video_need_nothing_of_each_other() -> None:
+    graph = stage_graph(load_recipe(IMAGEN))
+    assert [graph[name] for name in NETWORKS] == [()] * 7
+
+
+def test_order_of_make_a_video_is_the_papers() -> None:
+    graph = stage_graph(load_recipe(MAKE_A_VIDEO))
+    assert graph["prior"] == ("pair",)
+    assert graph["decoder"] == ("pair",)
+    assert graph["sr_l"] == graph["sr_h"] == ()
+    assert graph["decoder_video"] == ("pair", "decoder")
+    assert graph["interpolation"] == ("pair", "decoder_video")
+    assert graph["sr_l_video"] == ("sr_l",)
+
+
+def test_chain_follows_what_upsamples_what() -> None:
+    imagen, make_a_video = load_recipe(IMAGEN), load_recipe(MAKE_A_VIDEO)
+    assert imagen.result is not None
+    assert [stage.id for stage in imagen.chain(imagen.result.id)] == NETWORKS
+    students = [stage.id for stage in imagen.chain("ssr3", distilled=True)]
+    assert students == [f"{name}-8" for name in NETWORKS]
+    assert make_a_video.result is not None
+    chain = [stage.id for stage in make_a_video.chain(make_a_video.result.id)]
+    assert chain == ["decoder_video", "interpolation", "sr_l_video", "sr_h"]
+
+
+def test_steps_between_clips_are_derived() -> None:
+    def steps(recipe: Recipe, names: list[str]) -> list[tuple[str, int]]:
+        found = [
+            upsampling(recipe.stage(name), parent=recipe.stage(recipe.stage(name).upsamples or ""))
+            for name in names
+        ]
+        return [(one.kind, one.factor) for one in found]
+
+    assert steps(load_recipe(IMAGEN), NETWORKS[1:]) == [
+        ("time", 2),
+        ("space", 2),
+        ("space", 2),
+        ("time", 2),
+        ("time", 2),
+        ("space", 2),
+    ]
+    assert steps(load_recipe(MAKE_A_VIDEO), ["interpolation", "sr_l_video", "sr_h"]) == [
+        ("given", 3),
+        ("space", 2),
+        ("space", 2),
+    ]
+
+
+def test_student_takes_over_what_its_teacher_says() -> None:
+    recipe = load_recipe(IMAGEN)
+    teacher, guided, last = (recipe.stage(name) for name in ("base", "base-guided", "base-8"))
+    assert guided.training.model == teacher.training.model
+    assert guided.training.batch == teacher.training.batch
+    assert guided.training.optim.lr == 5e-4
+    assert guided.training.optim.betas == teacher.training.optim.betas
+    assert guided.training.sampler.guidance.scale == 1.0
+    assert guided.training.sampler.threshold == "dynamic"
+    assert (last.training.sampler.kind, last.training.sampler.steps) == ("ddim_back", 8)
+    assert recipe.stage("tsr1-8").upsamples == "base"
+    assert recipe.stage("tsr1-8").needs == ("tsr1",)
+
+
+def test_a_completed_recipe_is_complete() -> None:
+    recipe = load_recipe(IMAGEN)
+    assert parse_recipe(recipe.model_dump(mode="json"), origin="again") == recipe
+
+
+def test_digests_follow_geometry_and_samplers() -> None:
+    data = {"train": "a", "eval": "b"}
+
+    def digest(stage: str, *overrides: str) -> str:
+        recipe = load_recipe(IMAGEN, overrides=overrides)
+        return input_digest(recipe, recipe.stage(stage), data=data)
+
+    other_rate = [
+        f"stages.{name}.train.clip.fps={2 * fps}"
+        for name, fps in (
+            ("base", 1),
+            ("tsr1", 2),
+            ("ssr1", 2),
+            ("ssr2", 2),
+            ("tsr2", 4),
+            ("tsr3", 8),
+            ("ssr3", 8),
+        )
+    ]
+    longer = "stages.base.train.sampler.steps=64"
+    assert digest("tsr1") != digest("tsr1", *other_rate)
+    assert digest("base") == digest("base", longer)
+    assert digest("evaluate") != digest("evaluate", longer)
+    assert digest("tsr1") == digest("tsr1", "stages.base.train.steps=7")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stages.tsr1.upsamples=null", "stages.tsr1.upsamples=None, wanted the stage whose clips"),
+        ("stages.base.upsamples=tsr1", "stages.base needs tsr1, wanted an earlier stage"),
+        ("stages.tsr1.train.clip.fps=3", "wanted a whole multiple of its frames and of its fps"),
+        ("stages.ssr1.train.clip.size=[24,36]", "wanted a whole multiple of both sides"),
+        ("stages.ssr1.train.clip.frames=9", "wanted its fps and at most its frames, or 1 frame"),
+        ("stages.base.train.clip.size=[12,14]", "clip.size=[12, 14], wanted multiples of 4"),
+        ("stages.base.train.caption_drop=2", "caption_drop=2"),
+        (
+            "stages.base.train.image_share=0.5",
+            "image_share=0.5 has no meaning for model.kind=video",
+        ),
+        ("stages.base.train.embedding_drop=0.5", "embedding_drop needs model.image_embedding"),
+        ("stages.base.train.crop=[8,8]", "crop wants model.low_resolution=true"),
+        ("stages.ssr3.train.crop=[34,32]", "crop=[34, 32], wanted multiples of 4"),
+        ("stages.tsr1.train.packed_images=0.5", "has no meaning for a network that puts frames"),
+        ("stages.tsr1.train.augmentation=null", "augmentation=null with model.augmentation=True"),
+        ("stages.base.train.objective.kind=contrastive", "stages.base.train.objective"),
+        ("stages.base.train.model.learned_variance=true", "wanted both or neither"),
+        ("stages.base.pair=tsr1", "stages.base needs tsr1"),
+        ("stages.tsr1.pair=base", "stages.tsr1.pair: the network reads no image embedding"),
+        ("stages.base-guided.distill.steps=4", "exactly one of guidance (phase 1) and steps"),
+        ("stages.base-guided.distill.teacher=nobody", "distill.teacher=nobody, wanted an earlier"),
+        ("stages.base-8.distill.steps=4", "stages.base-8.distill.steps=4, wanted half of its"),
+        ("stages.base-8.train.sampler.steps=9", "sampler.steps=9, wanted distill.steps=8"),
+        ("stages.base-8.train.clip.fps=2", "stages.base-8.train.clip differs from the teacher's"),
+        (
+            "stages.base-guided.distill.guidance.oscillation={low: 1.0}",
+            "distill.guidance.oscillation differs from step to step",
+        ),
+        ("stages.base-8.train.sampler.guidance={scale: 2.0}", "a student has taken the guidance"),
+        ("stages.evaluate.evaluate.perceptual=x", "perceptual belongs to metric=upsamplers"),
+        ("stages.evaluate-upsamplers.evaluate.model=base", "wanted a stage that upsamples another"),
+        ("stages.evaluate.evaluate.metric=prior", "wanted a stage that trains a PriorConfig"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(override: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_recipe(IMAGEN, overrides=[override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stages.pair.train.micro_batch=32", "train.batch=64 with micro_batch*workers=32"),
+        ("stages.prior.pair=null", "stages.prior.pair=None, wanted the stage that trains the pair"),
+        ("stages.decoder.train.model.image_embedding=32", "image_embedding=32, wanted 64"),
+        ("stages.prior.train.model.text_tokens=8", "text_tokens=8, wanted at least 16"),
+        ("stages.prior.train.sampler.threshold=static", "embeddings have no range to keep"),
+        ("stages.decoder_video.train.model.width=64", "wanted the same model but for"),
+        ("stages.sr_l_video.train.model.attention=[1]", "wanted the same model but for"),
+        ("stages.interpolation.train.model.fps=false", "has fps=True, wanted it here too"),
+        ("stages.interpolation.train.given.skips=[4]", "given.skips has 4, wanted divisors of"),
+        ("stages.interpolation.train.given=null", "given=null with model.given_frames=True"),
+        (
+            "stages.interpolation.train.clip.frames=21",
+            "wanted the same size and (n - 1) * skip + 1",
+        ),
+        ("stages.decoder_video.prior=pair", "wanted a stage that trains a PriorConfig"),
+        ("stages.sr_l.train.fps_range={low: 1.0}", "fps_range needs model.fps"),
+        (
+            "stages.sr_h.train.sampler.guidance={scale: 2.0}",
+            "the network reads nothing that guidance could lead to",
+        ),
+        ("pair={kind: clip, path: a/b}", "not both"),
+        (
+            "stages.decoder_video.distill={teacher: decoder, steps: 4}",
+            "starts_from has no meaning for a student",
+        ),
+    ],
+)
+def test_what_does_not_fit_make_a_video_is_one_line(override: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_recipe(MAKE_A_VIDEO, overrides=[override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
