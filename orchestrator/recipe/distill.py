@@ -43,6 +43,9 @@ def complete(tree: Tree) -> Tree:
 
     What the stage says itself stays; a complete tree comes back as it is. Trees that are not
     shaped like a recipe come back as they are, for the schema to refuse.
+
+    Raises:
+        ValueError: one line, if a teacher is not there.
     """
     stages = tree.get("stages")
     if not is_list(stages):
@@ -63,7 +66,10 @@ def _completed(stage: Tree, known: dict[Any, Tree]) -> Tree:
         return stage
     teacher = known.get(distill.get("teacher"))
     if teacher is None or not is_mapping(teacher.get("train")):
-        return stage
+        raise ValueError(
+            f"stages.{stage.get('id')}.distill.teacher={distill.get('teacher')}, wanted an earlier "
+            "stage that trains a network"
+        )
     inherited = {name: teacher[name] for name in _TAKEN_OVER if name in teacher}
     train = dict(teacher["train"])
     train["sampler"] = _sampler(train.get("sampler"), distill)

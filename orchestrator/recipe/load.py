@@ -43,6 +43,8 @@ def parse_recipe(tree: Tree, *, origin: str) -> Recipe:
         raise UserError(f"{origin}: {_one_line(error, tree)}") from None
     except TypeError as error:
         raise UserError(f"{origin}: not JSON: {error}") from None
+    except ValueError as error:
+        raise UserError(f"{origin}: {error}") from None
 
 
 def _check_files(recipe: Recipe, *, origin: str) -> None:

@@ -122,7 +122,7 @@ def test_digests_follow_geometry_and_samplers() -> None:
         ("stages.base.train.caption_drop=2", "caption_drop=2"),
         (
             "stages.base.train.image_share=0.5",
-            "image_share=0.5 has no meaning for model.kind=video",
+            "image_share=0.5 has no meaning for model.kind",
         ),
         ("stages.base.train.embedding_drop=0.5", "embedding_drop needs model.image_embedding"),
         ("stages.base.train.crop=[8,8]", "crop wants model.low_resolution=true"),
@@ -168,10 +168,7 @@ def test_what_does_not_fit_is_one_line(override: str, message: str) -> None:
         ("stages.interpolation.train.model.fps=false", "has fps=True, wanted it here too"),
         ("stages.interpolation.train.given.skips=[4]", "given.skips has 4, wanted divisors of"),
         ("stages.interpolation.train.given=null", "given=null with model.given_frames=True"),
-        (
-            "stages.interpolation.train.clip.frames=21",
-            "wanted the same size and (n - 1) * skip + 1",
-        ),
+        ("stages.interpolation.train.clip.size=[32,32]", "wanted the same size and (n - 1) *"),
         ("stages.decoder_video.prior=pair", "wanted a stage that trains a PriorConfig"),
         ("stages.sr_l.train.fps_range={low: 1.0}", "fps_range needs model.fps"),
         (
