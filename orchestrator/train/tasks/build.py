@@ -8,6 +8,7 @@ from models.nn.unet_config import UNetConfig
 from models.sora.autoencoder_config import AutoencoderConfig
 from models.sora.dit_config import DiTConfig
 from models.text.pair_config import SmallPairConfig
+from orchestrator.errors import UserError
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
 from orchestrator.storage.store import Store
@@ -50,6 +51,12 @@ def _pixel_task(recipe: Recipe, stage: Stage, *, store: Store, device: torch.dev
     pair = None
     if reads_pictures(stage):
         pair = load_pair(store, recipe, stage=stage, device=device)
+        wanted = stage.training.unet.image_embedding
+        if wanted != pair.embedding_width:
+            raise UserError(
+                f"stages.{stage.id}.train.model.image_embedding={wanted}, wanted "
+                f"{pair.embedding_width}, the width of the pair's embeddings"
+            )
     teacher = None
     if stage.distill is not None:
         above = recipe.stage(stage.distill.teacher)

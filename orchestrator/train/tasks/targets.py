@@ -91,7 +91,8 @@ class GuidedTeacher:
     def __call__(self, student: Call, batch: PixelBatch, micro: Micro) -> Tensor:
         """See ``PixelLoss``."""
         x = batch.x_B3THW
-        t_B = 1.0 - micro.random.uniform().to(x.device)  # in (0, 1]: nothing is unknown at 0
+        # In (0, 1]: at 0 there is no noise to find.
+        t_B = self.objective.sample_time(1.0 - micro.random.uniform().to(x.device))
         noise = micro.random.normal(x.shape[1:]).to(x.device)
         noisy = self.objective.corrupt(x, noise, t_B)
         target = guided_target(
