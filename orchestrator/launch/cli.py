@@ -32,14 +32,27 @@ JsonOption = Annotated[bool, typer.Option("--json", help="for machines")]
 
 
 @app.command()
-def check(recipe: RecipeArgument, overrides: SetOption = None) -> None:
+def check(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    stages: Annotated[
+        bool, typer.Option("--stages", help="shapes, weights and FLOP of every network")
+    ] = False,
+) -> None:
     """Validate a recipe and print its stages."""
     from rich.console import Console
 
     from orchestrator.launch.check import print_check
     from orchestrator.recipe.load import load_recipe
 
-    print_check(load_recipe(recipe, overrides=overrides or ()), console=Console())
+    loaded, console = load_recipe(recipe, overrides=overrides or ()), Console()
+    if stages:
+        # Late: it imports torch.
+        from orchestrator.launch.stages import print_stages
+
+        print_stages(loaded, console=console)
+        return
+    print_check(loaded, console=console)
 
 
 @app.command()

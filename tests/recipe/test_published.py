@@ -1,0 +1,106 @@
+"""The recipes at the papers' sizes: shapes, order and weights of every network."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from orchestrator.launch.cli import app
+from orchestrator.launch.stages import short
+from orchestrator.recipe.load import load_recipe
+from orchestrator.train.describe import StageFacts, describe
+
+JOBS = Path(__file__).parents[2] / "jobs"
+
+# Ho et al. 2022, arXiv:2210.02303, figure 6 and project page: frames, size, fps, 10^9 weights.
+IMAGEN_VIDEO = {
+    "base": (16, (24, 40), 3, 5.6),
+    "tsr1": (32, (24, 40), 6, 1.7),
+    "ssr1": (32, (48, 80), 6, 1.4),
+    "ssr2": (32, (192, 320), 6, 1.2),
+    "tsr2": (64, (192, 320), 12, 0.78),
+    "tsr3": (128, (192, 320), 24, 0.63),
+    "ssr3": (128, (768, 1280), 24, 0.34),
+}
+
+
+@pytest.fixture(scope="module")
+def imagen_video() -> dict[str, StageFacts]:
+    return {row.stage: row for row in describe(load_recipe(JOBS / "imagen_video.yaml"))}
+
+
+def test_networks_of_imagen_video_are_sampled_in_the_published_order_and_shapes() -> None:
+    recipe = load_recipe(JOBS / "imagen_video.yaml")
+    assert recipe.result is not None
+    clips = {stage.id: stage.training.clip for stage in recipe.chain(recipe.result.id)}
+    assert list(clips) == list(IMAGEN_VIDEO)
+    for name, (frames, size, fps, _) in IMAGEN_VIDEO.items():
+        clip = clips[name]
+        assert (clip.frames, clip.size, clip.fps) == (frames, size, fps)
+        assert clip.frames / clip.fps == pytest.approx(16 / 3)  # all networks span 5.33 s
+
+
+def test_networks_of_imagen_video_have_the_published_sizes(
+    imagen_video: dict[str, StageFacts],
+) -> None:
+    for name, (_, _, _, billions) in IMAGEN_VIDEO.items():
+        assert imagen_video[name].parameters / 1e9 == pytest.approx(billions, rel=0.03)
+
+
+def test_mixing_of_frames_and_attention_are_as_published() -> None:
+    recipe = load_recipe(JOBS / "imagen_video.yaml")
+    for name in IMAGEN_VIDEO:
+        unet = recipe.stage(name).training.unet
+        assert bool(unet.temporal_attention) == (name == "base")
+        assert unet.temporal_conv == (name != "base")
+        assert bool(unet.attention) == (name in ("base", "ssr1", "ssr2"))
+        assert unet.augmentation == (name != "base")
+    crops = [name for name in IMAGEN_VIDEO if recipe.stage(name).training.crop]
+    assert crops == ["ssr3"]
+
+
+def test_every_network_of_imagen_video_is_distilled_to_eight_steps() -> None:
+    recipe = load_recipe(JOBS / "imagen_video.yaml")
+    for student in recipe.chain("ssr3", distilled=True):
+        sampler = student.training.sampler
+        assert (sampler.kind, sampler.steps) == ("ddim_back", 8)
+        rounds = [student]
+        while rounds[-1].distill is not None:
+            rounds.append(recipe.stage(rounds[-1].distill.teacher))
+        first = rounds[-2].distill
+        assert first is not None
+        assert first.guidance is not None
+
+
+def test_networks_of_make_a_video_have_the_sizes_of_dalle_2() -> None:
+    rows = {row.stage: row for row in describe(load_recipe(JOBS / "make_a_video.yaml"))}
+    # Ramesh et al. 2022, arXiv:2204.06125, table 3. Its decoder counts a text transformer of 24
+    # blocks of width 2048 (1.2 x 10^9), which Make-A-Video's has not.
+    text_transformer = 24 * 12 * 2048**2 / 1e9
+    for name, billions, rel in (
+        ("prior", 1.0, 0.25),
+        ("decoder", 3.5 - text_transformer, 0.05),
+        ("sr_l", 0.7, 0.05),
+        ("sr_h", 0.3, 0.06),
+    ):
+        assert rows[name].parameters / 1e9 == pytest.approx(billions, rel=rel)
+
+
+@pytest.mark.parametrize("path", sorted(JOBS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_is_described(path: Path) -> None:
+    recipe = load_recipe(path)
+    shown = CliRunner().invoke(app, ["check", str(path), "--stages"], env={"COLUMNS": "160"})
+    assert shown.exit_code == 0, shown.output
+    for stage in recipe.stages:
+        assert (stage.train is not None) == (f"│ {stage.id} " in shown.output)
+
+
+def test_numbers_are_shortened() -> None:
+    assert [short(value) for value in (0, 7, 999.4, 1000, 5_549_600_000, 2.2788e14)] == [
+        "0",
+        "7",
+        "999",
+        "1k",
+        "5.55G",
+        "228T",
+    ]
