@@ -172,8 +172,8 @@ class SpaceTimeUNet(nn.Module):
         frames = x_BCTHW.shape[2]
         cond_ND, context_GLD, mask_G11L = self.conditioning(t_B, inputs, frames=frames)
         video_B, video_B111, rope_2TR = inputs.video_B, None, None
-        # Also where no clip is a video: under ZeRO-3 all ranks call the same layers.
-        if video_B is not None and not video_B.all():
+        # Whatever it holds: under ZeRO-3 all ranks have to do the same, in recomputation too.
+        if video_B is not None:
             video_B111 = video_B.view(-1, 1, 1, 1).to(cond_ND)
         if self.config.time_position == "rotary" and frames > 1:
             axes = (self.config.head_width, 0, 0)

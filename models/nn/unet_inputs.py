@@ -27,7 +27,7 @@ class UNetInputs:
     low_resolution_BCTHW: Tensor | None = None  # [B, 3, T, H, W], upsampled to the output's size
     given_BCTHW: Tensor | None = None  # [B, 4, T, H, W]: frames, zero where unknown; 1 = known
     # bool, False: the frames of this clip are images that have nothing to do with each other.
-    # None: all clips are videos. On the CPU: the network asks which layers it has to run.
+    # None: all clips are videos.
     video_B: Tensor | None = None
 
 
@@ -82,11 +82,8 @@ def check_inputs(
         _check_rule(rule)
     if inputs.video_B is not None:
         _check_shape("video_B", inputs.video_B, ((batch,),))
-        if inputs.video_B.dtype != torch.bool or inputs.video_B.device.type != "cpu":
-            raise ValueError(
-                f"video_B is {inputs.video_B.dtype} on {inputs.video_B.device}, wanted torch.bool "
-                "on cpu"
-            )
+        if inputs.video_B.dtype != torch.bool:
+            raise ValueError(f"video_B is {inputs.video_B.dtype}, wanted torch.bool")
 
 
 def _captions(batch: int, frames: int, width: int | None) -> tuple[Shape, ...]:

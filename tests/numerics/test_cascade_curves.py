@@ -35,6 +35,8 @@ def run_stage(folder: Path, system: str, stage: str, *, run: Path, zero: int | N
     for one in tree["stages"]:
         if zero is not None and one["id"] == stage:
             one["compute"] = {"workers": 2, "zero": zero}
+            # Recomputation calls layers again, which under ZeRO-3 all ranks have to do alike.
+            one.setdefault("train", {})["checkpointing"] = zero == 3
         elif zero is not None:
             one.pop("compute", None)
         if one["id"] == "pair" and zero is not None:
@@ -75,6 +77,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("system", "stage", "zero"),
     [
         ("imagen", "base", 1),
+        ("imagen", "base", 3),
         ("imagen", "ssr1", 2),
         ("imagen", "ssr2", 3),
         ("imagen", "base-guided", 1),

@@ -78,14 +78,13 @@ class PixelReader:
             noise = micro.random.normal(low_B3THW.shape[1:]).to(self._device)
             level_B = level_B.to(self._device)
             low_B3THW = augment(low_B3THW, noise, level_B)
-        is_video_B = torch.tensor([not images for images in micro.packed])
         inputs = UNetInputs(
             image_embedding_GE=self._embeddings(micro, windows),
             fps_B=self._tensor([one.fps for one in windows]) if self._model.fps else None,
             augmentation_B=level_B,
             low_resolution_BCTHW=low_B3THW,
             given_BCTHW=self._given(micro, x_B3THW) if self._model.given_frames else None,
-            video_B=None if is_video_B.all() else is_video_B,
+            video_B=self._are_videos(micro) if self._train.packed_images else None,
         )
         return PixelBatch(x_B3THW=x_B3THW, inputs=inputs, captions=self._captions(micro))
 
@@ -126,6 +125,9 @@ class PixelReader:
         kept_B = (micro.random.uniform() >= self._train.embedding_drop).to(self._device)
         return self._pair.image(pictures_B3HW) * kept_B[:, None]
 
+    def _are_videos(self, micro: Micro) -> Tensor:
+        return torch.tensor([not images for images in micro.packed], device=self._device)
+
     def _given(self, micro: Micro, x_B3THW: Tensor) -> Tensor:
         """Known frames: every so many, or the first or last few."""
         given = self._train.given
@@ -144,7 +146,10 @@ class PixelReader:
         return given_channels(x_B3THW, torch.stack(masks).to(self._device))
 
     def _captions(self, micro: Micro) -> list[str]:
-        """One per clip, or one per frame where some slots hold independent images."""
+        """One per clip, or one per frame for a stage some of whose slots hold images.
+
+        Always per frame for such a stage: under ZeRO-3 all ranks have to do the same.
+        """
         if not self._model.text:
             return []
         dropped = (micro.random.uniform() < self._train.caption_drop).tolist()
@@ -153,7 +158,7 @@ class PixelReader:
             EMPTY_CAPTION if drop else wordings[index]
             for wordings, index, drop in zip(micro.captions, picked, dropped, strict=True)
         ]
-        if not any(micro.packed):
+        if not self._train.packed_images:
             return captions
         return [
             caption
