@@ -168,13 +168,21 @@ def changed(recipe: Recipe, **fields: Any) -> Recipe:
     return parse_recipe(tree, origin="changed")
 
 
-def test_a_run_refuses_another_recipe_and_names_the_key(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_finished_stage_may_not_change_and_the_key_is_named(
+    recipe: Recipe, tmp_path: Path
+) -> None:
     run_graph(recipe, tmp_path / "run", FakeExecutor())
     with pytest.raises(UserError, match=r"stages\.autoencoder\.train\.steps=61, but .* has 60"):
         begin(open_store(str(tmp_path / "run")), changed(recipe, steps=61), data=DATA)
 
 
-def test_a_run_takes_another_pace_and_a_change_to_what_has_not_begun(
+def test_a_finished_stage_may_not_go(branching: Recipe, recipe: Recipe, tmp_path: Path) -> None:
+    run_graph(branching, tmp_path / "run", FakeExecutor())
+    with pytest.raises(UserError, match=r"stages\.other=null, .* stage other .* is finished"):
+        begin(open_store(str(tmp_path / "run")), recipe, data=DATA)
+
+
+def test_a_run_takes_another_pace_and_a_change_to_what_is_not_finished(
     recipe: Recipe, tmp_path: Path
 ) -> None:
     store = open_store(str(tmp_path / "run"))
@@ -186,8 +194,34 @@ def test_a_run_takes_another_pace_and_a_change_to_what_has_not_begun(
     assert store.list("attempts/") == [f"attempts/000{number}.json" for number in (1, 2, 3)]
 
 
-def test_a_run_refuses_other_clips(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_fixed_recipe_runs_only_what_is_missing(branching: Recipe, tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "run"))
-    begin(store, recipe, data=DATA)
+
+    def saves_and_fails(job: StageJob, stop: threading.Event) -> StageResult:
+        store.put(f"{job.folder}/checkpoints/step-00000040/COMMIT", b"{}")
+        raise RushesError("gradients were not finite")
+
+    run_graph(branching, tmp_path / "run", FakeExecutor(autoencoder=saves_and_fails))
+    executor = FakeExecutor()
+    outcomes, events = run_graph(changed(branching, steps=61), tmp_path / "run", executor)
+    assert executor.started == ["autoencoder", "encode", "dit", "evaluate"]
+    assert statuses(outcomes) == ["done", "kept", "done", "done", "done"]
+    (note,) = [event["text"] for event in events if event["kind"] == "note"]
+    assert "checkpoints up to step 40 are put aside and it starts from step 0" in note
+    assert not store.exists("stages/autoencoder/checkpoints/step-00000040/COMMIT")
+
+
+def test_a_finished_stage_may_not_get_other_clips(recipe: Recipe, tmp_path: Path) -> None:
+    run_graph(recipe, tmp_path / "run", FakeExecutor())
+    store = open_store(str(tmp_path / "run"))
     with pytest.raises(UserError, match=r"data\.train: index digest dddddddddddd"):
         begin(store, recipe, data=DATA | {"train": "d" * 64})
+
+
+def test_clips_that_only_unfinished_stages_read_may_change(recipe: Recipe, tmp_path: Path) -> None:
+    def fail(job: StageJob, stop: threading.Event) -> StageResult:
+        raise RushesError("no such clips")
+
+    run_graph(recipe, tmp_path / "run", FakeExecutor(evaluate=fail))
+    store = open_store(str(tmp_path / "run"))
+    assert begin(store, recipe, data=DATA | {"eval": "e" * 64}) == 2
