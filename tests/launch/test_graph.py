@@ -3,7 +3,9 @@
 import json
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from orchestrator.cascade.run import Graph, Outcome, raise_first_failure
 from orchestrator.errors import RushesError, StoppedError, UnavailableError, UserError
 from orchestrator.recipe.load import load_recipe, parse_recipe
 from orchestrator.recipe.recipe import Recipe
-from orchestrator.storage.store import open_store
+from orchestrator.storage.store import Store, open_store
 from orchestrator.train.job import StageJob, StageResult
 
 DEBUG = Path(__file__).parents[2] / "jobs" / "sora_debug.yaml"
@@ -159,6 +161,55 @@ def test_ready_stages_run_side_by_side_where_they_fit(branching: Recipe, tmp_pat
     executor = FakeExecutor(side_by_side=True, autoencoder=meet, other=meet)
     outcomes, _ = run_graph(branching, tmp_path / "run", executor)
     assert statuses(outcomes) == ["done"] * 5
+
+
+class KilledError(BaseException):
+    """The driver is gone."""
+
+
+class KilledStore:
+    """A store whose process is killed before one of its writes."""
+
+    def __init__(self, store: Store, *, writes: int) -> None:
+        self._store = store
+        self._left = writes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def put(self, key: str, data: bytes) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise KilledError
+        self._store.put(key, data)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_killed_at_random_no_finished_stage_is_repeated(
+    recipe: Recipe, tmp_path: Path, seed: int
+) -> None:
+    tree = recipe.model_dump(mode="json")
+    tree["stages"] = [tree["stages"][0] | {"id": f"s{number}"} for number in range(7)]
+    seven = parse_recipe(tree, origin="seven")
+    store = open_store(str(tmp_path / "run"))
+    random = Random(seed)
+    finished: set[str] = set()
+    while len(finished) < 7:
+        executor = FakeExecutor()
+        graph = Graph(
+            recipe=seven,
+            store=KilledStore(store, writes=random.randrange(1, 8)),  # pyright: ignore[reportArgumentType]
+            attempt=begin(store, seven, data=DATA),
+            data=DATA,
+            executor=executor,
+            on_event=lambda event: None,
+            stop=threading.Event(),
+            logs=tmp_path / "logs",
+        )
+        with suppress(KilledError):
+            graph.run()
+        assert not finished & set(executor.started)
+        finished = {stage.id for stage in seven.stages if read_done(store, stage=stage.id)}
 
 
 def changed(recipe: Recipe, **fields: Any) -> Recipe:

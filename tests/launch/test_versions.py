@@ -78,7 +78,7 @@ def test_a_checkpoint_that_another_version_wrote_over_does_not_come_back(store: 
     assert steps(store) == []
 
 
-class Crash(Exception):
+class CrashError(Exception):
     """The driver was killed."""
 
 
@@ -93,7 +93,7 @@ def test_a_driver_killed_in_between_mixes_no_versions(store: Store) -> None:
             if name in ("put", "delete"):
                 self._left -= 1
                 if self._left < 0:
-                    raise Crash
+                    raise CrashError
             return getattr(store, name)
 
     for calls in range(20):
@@ -106,7 +106,7 @@ def test_a_driver_killed_in_between_mixes_no_versions(store: Store) -> None:
             save(store, step=5, text="new")
             try:
                 claim(Killed(calls), stage="dit", inputs=OLD)  # pyright: ignore[reportArgumentType]
-            except Crash:
+            except CrashError:
                 pass
             else:
                 assert calls > 5
