@@ -110,9 +110,10 @@ class Graph:
         pool = ThreadPoolExecutor(len(self.recipe.stages), thread_name_prefix="stage")
         try:
             yield lambda work, job: pool.submit(work, job)
-        finally:
-            # Does not wait: stages have ended, or a second signal wants to be gone at once.
+        except BaseException:  # a second signal wants to be gone at once
             pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        pool.shutdown()
 
     def _skip_finished(self) -> list[str]:
         waiting: list[str] = []
@@ -154,7 +155,7 @@ class Graph:
         """One stage from its first event to its last, in a thread of its own."""
         stage = job.spec
         started_s = time.monotonic()
-        self._say({"kind": "stage", "stage": stage.id, **_about(stage)})
+        self._say({"kind": "stage", "stage": stage.id, **self._about(stage)})
         for event in self._datasets(stage):
             self._say(event)
         status: Status = "failed"
@@ -231,6 +232,12 @@ class Graph:
         tags = {"run": self.store.uri, "digest": recipe_digest(self.recipe)}
         return {"params": params, "tags": tags | {"attempt": self.attempt}}
 
+    def _about(self, stage: Stage) -> dict[str, Any]:
+        return {
+            "params": stage.model_dump(mode="json", exclude_none=True),
+            "tags": {"kind": stage.kind, "inputs": self._input(stage)},
+        }
+
     def _status(self) -> str:
         statuses = {outcome.status for outcome in self.outcomes.values()}
         if "failed" in statuses:
@@ -239,13 +246,6 @@ class Graph:
 
 
 _TRACKED = {"done": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
-
-
-def _about(stage: Stage) -> dict[str, Any]:
-    return {
-        "params": stage.model_dump(mode="json", exclude_none=True),
-        "tags": {"kind": stage.kind},
-    }
 
 
 def raise_first_failure(outcomes: Mapping[str, Outcome]) -> None:
