@@ -14,14 +14,17 @@ from typer.main import get_command
 
 from orchestrator.errors import RushesError, StoppedError, UserError
 
+# Ray that is half started, and stages that a second signal did not wait for.
+_LEFT_BEHIND = ("ray-start", "stage_")
+
 
 def main() -> int:
     """Runs the command line; returns the exit code."""
     code = _run()
     sys.stdout.flush()
     sys.stderr.flush()
-    if any(thread.name == "ray-start" for thread in threading.enumerate()):
-        os._exit(code)  # Ray is half started: its reaper ends it, an interpreter's end would hang
+    if any(thread.name.startswith(_LEFT_BEHIND) for thread in threading.enumerate()):
+        os._exit(code)  # an interpreter's end would wait for them; Ray's reaper ends its processes
     return code
 
 

@@ -7,7 +7,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from orchestrator.cascade.done import read_done
 from orchestrator.errors import UserError
+from orchestrator.plan.graph import input_digest
 from orchestrator.recipe.digest import recipe_digest, recipe_identity, recipe_tree
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.storage.store import Store
@@ -18,6 +20,8 @@ RECIPE = "recipe.json"
 def begin(store: Store, recipe: Recipe, *, data: Mapping[str, str]) -> int:
     """Writes recipe.json and this start's file below attempts/.
 
+    What a finished stage was made from must be as it was; everything else may change.
+
     Args:
         store: the run's folder.
         recipe: what is to be run.
@@ -27,12 +31,11 @@ def begin(store: Store, recipe: Recipe, *, data: Mapping[str, str]) -> int:
         The number of this start, from 1.
 
     Raises:
-        UserError: if the folder holds a run of another recipe or of other clips.
+        UserError: if a stage was finished by another recipe or from other clips.
     """
     found = _read(store)
     if found is not None:
-        _check_data(store, found.get("data", {}), data)
-        _check_recipe(store, found["recipe"], recipe)
+        _check_finished(store, found, recipe, data=data)
     tree = {"digest": recipe_digest(recipe), "data": dict(data), "recipe": recipe_tree(recipe)}
     if tree != found:
         store.put(RECIPE, json.dumps(tree, indent=1).encode())
@@ -56,28 +59,50 @@ def _take_number(store: Store) -> int:
     return number
 
 
-def _check_data(store: Store, there: Mapping[str, str], here: Mapping[str, str]) -> None:
+def _check_finished(
+    store: Store, found: dict[str, Any], recipe: Recipe, *, data: Mapping[str, str]
+) -> None:
+    before = Recipe.model_validate_json(json.dumps(found["recipe"]))
+    here = {stage.id: stage for stage in recipe.stages}
+    for stage in before.stages:
+        done = read_done(store, stage=stage.id)
+        if done is None:
+            continue
+        if stage.id in here and done["input"] == input_digest(recipe, here[stage.id], data=data):
+            continue
+        made_from = _above(before, stage.id)
+        splits = {"eval" if before.stage(one).evaluate else "train" for one in made_from}
+        clips = _other_clips(found["data"], {split: data[split] for split in sorted(splits)})
+        what = clips or _other_key(before, recipe, stages=made_from)
+        raise UserError(
+            f"{what or f'stages.{stage.id}: other inputs'}, and stage {stage.id} of the run in "
+            f"{store.uri} is finished; wanted what it was made from, or another --run"
+        )
+
+
+def _above(recipe: Recipe, stage: str) -> set[str]:
+    """A stage and all that it is made from."""
+    needed = [_above(recipe, one) for one in recipe.needs(recipe.stage(stage))]
+    return {stage}.union(*needed)
+
+
+def _other_clips(there: Mapping[str, str], here: Mapping[str, str]) -> str | None:
     for name, digest in here.items():
         seen = there.get(name, digest)
         if seen != digest:
-            raise UserError(
-                f"data.{name}: index digest {digest[:12]}, but the run in {store.uri} was made "
-                f"from {seen[:12]}; wanted the same clips, or another --run"
-            )
+            return f"data.{name}: index digest {digest[:12]}, but the run has {seen[:12]}"
+    return None
 
 
-def _check_recipe(store: Store, tree: dict[str, Any], recipe: Recipe) -> None:
-    """A stage may still change until it has saved something."""
-    there = recipe_identity(Recipe.model_validate_json(json.dumps(tree)))
-    here = recipe_identity(recipe)
-    for key, seen, wanted in _differences(there, here, path=""):
-        stage = key.split(".")[1] if key.startswith("stages.") else None
-        if stage is not None and not store.list(f"stages/{stage}/"):
-            continue
-        raise UserError(
-            f"{key}={_short(wanted)}, but the run in {store.uri} has {_short(seen)}; "
-            "wanted the same recipe, or another --run"
-        )
+def _other_key(before: Recipe, recipe: Recipe, *, stages: set[str]) -> str | None:
+    """The first key that differs, of those that decide what ``stages`` compute."""
+    differences = _differences(recipe_identity(before), recipe_identity(recipe), path="")
+    own = [one for one in differences if one[0].startswith("stages.")]
+    own = [one for one in own if one[0].split(".")[1] in stages]
+    common = [one for one in differences if one[0].split(".")[0] not in ("stages", "name")]
+    for key, seen, wanted in own + common:
+        return f"{key}={_short(wanted)}, but the run has {_short(seen)}"
+    return None
 
 
 def _differences(there: Any, here: Any, *, path: str) -> list[tuple[str, Any, Any]]:

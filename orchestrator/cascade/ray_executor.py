@@ -11,7 +11,8 @@ from orchestrator.cascade.executor import EventSink
 from orchestrator.cascade.explain import explain
 from orchestrator.cascade.gang import run_gang
 from orchestrator.cascade.ray_tasks import run_encode, run_evaluate
-from orchestrator.cascade.ray_train import WORKER, fit
+from orchestrator.cascade.ray_train import WORKER, train
+from orchestrator.cascade.room import fit, least, most
 from orchestrator.cascade.worker_env import LOOPBACK, worker_env
 from orchestrator.train.job import StageJob, StageResult
 
@@ -43,13 +44,10 @@ class RayExecutor:
         self._board = open_board()
 
     def fits(self, job: StageJob, *, beside: tuple[StageJob, ...]) -> bool:
-        """Compares CPUs and GPUs with the whole cluster's."""
-        total = ray.cluster_resources()
-        for name, field in (("CPU", "cpus_per_worker"), ("GPU", "gpus_per_worker")):
-            wanted = _amount(job, field)
-            if wanted + sum(_amount(other, field) for other in beside) > total.get(name, 0.0):
-                return False
-        return True
+        """Places all workers on the nodes that live now, as if nobody else used them."""
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        held = [most(other.spec.compute) for other in beside]
+        return fit([*held, least(job.spec.compute)], nodes=nodes)
 
     def run(self, job: StageJob, *, on_event: EventSink, stop: threading.Event) -> StageResult:
         """Runs a stage; blocks."""
@@ -65,7 +63,7 @@ class RayExecutor:
         if job.spec.compute.workers == 0 and job.spec.train is not None:
             return run_gang(job, on_event=on_event, stop=stop, logs=self._logs)
         if job.spec.train is not None:
-            return fit(
+            return train(
                 job,
                 board=self._board,
                 scratch=self._scratch,
@@ -79,8 +77,3 @@ class RayExecutor:
             return run(job, board=self._board, env=env, stop=stop)
         except RayError as error:
             raise explain(error, stage=job.stage, log=log) from None
-
-
-def _amount(job: StageJob, field: str) -> float:
-    compute = job.spec.compute
-    return float(getattr(compute, field) * (compute.min_workers or compute.ranks))

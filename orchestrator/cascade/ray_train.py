@@ -28,7 +28,7 @@ def train_loop(config: dict[str, Any]) -> str:
     return result.model_dump_json()
 
 
-def fit(
+def train(
     job: StageJob,
     *,
     board: Any,

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from orchestrator.cascade.done import output_digest, read_done, write_done
 from orchestrator.cascade.executor import EventSink, Executor
 from orchestrator.cascade.explain import one_line
+from orchestrator.cascade.versions import claim
 from orchestrator.errors import RushesError, StoppedError, UserError
 from orchestrator.plan.graph import input_digest, stage_graph
 from orchestrator.recipe.digest import recipe_digest
@@ -22,7 +23,7 @@ from orchestrator.storage.store import Store
 from orchestrator.train.job import StageJob
 
 _POLL_S = 0.2
-
+KEPT = "done before"
 
 Submit = Callable[[Callable[[StageJob], None], StageJob], Future[None]]
 
@@ -46,11 +47,13 @@ class Outcome:
             or was stopped.
         seconds: from its start in this command.
         error: why it failed.
+        missing: the stages that it waited for to the end.
     """
 
     status: Status
     seconds: float = 0.0
     error: RushesError | None = None
+    missing: tuple[str, ...] = ()
 
 
 @dataclass
@@ -93,7 +96,8 @@ class Graph:
                     del running[future]
                     future.result()
         for stage in waiting:
-            self.outcomes[stage] = Outcome(status="stopped" if self.stop.is_set() else "blocked")
+            status: Status = "stopped" if self.stop.is_set() else "blocked"
+            self.outcomes[stage] = Outcome(status=status, missing=self._missing(stage))
         self._say({"kind": "end", "stage": None, "status": self._status()})
         return {stage.id: self.outcomes[stage.id] for stage in self.recipe.stages}
 
@@ -102,8 +106,14 @@ class Graph:
         if not self.executor.side_by_side:
             yield _at_once
             return
-        with ThreadPoolExecutor(max_workers=len(self.recipe.stages)) as pool:
+        # The name is what orchestrator/__main__.py knows them by.
+        pool = ThreadPoolExecutor(len(self.recipe.stages), thread_name_prefix="stage")
+        try:
             yield lambda work, job: pool.submit(work, job)
+        except BaseException:  # a second signal wants to be gone at once
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        pool.shutdown()
 
     def _skip_finished(self) -> list[str]:
         waiting: list[str] = []
@@ -118,6 +128,7 @@ class Graph:
                 )
             else:
                 self.outcomes[stage.id] = Outcome(status="kept")
+                self._say({"kind": "status", "stage": stage.id, "text": KEPT})
         return waiting
 
     def _start_ready(
@@ -126,11 +137,10 @@ class Graph:
         running: dict[Future[None], StageJob],
         submit: Submit,
     ) -> None:
-        graph = stage_graph(self.recipe)
         for stage in list(waiting):
             if self.stop.is_set():
                 return
-            if not all(self._is_done(needed) for needed in graph[stage]):
+            if self._missing(stage):
                 continue
             job = StageJob(
                 recipe=self.recipe, stage=stage, run=self.store.uri, attempt=self.attempt
@@ -145,7 +155,7 @@ class Graph:
         """One stage from its first event to its last, in a thread of its own."""
         stage = job.spec
         started_s = time.monotonic()
-        self._say({"kind": "stage", "stage": stage.id, **_about(stage)})
+        self._say({"kind": "stage", "stage": stage.id, **self._about(stage)})
         for event in self._datasets(stage):
             self._say(event)
         status: Status = "failed"
@@ -173,12 +183,16 @@ class Graph:
                 results.append(event)
             self._say(event)
 
+        inputs = self._input(job.spec)
+        changed = claim(self.store, stage=job.stage, inputs=inputs)
+        if changed is not None:
+            self._say({"kind": "note", "stage": job.stage, "text": changed})
         result = self.executor.run(job, on_event=on_event, stop=self.stop)
         if result.status == "done":
             write_done(
                 self.store,
                 stage=job.stage,
-                inputs=self._input(job.spec),
+                inputs=inputs,
                 output=output_digest(self.store, stage=job.stage, events=results),
                 step=result.step,
             )
@@ -186,6 +200,10 @@ class Graph:
 
     def _input(self, stage: Stage) -> str:
         return input_digest(self.recipe, stage, data=self.data)
+
+    def _missing(self, stage: str) -> tuple[str, ...]:
+        """What a stage needs and what is not done."""
+        return tuple(one for one in stage_graph(self.recipe)[stage] if not self._is_done(one))
 
     def _is_done(self, stage: str) -> bool:
         return stage in self.outcomes and self.outcomes[stage].status in ("done", "kept")
@@ -214,6 +232,12 @@ class Graph:
         tags = {"run": self.store.uri, "digest": recipe_digest(self.recipe)}
         return {"params": params, "tags": tags | {"attempt": self.attempt}}
 
+    def _about(self, stage: Stage) -> dict[str, Any]:
+        return {
+            "params": stage.model_dump(mode="json", exclude_none=True),
+            "tags": {"kind": stage.kind, "inputs": self._input(stage)},
+        }
+
     def _status(self) -> str:
         statuses = {outcome.status for outcome in self.outcomes.values()}
         if "failed" in statuses:
@@ -222,13 +246,6 @@ class Graph:
 
 
 _TRACKED = {"done": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
-
-
-def _about(stage: Stage) -> dict[str, Any]:
-    return {
-        "params": stage.model_dump(mode="json", exclude_none=True),
-        "tags": {"kind": stage.kind},
-    }
 
 
 def raise_first_failure(outcomes: Mapping[str, Outcome]) -> None:

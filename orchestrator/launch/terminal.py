@@ -198,9 +198,14 @@ def stage_table(recipe: Recipe, outcomes: Mapping[str, Outcome]) -> Table:
     for stage in recipe.stages:
         outcome = outcomes[stage.id]
         seconds = duration(outcome.seconds) if outcome.seconds else ""
-        why = Text(str(outcome.error)) if outcome.error else Text("")
-        table.add_row(stage.id, stage.kind, _WORDS[outcome.status], seconds, why)
+        table.add_row(stage.id, stage.kind, _WORDS[outcome.status], seconds, Text(_why(outcome)))
     return table
+
+
+def _why(outcome: Outcome) -> str:
+    if outcome.error is not None:
+        return str(outcome.error)
+    return f"needs {', '.join(outcome.missing)}" if outcome.missing else ""
 
 
 def duration(seconds: float) -> str:

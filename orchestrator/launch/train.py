@@ -16,6 +16,7 @@ from orchestrator.cascade.run import Graph, Outcome, raise_first_failure
 from orchestrator.data.index import Index
 from orchestrator.data.sources import ensure_sources
 from orchestrator.errors import StoppedError
+from orchestrator.launch.overview import Overview
 from orchestrator.launch.places import logs_dir, notes_dir, run_uri, with_absolute_uris
 from orchestrator.launch.ray_session import Starting
 from orchestrator.launch.signals import stop_on_signal
@@ -109,11 +110,13 @@ def _run(
     attempt = begin(store, recipe, data=data)
     ready = executor()
     tracker = Tracker(tracking=recipe.tracking, run_uri=store.uri, spool_dir=notes_dir() / "spool")
+    overview = Overview(recipe, tell=tracker.event)
 
     def on_event(event: dict[str, Any]) -> None:
         if event["kind"] == "artifact" and event["uri"].endswith((".gif", ".mp4")):
             clips.append(event["uri"])
         tracker.event(event)
+        overview.event(event)
         view.event(event)
 
     try:

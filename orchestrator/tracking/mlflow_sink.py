@@ -20,6 +20,7 @@ from orchestrator.tracking.verdict import judged
 
 RUN_TAG = "rushes.run"
 STAGE_TAG = "rushes.stage"
+INPUTS_TAG = "inputs"  # what a stage is made from
 ATTEMPTS_TAG = "rushes.attempts"
 ATTEMPT_ID_TAG = "rushes.attempt_id"
 
@@ -104,6 +105,9 @@ class MlflowSink:
                     )
                 case "note":
                     self._note(self._run(stage), text=event["text"])
+                case "overview":  # takes the place of the description, so no notes beside it
+                    text = cut(event["text"], chars=TAG_CHARS)
+                    self.client.set_tag(self._run(stage), MLFLOW_RUN_NOTE, text, synchronous=True)
                 case "end":
                     self._end(stage, status=event["status"], time_ms=event["time_ms"])
                 case other:
@@ -134,6 +138,8 @@ class MlflowSink:
         return self._client
 
     def _begin(self, stage: str, *, event: Event) -> None:
+        if stage and INPUTS_TAG in event.get("tags", {}):
+            self._retire(stage, inputs=event["tags"][INPUTS_TAG])
         run_id = self._run(stage, name=event.get("name"), time_ms=event["time_ms"])
         run = self.client.get_run(run_id)
         tags = {name: str(value) for name, value in event.get("tags", {}).items()}
@@ -146,6 +152,18 @@ class MlflowSink:
         if run.info.status != _RUNNING:
             self.client.update_run(run_id, status=_RUNNING)
         self._log_params(run_id, params=flatten(event.get("params", {})), stored=run.data.params)
+
+    def _retire(self, stage: str, *, inputs: str) -> None:
+        """A stage that was changed gets a run of its own; the one before keeps what it showed."""
+        run_id = self._runs.get(stage) or self._find(stage)
+        if run_id is None:
+            return
+        seen = self.client.get_run(run_id).data.tags.get(INPUTS_TAG, inputs)
+        if seen != inputs:
+            name = f"{stage} ({seen[:8]})"
+            self.client.update_run(run_id, name=name)
+            self.client.set_tag(run_id, STAGE_TAG, name, synchronous=True)
+            self._runs.pop(stage, None)
 
     def _log_params(
         self, run_id: str, *, params: dict[str, str], stored: Mapping[str, str]

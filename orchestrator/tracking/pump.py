@@ -122,6 +122,8 @@ class Pump:
             return
         if first.get("kind") != "metrics":
             self._sink.apply(first)
+            if first.get("kind") == "stage":  # which may have a new run, with nothing in it
+                state.marks.pop(stage_of(first), None)
             return
         marks = copy_marks(state.marks)
         batches: dict[str, list[Point]] = {}

@@ -3,7 +3,9 @@
 import json
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from orchestrator.cascade.run import Graph, Outcome, raise_first_failure
 from orchestrator.errors import RushesError, StoppedError, UnavailableError, UserError
 from orchestrator.recipe.load import load_recipe, parse_recipe
 from orchestrator.recipe.recipe import Recipe
-from orchestrator.storage.store import open_store
+from orchestrator.storage.store import Store, open_store
 from orchestrator.train.job import StageJob, StageResult
 
 DEBUG = Path(__file__).parents[2] / "jobs" / "sora_debug.yaml"
@@ -161,6 +163,55 @@ def test_ready_stages_run_side_by_side_where_they_fit(branching: Recipe, tmp_pat
     assert statuses(outcomes) == ["done"] * 5
 
 
+class KilledError(BaseException):
+    """The driver is gone."""
+
+
+class KilledStore:
+    """A store whose process is killed before one of its writes."""
+
+    def __init__(self, store: Store, *, writes: int) -> None:
+        self._store = store
+        self._left = writes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def put(self, key: str, data: bytes) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise KilledError
+        self._store.put(key, data)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_killed_at_random_no_finished_stage_is_repeated(
+    recipe: Recipe, tmp_path: Path, seed: int
+) -> None:
+    tree = recipe.model_dump(mode="json")
+    tree["stages"] = [tree["stages"][0] | {"id": f"s{number}"} for number in range(7)]
+    seven = parse_recipe(tree, origin="seven")
+    store = open_store(str(tmp_path / "run"))
+    random = Random(seed)
+    finished: set[str] = set()
+    while len(finished) < 7:
+        executor = FakeExecutor()
+        graph = Graph(
+            recipe=seven,
+            store=KilledStore(store, writes=random.randrange(1, 8)),  # pyright: ignore[reportArgumentType]
+            attempt=begin(store, seven, data=DATA),
+            data=DATA,
+            executor=executor,
+            on_event=lambda event: None,
+            stop=threading.Event(),
+            logs=tmp_path / "logs",
+        )
+        with suppress(KilledError):
+            graph.run()
+        assert not finished & set(executor.started)
+        finished = {stage.id for stage in seven.stages if read_done(store, stage=stage.id)}
+
+
 def changed(recipe: Recipe, **fields: Any) -> Recipe:
     """The recipe with other values in its first stage's training."""
     tree = recipe.model_dump(mode="json")
@@ -168,13 +219,21 @@ def changed(recipe: Recipe, **fields: Any) -> Recipe:
     return parse_recipe(tree, origin="changed")
 
 
-def test_a_run_refuses_another_recipe_and_names_the_key(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_finished_stage_may_not_change_and_the_key_is_named(
+    recipe: Recipe, tmp_path: Path
+) -> None:
     run_graph(recipe, tmp_path / "run", FakeExecutor())
     with pytest.raises(UserError, match=r"stages\.autoencoder\.train\.steps=61, but .* has 60"):
         begin(open_store(str(tmp_path / "run")), changed(recipe, steps=61), data=DATA)
 
 
-def test_a_run_takes_another_pace_and_a_change_to_what_has_not_begun(
+def test_a_finished_stage_may_not_go(branching: Recipe, recipe: Recipe, tmp_path: Path) -> None:
+    run_graph(branching, tmp_path / "run", FakeExecutor())
+    with pytest.raises(UserError, match=r"stages\.other=null, .* stage other .* is finished"):
+        begin(open_store(str(tmp_path / "run")), recipe, data=DATA)
+
+
+def test_a_run_takes_another_pace_and_a_change_to_what_is_not_finished(
     recipe: Recipe, tmp_path: Path
 ) -> None:
     store = open_store(str(tmp_path / "run"))
@@ -186,8 +245,34 @@ def test_a_run_takes_another_pace_and_a_change_to_what_has_not_begun(
     assert store.list("attempts/") == [f"attempts/000{number}.json" for number in (1, 2, 3)]
 
 
-def test_a_run_refuses_other_clips(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_fixed_recipe_runs_only_what_is_missing(branching: Recipe, tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "run"))
-    begin(store, recipe, data=DATA)
+
+    def saves_and_fails(job: StageJob, stop: threading.Event) -> StageResult:
+        store.put(f"{job.folder}/checkpoints/step-00000040/COMMIT", b"{}")
+        raise RushesError("gradients were not finite")
+
+    run_graph(branching, tmp_path / "run", FakeExecutor(autoencoder=saves_and_fails))
+    executor = FakeExecutor()
+    outcomes, events = run_graph(changed(branching, steps=61), tmp_path / "run", executor)
+    assert executor.started == ["autoencoder", "encode", "dit", "evaluate"]
+    assert statuses(outcomes) == ["done", "kept", "done", "done", "done"]
+    (note,) = [event["text"] for event in events if event["kind"] == "note"]
+    assert "checkpoints up to step 40 are put aside and it starts from step 0" in note
+    assert not store.exists("stages/autoencoder/checkpoints/step-00000040/COMMIT")
+
+
+def test_a_finished_stage_may_not_get_other_clips(recipe: Recipe, tmp_path: Path) -> None:
+    run_graph(recipe, tmp_path / "run", FakeExecutor())
+    store = open_store(str(tmp_path / "run"))
     with pytest.raises(UserError, match=r"data\.train: index digest dddddddddddd"):
         begin(store, recipe, data=DATA | {"train": "d" * 64})
+
+
+def test_clips_that_only_unfinished_stages_read_may_change(recipe: Recipe, tmp_path: Path) -> None:
+    def fail(job: StageJob, stop: threading.Event) -> StageResult:
+        raise RushesError("no such clips")
+
+    run_graph(recipe, tmp_path / "run", FakeExecutor(evaluate=fail))
+    store = open_store(str(tmp_path / "run"))
+    assert begin(store, recipe, data=DATA | {"eval": "e" * 64}) == 2

@@ -366,6 +366,35 @@ def test_notes_are_lines_of_the_description_without_repeats(
     assert seen == "x" * 7998
 
 
+def test_a_changed_stage_shows_its_metrics_in_a_run_of_its_own(
+    client: Any, start: Callable[..., Tracker], folder: Path
+) -> None:
+    run = f"{folder}/runs/changed"
+    for inputs, loss in (("a" * 64, 9.0), ("b" * 64, 1.0), ("b" * 64, 0.5)):
+        tracker = start(run)
+        tracker.event({"kind": "run", "name": "changed", "params": {}, "tags": {}})
+        params = {"lr": 1.0 if loss == 9.0 else 0.1}
+        about = {"params": params, "tags": {"inputs": inputs}}
+        tracker.event({"kind": "stage", "stage": "dit", **about})
+        tracker.event(metrics(3 if loss == 9.0 else 1 if loss == 1.0 else 2, loss=loss))
+        assert tracker.close(DRAIN_S)
+    _, children = runs_of(client, run)
+    assert set(children) == {"dit", "dit (aaaaaaaa)"}
+    assert history(client, children["dit"].info.run_id, "loss") == [(1, 1.0), (2, 0.5)]
+    assert children["dit"].data.params["lr"] == "0.1"
+    assert history(client, children["dit (aaaaaaaa)"].info.run_id, "loss") == [(3, 9.0)]
+
+
+def test_an_overview_takes_the_place_of_the_one_before(
+    client: Any, sink_of: Callable[..., Any]
+) -> None:
+    sink = sink_of("/runs/overview")
+    for text in ("| stage |", "| stage | state |"):
+        sink.apply({"kind": "overview", "stage": None, "text": text})
+    seen = client.get_run(sink.find_run()).data.tags["mlflow.note.content"]
+    assert seen == "| stage | state |"
+
+
 def test_other_weights_are_a_new_version_and_the_newest(
     client: Any, sink_of: Callable[..., Any]
 ) -> None:

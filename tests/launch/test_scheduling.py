@@ -1,0 +1,208 @@
+"""Which stages run when: room for two, stages that end when they are told."""
+
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.cascade.attempt import begin
+from orchestrator.cascade.room import Gang, fit, least, most
+from orchestrator.cascade.run import Graph, Outcome
+from orchestrator.errors import StoppedError, UserError
+from orchestrator.recipe.load import parse_recipe
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.train import Compute
+from orchestrator.storage.store import open_store
+from orchestrator.train.job import StageJob, StageResult
+from tests.tiny import tiny_tree
+
+DATA = {"train": "a" * 64, "eval": "b" * 64}
+ROOM = ({"CPU": 2.0},)
+LIMIT_S = 20.0  # for a thread to get its turn; a failure waits for it, a success does not
+
+
+class HeldExecutor:
+    """Stages run until the test ends them; a place is free once its stage has ended."""
+
+    side_by_side = True
+
+    def __init__(self) -> None:
+        self._ends: dict[str, Future[StageResult]] = {}
+        self._changed = threading.Condition()
+
+    def fits(self, job: StageJob, *, beside: tuple[StageJob, ...]) -> bool:
+        held = [most(other.spec.compute) for other in beside]
+        return fit([*held, least(job.spec.compute)], nodes=ROOM)
+
+    def run(self, job: StageJob, *, on_event: Any, stop: threading.Event) -> StageResult:
+        end: Future[StageResult] = Future()
+        with self._changed:
+            self._ends[job.stage] = end
+            self._changed.notify_all()
+        result = end.result(LIMIT_S)
+        on_event({"kind": "model", "stage": job.stage, "name": "m", "uri": "u", "sha256": "c" * 64})
+        return result
+
+    def running(self, count: int) -> set[str]:
+        """Waits until so many stages run; says which."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self._ends) >= count, LIMIT_S), self._ends
+            return set(self._ends)
+
+    def end(self, *stages: str, error: Exception | None = None) -> None:
+        with self._changed:
+            ends = [self._ends.pop(stage) for stage in stages]
+        for one in ends:
+            if error is None:
+                one.set_result(StageResult(status="done", step=1))
+            else:
+                one.set_exception(error)
+
+
+def recipe_of(**workers: int) -> Recipe:
+    """Autoencoders that need nothing, by name and size."""
+    tree = tiny_tree("/nowhere")
+    first = tree["stages"][0]
+    first["train"] |= {"batch": 8, "micro_batch": 1}
+    tree["stages"] = [
+        first | {"id": name, "compute": {"workers": size}} for name, size in workers.items()
+    ]
+    return parse_recipe(tree, origin="stages")
+
+
+@pytest.fixture
+def start(tmp_path: Path):
+    """Walks a recipe's graph in a thread."""
+    with ThreadPoolExecutor(1) as pool:
+
+        def walk(recipe: Recipe, executor: HeldExecutor) -> Future[dict[str, Outcome]]:
+            store = open_store(str(tmp_path / "run"))
+            graph = Graph(
+                recipe=recipe,
+                store=store,
+                attempt=begin(store, recipe, data=DATA),
+                data=DATA,
+                executor=executor,
+                on_event=lambda event: None,
+                stop=threading.Event(),
+                logs=tmp_path / "logs",
+            )
+            return pool.submit(graph.run)
+
+        yield walk
+
+
+def rounds(executor: HeldExecutor, *, sizes: tuple[int, ...]) -> list[set[str]]:
+    """Ends all that runs, again and again; what ran at each time."""
+    seen: list[set[str]] = []
+    for size in sizes:
+        seen.append(executor.running(size))
+        executor.end(*seen[-1])
+    return seen
+
+
+def test_seven_equal_stages_in_room_for_two_take_four_rounds(start: Any) -> None:
+    executor = HeldExecutor()
+    walk = start(recipe_of(**{f"s{number}": 1 for number in range(7)}), executor)
+    seen = rounds(executor, sizes=(2, 2, 2, 1))
+    assert [len(one) for one in seen] == [2, 2, 2, 1]
+    assert {one.status for one in walk.result(LIMIT_S).values()} == {"done"}
+
+
+def test_a_place_is_taken_again_while_its_neighbour_runs_on(start: Any) -> None:
+    executor = HeldExecutor()
+    walk = start(recipe_of(long=1, a=1, b=1, c=1), executor)
+    for short in "abc":
+        assert executor.running(2) == {"long", short}
+        executor.end(short)
+    executor.end("long")
+    assert {one.status for one in walk.result(LIMIT_S).values()} == {"done"}
+
+
+def test_a_stage_that_does_not_fit_waits_while_smaller_ones_behind_it_run(start: Any) -> None:
+    executor = HeldExecutor()
+    walk = start(recipe_of(small=1, big=2, behind=1), executor)
+    assert rounds(executor, sizes=(2, 1)) == [{"small", "behind"}, {"big"}]
+    assert walk.result(LIMIT_S)["big"].status == "done"
+
+
+def test_a_stage_larger_than_the_cluster_starts_alone(start: Any) -> None:
+    executor = HeldExecutor()
+    walk = start(recipe_of(huge=8, small=1), executor)
+    assert rounds(executor, sizes=(1, 1)) == [{"huge"}, {"small"}]
+    assert walk.result(LIMIT_S)["huge"].status == "done"
+
+
+def test_a_failure_blocks_what_needs_it_and_nothing_else(start: Any) -> None:
+    tree = tiny_tree("/nowhere", workers=1)
+    tree["stages"].insert(1, tree["stages"][0] | {"id": "other"})
+    again = {"id": "again", "starts_from": "other", "train": tree["stages"][0]["train"]}
+    tree["stages"].append(again)
+    executor = HeldExecutor()
+    walk = start(parse_recipe(tree, origin="branching"), executor)
+    assert executor.running(2) == {"autoencoder", "other"}
+    executor.end("autoencoder", error=UserError("clips are too small"))
+    executor.end("other")
+    assert executor.running(1) == {"again"}
+    executor.end("again")
+    outcomes = walk.result(LIMIT_S)
+    assert [outcomes[one].status for one in ("autoencoder", "other", "again")] == [
+        *("failed", "done", "done")
+    ]
+    assert {one: how.missing for one, how in outcomes.items() if how.status == "blocked"} == {
+        "encode": ("autoencoder",),
+        "dit": ("encode",),
+        "evaluate": ("dit",),
+    }
+
+
+def test_a_second_signal_does_not_wait_for_a_stage_that_hangs(tmp_path: Path) -> None:
+    class Interrupted(HeldExecutor):
+        def fits(self, job: StageJob, *, beside: tuple[StageJob, ...]) -> bool:
+            self.running(1)
+            raise StoppedError("as the handler of a second signal")
+
+    executor = Interrupted()
+    recipe = recipe_of(hangs=1, other=1)
+    store = open_store(str(tmp_path / "run"))
+    graph = Graph(
+        recipe=recipe,
+        store=store,
+        attempt=1,
+        data=DATA,
+        executor=executor,
+        on_event=lambda event: None,
+        stop=threading.Event(),
+        logs=tmp_path / "logs",
+    )
+    with pytest.raises(StoppedError):
+        graph.run()
+    assert executor.running(1) == {"hangs"}
+    executor.end("hangs")
+
+
+def gang(workers: int, *, cpus: float = 1.0, gpus: float = 0.0) -> Gang:
+    return Gang(workers=workers, needs={"CPU": cpus, "GPU": gpus})
+
+
+@pytest.mark.parametrize(
+    ("gangs", "nodes", "fits"),
+    [
+        ([gang(1), gang(1)], [{"CPU": 2.0}], True),
+        ([gang(1), gang(2)], [{"CPU": 2.0}], False),
+        ([gang(1, cpus=2)], [{"CPU": 1.0}, {"CPU": 1.0}], False),  # no worker is cut in two
+        ([gang(2), gang(1, cpus=3)], [{"CPU": 3.0}, {"CPU": 2.0}], True),
+        ([gang(1, gpus=1)], [{"CPU": 4.0}], False),
+        ([gang(3), gang(2, gpus=1)], [{"CPU": 2.0, "GPU": 2.0}, {"CPU": 3.0}], True),
+    ],
+)
+def test_workers_are_placed_whole(gangs: Any, nodes: Any, fits: bool) -> None:
+    assert fit(gangs, nodes=nodes) is fits
+
+
+def test_an_elastic_stage_starts_small_and_keeps_room_to_grow() -> None:
+    elastic = Compute(workers=3, min_workers=1)
+    assert least(elastic).workers == 1
+    assert most(elastic).workers == 3
