@@ -129,7 +129,7 @@ def sample(
 @app.command()
 def evaluate(run: RunArgument, as_json: JsonOption = False) -> None:
     """Measure the recipe's metrics on held-out prompts."""
-    from orchestrator.launch.evaluate import evaluate_run
+    from orchestrator.launch.evaluate import evaluate_run, shown
     from orchestrator.launch.progress import counting
 
     with counting("evaluating", total=None) as on_clips:
@@ -139,8 +139,7 @@ def evaluate(run: RunArgument, as_json: JsonOption = False) -> None:
         return
     for stage, report in reports.items():
         for name, value in report.items():
-            shown = f"{value:.1%}" if isinstance(value, float) else str(value)
-            typer.echo(f"{stage}  {name}: {shown}")
+            typer.echo(f"{stage}  {name}: {shown(name, value)}")
 
 
 @app.command()

@@ -7,6 +7,7 @@ from typing import Any
 from orchestrator.errors import UserError
 from orchestrator.launch.run_folder import open_run
 from orchestrator.train.evaluate import evaluate
+from orchestrator.train.evaluation.digits import SHARES
 from orchestrator.train.job import StageJob
 
 
@@ -43,3 +44,12 @@ def evaluate_run(uri: str, *, on_clips: Callable[[int, int], None]) -> dict[str,
         )
         for stage in stages
     }
+
+
+def shown(name: str, value: float) -> str:
+    """A number of a report with its unit: shares of right answers, dB, counts, plain numbers."""
+    if name in SHARES:
+        return f"{value:.1%}"
+    if "/" in name and not name.endswith("-lpips"):
+        return f"{value:.2f} dB"
+    return str(value) if isinstance(value, int) else f"{value:.3f}"

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from orchestrator.data.index import Index
 from orchestrator.data.sources import ensure_sources
 from orchestrator.errors import UserError
+from orchestrator.launch.evaluate import shown
 from orchestrator.launch.sample import sample_run
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.storage.store import open_store
@@ -230,3 +231,11 @@ def test_clips_that_are_too_short_or_too_small_are_refused(tmp_path: Path) -> No
     larger = Recipe.model_validate_json(json.dumps(tree))
     with pytest.raises(UserError, match="8x16x16, wanted at least 32x32 and its aspect for stage"):
         check_clips(larger, Index.open(recipe.data.train.uri), uri="here")
+
+
+def test_numbers_of_reports_have_their_units() -> None:
+    shares = {"digit": 0.913, "prompts": 100}
+    assert [shown(*item) for item in shares.items()] == ["91.3%", "100"]
+    assert shown("ssr1/network", 29.187) == "29.19 dB"
+    assert shown("ssr1/network-lpips", 0.04321) == "0.043"
+    assert shown("prior", 0.8765) == "0.876"

@@ -20,6 +20,7 @@ from orchestrator.train.job import StageJob
 from orchestrator.train.sampling import load_sampler
 
 SHOWN = 20  # clips in the picture
+SHARES = ("digit", "colour", "direction")  # of the report
 
 
 def evaluate_digits(job: StageJob, *, store: Store, hooks: Hooks, device: torch.device) -> Report:
@@ -51,7 +52,7 @@ def evaluate_digits(job: StageJob, *, store: Store, hooks: Hooks, device: torch.
 
 def _shares(prompts: Sequence[Prompt], verdicts: Sequence[Verdict]) -> Report:
     report: Report = {COUNT: len(prompts)}
-    for attribute in ("digit", "colour", "direction"):
+    for attribute in SHARES:
         right = [
             getattr(verdict, attribute) == getattr(prompt, attribute)
             for prompt, verdict in zip(prompts, verdicts, strict=True)
