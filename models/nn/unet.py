@@ -27,8 +27,7 @@ class Stem(nn.Module):
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
-        inputs = 2 * RGB if config.low_resolution else RGB
-        self.space = nn.Conv2d(inputs, config.width, 3, padding=1)
+        self.space = nn.Conv2d(pixel_channels(config), config.width, 3, padding=1)
         # With ``space`` this is one convolution over four channels more. Apart, it can start at
         # zero, and a network without it is the same network.
         self.given = (
@@ -50,6 +49,26 @@ class Stem(nn.Module):
         return self.time(h_NCHW, frames=conditions.frames, video_B111=conditions.video_B111)
 
 
+class InputGain(nn.Module):
+    """Noisy pixels and the smaller clip straight to the output, by gains that the time decides.
+
+    A network of v at x_t, whose clip is nearly the smaller one s, is nearly (alpha x_t - s) / sigma:
+    with the gains its layers have to learn the difference alone. Zero at first. Ours; the skip
+    connection of Karras et al. 2022, arXiv:2206.00364, equation 7, is set by hand instead.
+    """
+
+    def __init__(self, config: UNetConfig, *, inputs: int) -> None:
+        super().__init__()
+        self.gain = nn.Linear(config.embed_width, inputs)
+        nn.init.zeros_(self.gain.weight)
+        nn.init.zeros_(self.gain.bias)
+
+    def forward(self, pixels_NCHW: Tensor, conditions: Conditions) -> Tensor:
+        """Returns [N, 3, H, W] from the clips that the stem sees, three channels each."""
+        gain_NC11 = self.gain(conditions.cond_ND)[..., None, None]
+        return (gain_NC11 * pixels_NCHW).unflatten(1, (-1, RGB)).sum(dim=1)
+
+
 class Head(nn.Module):
     """Norm, SiLU and the last convolution, zero at first."""
 
@@ -67,6 +86,11 @@ class Head(nn.Module):
             frames=conditions.frames,
             video_B111=conditions.video_B111,
         )
+
+
+def pixel_channels(config: UNetConfig) -> int:
+    """Channels of the noisy clip and, where it is read, of the smaller one."""
+    return 2 * RGB if config.low_resolution else RGB
 
 
 class SpaceTimeUNet(nn.Module):
@@ -100,6 +124,9 @@ class SpaceTimeUNet(nn.Module):
         self.stem = Stem(config)
         self.body = AdmBody(config) if config.layout == "adm" else EfficientBody(config)
         self.head = Head(self.body.out_channels, config=config)
+        self.input_gain = (
+            InputGain(config, inputs=pixel_channels(config)) if config.input_gain else None
+        )
 
     def blocks(self) -> list[nn.Module]:
         """The layers, to be compiled or checkpointed one by one."""
@@ -164,9 +191,13 @@ class SpaceTimeUNet(nn.Module):
             x_BCTHW = torch.cat([x_BCTHW, inputs.low_resolution_BCTHW], dim=1)
         given_BCTHW = inputs.given_BCTHW
         given_NCHW = None if given_BCTHW is None else fold_clips(given_BCTHW.to(dtype))
-        x_NCHW = self.stem(fold_clips(x_BCTHW.to(dtype)), given_NCHW, conditions)
-        x_NCHW = self.head(self.body(x_NCHW, conditions), conditions)
-        return unfold_clips(x_NCHW.float(), clips=clips)
+        pixels_NCHW = fold_clips(x_BCTHW.to(dtype))
+        x_NCHW = self.stem(pixels_NCHW, given_NCHW, conditions)
+        x_NCHW = self.head(self.body(x_NCHW, conditions), conditions).float()
+        if self.input_gain is not None:
+            straight_NCHW = self.input_gain(pixels_NCHW, conditions).float()
+            x_NCHW = torch.cat([x_NCHW[:, :RGB] + straight_NCHW, x_NCHW[:, RGB:]], dim=1)
+        return unfold_clips(x_NCHW, clips=clips)
 
     def _conditions(self, x_BCTHW: Tensor, t_B: Tensor, inputs: UNetInputs) -> Conditions:
         frames = x_BCTHW.shape[2]

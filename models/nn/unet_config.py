@@ -40,6 +40,7 @@ class UNetConfig(Strict):
     augmentation: bool = False  # reads the noise level of that clip
     given_frames: bool = False  # reads known frames and where they are
     learned_variance: bool = False  # three more output channels
+    input_gain: bool = False  # the inputs reach the output too, each times a gain per channel
 
     @property
     def widths(self) -> tuple[int, ...]:
