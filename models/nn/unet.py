@@ -52,7 +52,7 @@ class Stem(nn.Module):
 class InputGain(nn.Module):
     """Noisy pixels and the smaller clip straight to the output, by gains that the time decides.
 
-    A network of v at x_t, whose clip is nearly the smaller one s, is nearly (alpha x_t - s) / sigma:
+    Where the clip is nearly the smaller one s, v at x_t is nearly (alpha x_t - s) / sigma:
     with the gains its layers have to learn the difference alone. Zero at first. Ours; the skip
     connection of Karras et al. 2022, arXiv:2206.00364, equation 7, is set by hand instead.
     """
