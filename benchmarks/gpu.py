@@ -200,29 +200,28 @@ def _in_a_process(spec: dict[str, Any]) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """A Markdown table, a row per configuration."""
-    lines = [
-        "| preset | batch | compile | checkpointing | peak memory | step, median | lowest to "
-        "highest | model FLOP/s | utilisation |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in rows:
-        switches = (
-            f"| {row['preset']} | {row['batch']} | {'on' if row['compile'] else 'off'} "
-            f"| {'on' if row['checkpointing'] else 'off'}"
-        )
-        if "error" in row:
-            lines.append(f"{switches} | {row['error']} | - | - | - | - |")
-            continue
-        low, high = row["spread_ms"]
-        share = row["utilisation"]
-        lines.append(
-            f"{switches} | {row['peak_gib']:.1f} GiB | {row['step_ms']:.0f} ms "
-            f"| {low:.0f} to {high:.0f} ms | {row['model_tflops']:.0f} TFLOP/s "
-            f"| {'unknown peak' if share is None else f'{share:.1%}'} |"
-        )
-    return "\n".join(lines)
+TABLE_HEAD = (
+    "| preset | batch | compile | checkpointing | peak memory | step, median | lowest to "
+    "highest | model FLOP/s | utilisation |\n"
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+)
+
+
+def table_row(row: dict[str, Any]) -> str:
+    """A measurement as a row of a Markdown table."""
+    switches = (
+        f"| {row['preset']} | {row['batch']} | {'on' if row['compile'] else 'off'} "
+        f"| {'on' if row['checkpointing'] else 'off'}"
+    )
+    if "error" in row:
+        return f"{switches} | {row['error']} | - | - | - | - |"
+    low, high = row["spread_ms"]
+    share = row["utilisation"]
+    return (
+        f"{switches} | {row['peak_gib']:.1f} GiB | {row['step_ms']:.0f} ms "
+        f"| {low:.0f} to {high:.0f} ms | {row['model_tflops']:.0f} TFLOP/s "
+        f"| {'unknown peak' if share is None else f'{share:.1%}'} |"
+    )
 
 
 def main() -> int:
@@ -240,6 +239,8 @@ def main() -> int:
         print(json.dumps(measure(args.one)))
         return 0
     rows: list[dict[str, Any]] = []
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
+    print(TABLE_HEAD, flush=True)
     for preset in args.preset or list(BATCHES):
         for checkpointing in (False, True):
             for compiled in (False, True):
@@ -249,10 +250,8 @@ def main() -> int:
                     "compile": compiled,
                     "checkpointing": checkpointing,
                 }
-                print(f"measuring {spec}", file=sys.stderr, flush=True)
                 rows.append(_in_a_process(spec))
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
-    print(table(rows))
+                print(table_row(rows[-1]), flush=True)
     if args.out is not None:
         about = {
             "gpu": torch.cuda.get_device_name(),
