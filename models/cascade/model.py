@@ -31,7 +31,12 @@ class CaptionedUNet(nn.Module):
         self.text = text
 
     def forward(
-        self, x_B3THW: Tensor, t_B: Tensor, inputs: UNetInputs, tokens: Tokens | None = None
+        self,
+        x_B3THW: Tensor,
+        t_B: Tensor,
+        inputs: UNetInputs,
+        tokens: Tokens | None = None,
+        rows_G: Tensor | None = None,
     ) -> Tensor:
         """Predicts the objective's target; see ``SpaceTimeUNet``.
 
@@ -39,7 +44,8 @@ class CaptionedUNet(nn.Module):
             x_B3THW: noisy pixels.
             t_B: times in [0, 1].
             inputs: all else that the network reads, but for the text if tokens are given.
-            tokens: of G captions, for the encoder that is trained along.
+            tokens: of captions, for the encoder that is trained along.
+            rows_G: which of them each of the G captions is, [G], int64.
 
         Raises:
             ValueError: if tokens are given and there is no encoder for them.
@@ -47,7 +53,8 @@ class CaptionedUNet(nn.Module):
         if tokens is not None:
             if self.text is None:
                 raise ValueError("tokens are given, wanted the states of the frozen encoder")
-            text = self.text(tokens.ids_BL, tokens.mask_BL)
+            assert rows_G is not None
+            text = self.text(tokens.ids_BL, tokens.mask_BL).rows(rows_G)
             # A U-Net pools the tokens by itself. Sharded optimizers want a gradient for each
             # weight, so those behind the encoder's own pooled vector get one of zeros.
             tokens_BLD = text.tokens_BLD + 0.0 * text.pooled_BD.sum()
@@ -62,8 +69,11 @@ class CaptionedUNet(nn.Module):
         """Names of the weights that mix frames."""
         return {_UNET + name for name in self.unet.temporal_parameters()}
 
-    def load_smaller(self, weights: Mapping[str, Tensor]) -> None:
+    def load_smaller(self, weights: Mapping[str, Tensor]) -> frozenset[str]:
         """Loads a network that lacks layers over time, given frames or fps.
+
+        Returns:
+            The names of what was loaded; all else is as fresh as it was.
 
         Raises:
             ValueError: if it lacks anything else, or has what this network has not.
@@ -80,3 +90,4 @@ class CaptionedUNet(nn.Module):
             raise ValueError(f"weights differ in {differing}, wanted the same text encoder")
         self.unet.load_smaller(inner)
         self.load_state_dict(rest, strict=False)
+        return frozenset(weights)

@@ -145,10 +145,13 @@ class SpaceTimeUNet(nn.Module):
             for name, weight in module.named_parameters()
         }
 
-    def load_smaller(self, weights: Mapping[str, Tensor]) -> None:
+    def load_smaller(self, weights: Mapping[str, Tensor]) -> frozenset[str]:
         """Loads a network that lacks some or all of: layers over time, given frames, fps.
 
         What it lacks stays as it is here; fresh, it changes nothing.
+
+        Returns:
+            The names of what was loaded.
 
         Raises:
             ValueError: if it lacks anything else, or has what this network has not.
@@ -165,6 +168,7 @@ class SpaceTimeUNet(nn.Module):
                 "this network's, with or without those of layers over time, given frames and fps"
             )
         self.load_state_dict(weights, strict=False)
+        return frozenset(names)
 
     def forward(self, x_BCTHW: Tensor, t_B: Tensor, inputs: UNetInputs | None = None) -> Tensor:
         """Predicts the objective's target (and what stands for its variance).

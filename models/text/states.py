@@ -38,6 +38,23 @@ class TextStates:
             pooled_BD=self.pooled_BD.to(device),
         )
 
+    def rows(self, rows_G: Tensor) -> "TextStates":
+        """The captions at these places, [G], int64; any of them more than once."""
+        return TextStates(
+            tokens_BLD=self.tokens_BLD[rows_G],
+            mask_BL=self.mask_BL[rows_G],
+            pooled_BD=self.pooled_BD[rows_G],
+        )
+
+
+def distinct(captions: Sequence[str]) -> tuple[list[str], Tensor]:
+    """Every caption once, in order, and for each of the given ones its place there, [G], int64.
+
+    Frames of one clip share a caption: an encoder need not read it once per frame.
+    """
+    places = {caption: place for place, caption in enumerate(dict.fromkeys(captions))}
+    return list(places), torch.tensor([places[caption] for caption in captions])
+
 
 class TextEncoder(nn.Module):
     """The interface of every text encoder.

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from orchestrator.recipe.digest import canonical, sha256, stage_identity
+from orchestrator.recipe.digest import canonical, sampling_identity, sha256, stage_identity
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
 
@@ -33,8 +33,7 @@ def input_digest(recipe: Recipe, stage: Stage, *, data: Mapping[str, str]) -> st
     }
     if stage.evaluate is not None:
         identity["samplers"] = {
-            one: recipe.stage(one).training.sampler.model_dump(mode="json")
-            for one in recipe.needs(stage)
+            one: sampling_identity(recipe.stage(one)) for one in recipe.needs(stage)
         }
     if stage.upsamples is not None:
         clip = recipe.stage(stage.upsamples).training.clip

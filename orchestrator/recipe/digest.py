@@ -33,7 +33,16 @@ def stage_identity(stage: Stage) -> dict[str, Any]:
     if tree["train"] is not None:
         for field in _SPEED:
             del tree["train"][field]
+        if tree["train"]["augmentation"] is not None:
+            del tree["train"]["augmentation"]["level"]  # of sampling alone
     return tree
+
+
+def sampling_identity(stage: Stage) -> dict[str, Any]:
+    """The part of a stage that decides how what it trained is sampled."""
+    train = stage.training
+    level = None if train.augmentation is None else train.augmentation.level
+    return {"sampler": train.sampler.model_dump(mode="json"), "level": level}
 
 
 def recipe_identity(recipe: Recipe) -> dict[str, Any]:

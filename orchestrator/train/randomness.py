@@ -29,9 +29,9 @@ class SlotRandom:
             torch.Generator().manual_seed(seed_of(seed, stage, step, slot)) for slot in slots
         ]
 
-    def uniform(self) -> Tensor:
-        """One draw per slot, [B], float32 in [0, 1)."""
-        return torch.stack([torch.rand((), generator=one) for one in self._generators])
+    def uniform(self, *shape: int) -> Tensor:
+        """Draws per slot, [B, *shape], float32 in [0, 1); without a shape one, [B]."""
+        return torch.stack([torch.rand(shape, generator=one) for one in self._generators])
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """Standard normal noise of ``shape`` per slot, [B, *shape], float32."""

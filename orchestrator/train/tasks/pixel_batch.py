@@ -160,10 +160,13 @@ class PixelReader:
         ]
         if not self._train.packed_images:
             return captions
+        wordings_BT = micro.random.uniform(self._train.clip.frames).tolist()
         return [
             caption
-            for clip, drop, images in zip(captions, dropped, micro.packed, strict=True)
-            for caption in _frame_captions(clip, drop, images, frames=self._train.clip.frames)
+            for clip, drop, images, wordings_T in zip(
+                captions, dropped, micro.packed, wordings_BT, strict=True
+            )
+            for caption in _frame_captions(clip, drop, images, wordings_T)
         ]
 
     def _tensor(self, values: Sequence[float]) -> Tensor:
@@ -171,8 +174,14 @@ class PixelReader:
 
 
 def _frame_captions(
-    clip: str, dropped: bool, images: Sequence[Image], *, frames: int
-) -> Sequence[str]:
+    clip: str, dropped: bool, images: Sequence[Image], wordings_T: Sequence[float]
+) -> list[str]:
+    """The clip's caption for every frame, or one of each image's own; draws in [0, 1) say which."""
     if not images:
-        return [clip] * frames
-    return [EMPTY_CAPTION if dropped else image.captions[0] for image in images]
+        return [clip] * len(wordings_T)
+    if dropped:
+        return [EMPTY_CAPTION] * len(wordings_T)
+    return [
+        image.captions[int(wording * len(image.captions))]
+        for image, wording in zip(images, wordings_T, strict=True)
+    ]

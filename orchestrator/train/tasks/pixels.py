@@ -11,6 +11,7 @@ from models.cascade.model import CaptionedUNet
 from models.diffusion.objective import Objective, build_objective
 from models.text.encoder import TextEncoder, build_text_encoder
 from models.text.pair_states import ImageTextPair
+from models.text.states import distinct
 from orchestrator.errors import UserError
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
@@ -52,6 +53,7 @@ class PixelTask:
         self._loss = loss
         model, self._frozen = build_unet(recipe, stage)
         self._model = model
+        self._taken_over: frozenset[str] = frozenset()
         if self._frozen is not None:
             self._frozen.to(device)
         self.networks: dict[str, nn.Module] = {DENOISER: model}
@@ -86,23 +88,26 @@ class PixelTask:
     def _call(self, forward: Forward | nn.Module, x: Tensor, t_B: Tensor, batch: PixelBatch) -> Any:
         if not batch.captions:
             return forward(x, t_B, batch.inputs)
+        captions, rows_G = distinct(batch.captions)
+        rows_G = rows_G.to(self._device)
         if self._frozen is not None:
-            tokens = self._frozen.tokenize(batch.captions).to(self._device)
-            text = self._frozen(tokens.ids_BL, tokens.mask_BL)
+            tokens = self._frozen.tokenize(captions).to(self._device)
+            text = self._frozen(tokens.ids_BL, tokens.mask_BL).rows(rows_G)
             return forward(x, t_B, replace(batch.inputs, text=text))
         assert self._model.text is not None
-        return forward(x, t_B, batch.inputs, self._model.text.tokenize(batch.captions).to(x.device))
+        tokens = self._model.text.tokenize(captions).to(self._device)
+        return forward(x, t_B, batch.inputs, tokens, rows_G)
 
     def lr_scale(self, network: str, name: str) -> float:
-        """What came from an image network may learn more slowly than the layers over time."""
+        """Layers of space taken over from another stage may learn more slowly than the rest."""
         del network
-        ratio = self._train.optim.spatial_lr_ratio
-        return 1.0 if ratio == 1.0 or name in self._model.temporal_names() else ratio
+        slow = name in self._taken_over and name not in self._model.temporal_names()
+        return self._train.optim.spatial_lr_ratio if slow else 1.0
 
     def start_from(self, weights: Mapping[str, Tensor], *, stage: str) -> None:
         """Loads the same network, or one that lacks layers over time, given frames or fps."""
         try:
-            self._model.load_smaller(weights)
+            self._taken_over = self._model.load_smaller(weights)
         except ValueError as error:
             raise UserError(f"weights of stage {stage}: {error}") from None
 

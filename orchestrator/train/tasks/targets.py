@@ -23,6 +23,7 @@ from models.diffusion.distillation_config import DistillationConfig
 from models.diffusion.objective import Objective
 from models.nn.unet_inputs import UNetInputs
 from models.text.encoder import TextEncoder
+from models.text.states import distinct
 from orchestrator.recipe.distill import Distill
 from orchestrator.train.tasks.base import Micro
 from orchestrator.train.tasks.pixel_batch import PixelBatch
@@ -69,9 +70,11 @@ class Teacher:
             encoder = self.model.text or self.text
             assert encoder is not None
             device = next(self.model.parameters()).device
-            tokens = encoder.tokenize(captions).to(device)
+            once, rows_G = distinct(captions)
+            tokens = encoder.tokenize(once).to(device)
             with torch.no_grad():
-                inputs = replace(inputs, text=encoder(tokens.ids_BL, tokens.mask_BL))
+                text = encoder(tokens.ids_BL, tokens.mask_BL).rows(rows_G.to(device))
+            inputs = replace(inputs, text=text)
 
         def call(x_B3THW: Tensor, t_B: Tensor) -> Tensor:
             return self.model.unet(x_B3THW, t_B, inputs)
