@@ -24,9 +24,10 @@ def apply_memory_and_speed(
         # All blocks share one code object, and each kind of block, shape and mode is a variant of
         # it: past torch's default of 8 the rest would silently run uncompiled.
         torch._dynamo.config.recompile_limit = _VARIANTS  # pyright: ignore
+    # Bound on the instance: wrapping in a module would rename every parameter.
     for block in blocks:
-        if checkpointing:
-            # Bound on the instance: wrapping in a module would rename every parameter.
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
         if compile:
-            block.compile()
+            block.forward = torch.compile(block.forward)
+        if checkpointing:
+            # Around the compiled code: torch compiles nothing of a call that leads to this one.
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
