@@ -64,22 +64,33 @@ class Recorder:
                 "values": finite,
             }
         )
-        self._event(
-            {
-                "kind": "progress",
-                "stage": self._stage.id,
-                "step": step.number,
-                "steps": self._train.steps,
-                "loss": values["loss"],
-                "clips_per_s": values["clips_per_s"],
-                "eta_s": (self._train.steps - step.number) * values["step_s"],
-            }
+        self._progress(
+            step.number,
+            loss=values["loss"],
+            clips_per_s=values["clips_per_s"],
+            eta_s=(self._train.steps - step.number) * values["step_s"],
         )
+
+    def stopped(self, step: Step) -> None:
+        """Tells how far a stop let the stage come; its window is logged by the next start."""
+        self._progress(step.number)
+
+    def state_dict(self) -> dict[str, int]:
+        """What a resumed stage goes on counting from, as JSON; rank 0's is the one to keep."""
+        return {"skipped_steps": self._skipped}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes on from a checkpoint's counts."""
+        self._skipped = state["skipped_steps"]
+
+    def _progress(self, step: int, **values: float) -> None:
+        head = {"kind": "progress", "stage": self._stage.id}
+        self._event(head | {"step": step, "steps": self._train.steps} | values)
 
     def _means(self, step: Step) -> dict[str, float]:
         window = step.window
         names = sorted(window.stats)
-        sums = torch.stack([window.stats[name].float() / window.counts[name] for name in names])
+        sums = torch.stack([window.stats[name] / window.counts[name] for name in names])
         means = self._ranks.mean(sums).tolist()
         return dict(zip(names, means, strict=True))
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from orchestrator.data.index import Index
 from orchestrator.data.reader import Reader
 from orchestrator.data.sources import ensure_sources
 from orchestrator.errors import UnavailableError, UserError
+from orchestrator.recipe.load import parse_recipe
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.storage.folder import FolderStore
 from orchestrator.train.encode import Encoder, encode_units, finish_encode
 from orchestrator.train.evaluate import evaluate
 from orchestrator.train.job import StageJob
 from orchestrator.train.worker import run
-from tests.tiny import STEPS, tiny_recipe
+from tests.tiny import STEPS, tiny_recipe, tiny_tree
 
 
 class Recorded:
@@ -103,6 +105,61 @@ def test_a_stopped_autoencoder_goes_on_bitwise(folder: Path, stop_after: int) ->
     straight = weights(folder, "straight", "autoencoder")
     for key, value in weights(folder, name, "autoencoder").items():
         assert torch.equal(value, straight[key]), key
+
+
+MEASURED = {"time_ms", "step_s", "clips_per_s", "tokens_per_s", "model_tflops", "data_wait_s"}
+
+
+class KilledError(Exception):
+    """What a test ends a worker with."""
+
+
+class KilledAt(Recorded):
+    """Hooks that end the worker after some steps, without a save."""
+
+    def should_stop(self) -> bool:
+        if super().should_stop():
+            raise KilledError
+        return False
+
+
+def logged(folder: Path, run_name: str) -> list[dict[str, Any]]:
+    """All that the autoencoder logged but what was measured."""
+    path = folder / run_name / "stages/autoencoder/metrics.jsonl"
+    return [
+        {name: value for name, value in row.items() if name not in MEASURED and "mem" not in name}
+        for row in map(json.loads, path.read_text().splitlines())
+    ]
+
+
+def seldom_logging(folder: Path, *, run_name: str) -> StageJob:
+    """A job that logs every third step and saves every second."""
+    tree = tiny_tree(folder)
+    tree["stages"][0]["train"]["log_every"] = 3
+    recipe = parse_recipe(tree, origin="tiny")
+    return job_of(recipe, "autoencoder", run_uri=f"{folder}/{run_name}")
+
+
+@pytest.mark.parametrize("hooks", [Recorded(stop_after=4), KilledAt(stop_after=5)])
+def test_a_curve_of_seldom_logged_steps_goes_on_bitwise(folder: Path, hooks: Recorded) -> None:
+    run(seldom_logging(folder, run_name="seldom-straight"), hooks=Recorded())
+    name = f"seldom-{type(hooks).__name__}"
+    with suppress(KilledError):
+        assert run(seldom_logging(folder, run_name=name), hooks=hooks).step == 4
+    assert run(seldom_logging(folder, run_name=name), hooks=Recorded()).status == "done"
+    straight = logged(folder, "seldom-straight")
+    assert [row["step"] for row in straight] == [3, 6]
+    assert logged(folder, name) == straight
+
+
+def test_a_stop_between_logged_steps_tells_of_progress_alone(folder: Path) -> None:
+    hooks = Recorded(stop_after=4)
+    run(seldom_logging(folder, run_name="seldom-told"), hooks=hooks)
+    steps = {
+        kind: [event["step"] for event in hooks.events if event["kind"] == kind]
+        for kind in ("metrics", "progress")
+    }
+    assert steps == {"metrics": [3], "progress": [3, 4]}
 
 
 def test_a_stopped_denoiser_goes_on_bitwise(folder: Path) -> None:
