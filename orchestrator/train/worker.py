@@ -181,8 +181,6 @@ class _Session:
             self._preview.sample(self._engines, step=step.number)
 
     def _save(self, step: Step) -> None:
-        if self._ranks.rank == 0:
-            self._log.publish()
         window = Window() if step.ends_window else step.window
         extra = {
             "stream": self._stream.state_dict(),
@@ -191,7 +189,8 @@ class _Session:
             "recorder": self._recorder.state_dict(),
         }
         self._tolerant(self._saver.finish)
-        self._saver.begin(step=step.number, extra=extra)
+        log = self._log.copy() if self._ranks.rank == 0 else None
+        self._saver.begin(step=step.number, extra=extra, beside=log)
 
     def _tolerant(self, collect: Callable[[], None]) -> None:
         """Training outlasts a store that is away for some saves, but not for many."""

@@ -1,6 +1,7 @@
 """A stage is trained by one worker, can be stopped at any step, and goes on as if it had not."""
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -83,6 +84,13 @@ def finish_stage(recipe: Recipe, stage: str, *, run_uri: str) -> Recorded:
     return hooks
 
 
+def link_upstream(folder: Path, *, run_name: str) -> None:
+    stages = folder / run_name / "stages"
+    stages.mkdir(parents=True)
+    for stage in ("autoencoder", "encode"):
+        (stages / stage).symlink_to(folder / "straight" / "stages" / stage)
+
+
 def curve(folder: Path, run_name: str, stage: str) -> list[tuple[int, float]]:
     lines = (folder / run_name / "stages" / stage / "metrics.jsonl").read_text().splitlines()
     return [(one["step"], one["loss"]) for one in map(json.loads, lines)]
@@ -163,13 +171,9 @@ def test_a_stop_between_logged_steps_tells_of_progress_alone(folder: Path) -> No
 
 
 def test_a_stopped_denoiser_goes_on_bitwise(folder: Path) -> None:
-    recipe = tiny_recipe(folder)
     name = "stopped-dit"
-    for stage in ("autoencoder", "encode"):
-        source, target = folder / "straight/stages" / stage, folder / name / "stages" / stage
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.symlink_to(source)
-    job = job_of(recipe, "dit", run_uri=f"{folder}/{name}")
+    link_upstream(folder, run_name=name)
+    job = job_of(tiny_recipe(folder), "dit", run_uri=f"{folder}/{name}")
     assert run(job, hooks=Recorded(stop_after=3)).step == 3
     assert run(job, hooks=Recorded()).status == "done"
     assert curve(folder, name, "dit") == curve(folder, "straight", "dit")
@@ -216,6 +220,31 @@ def test_training_outlasts_a_save_that_the_store_does_not_take(
     straight = weights(folder, "straight", "autoencoder")
     for name, tensor in weights(folder, "away", "autoencoder").items():
         assert torch.equal(tensor, straight[name])
+
+
+def test_training_outlasts_metrics_and_samples_that_the_store_does_not_take(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = FolderStore.put
+    writers: list[str] = []
+
+    def away(self: FolderStore, key: str, data: bytes | memoryview) -> None:
+        if key.endswith("metrics.jsonl"):
+            writers.append(threading.current_thread().name)
+        if "samples/" in key or (key.endswith("metrics.jsonl") and len(writers) == 1):
+            raise UnavailableError("the store is away")
+        put(self, key, data)
+
+    monkeypatch.setattr(FolderStore, "put", away)
+    link_upstream(folder, run_name="away-dit")
+    hooks = Recorded()
+    job = job_of(tiny_recipe(folder), "dit", run_uri=f"{folder}/away-dit")
+    assert run(job, hooks=hooks).status == "done"
+    notes = [event["text"] for event in hooks.events if event["kind"] == "note"]
+    assert [note for note in notes if "step-00000002 was not written: the store is away" in note]
+    assert [note for note in notes if "the samples of step 6 are lost" in note]
+    assert set(writers) == {"checkpoint"}, "a step waited for the store"
+    assert curve(folder, "away-dit", "dit") == curve(folder, "straight", "dit")
 
 
 def test_latents_are_normalised(folder: Path) -> None:
