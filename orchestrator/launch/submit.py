@@ -93,7 +93,7 @@ def submit(
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if follow:
-        follow_job(client, job=job, console=console)
+        follow_job(client, job=job, console=console, again=_hint("logs --follow", address, job))
 
 
 def _hint(command: str, address: str, job: str) -> str:
