@@ -3,9 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,31 +19,11 @@ from orchestrator.recipe.load import parse_recipe
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.storage.folder import FolderStore
 from orchestrator.train.encode import Encoder, encode_units, finish_encode
-from orchestrator.train.evaluate import evaluate
-from orchestrator.train.job import StageJob
+from orchestrator.train.evaluate import evaluate, evaluate_stage
+from orchestrator.train.job import StageResult
 from orchestrator.train.worker import run
 from tests.tiny import STEPS, tiny_recipe, tiny_tree
-
-
-class Recorded:
-    """Hooks that keep events and ask to stop after some steps."""
-
-    def __init__(self, *, stop_after: int | None = None) -> None:
-        self.events: list[dict[str, Any]] = []
-        self._left = stop_after
-
-    def event(self, event: dict[str, Any]) -> None:
-        json.dumps(event)
-        self.events.append(event)
-
-    def should_stop(self) -> bool:
-        if self._left is None:
-            return False
-        self._left -= 1
-        return self._left <= 0
-
-    def kinds(self) -> set[str]:
-        return {event["kind"] for event in self.events}
+from tests.train.workers import Recorded, job_of
 
 
 @pytest.fixture(autouse=True)
@@ -65,10 +43,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if dist.is_initialized():
             dist.destroy_process_group()
     return folder
-
-
-def job_of(recipe: Recipe, stage: str, *, run_uri: str) -> StageJob:
-    return StageJob(recipe=recipe, stage=stage, run=run_uri, attempt=1)
 
 
 def finish_stage(recipe: Recipe, stage: str, *, run_uri: str) -> Recorded:
@@ -113,61 +87,6 @@ def test_a_stopped_autoencoder_goes_on_bitwise(folder: Path, stop_after: int) ->
     straight = weights(folder, "straight", "autoencoder")
     for key, value in weights(folder, name, "autoencoder").items():
         assert torch.equal(value, straight[key]), key
-
-
-MEASURED = {"time_ms", "step_s", "clips_per_s", "tokens_per_s", "model_tflops", "data_wait_s"}
-
-
-class KilledError(Exception):
-    """What a test ends a worker with."""
-
-
-class KilledAt(Recorded):
-    """Hooks that end the worker after some steps, without a save."""
-
-    def should_stop(self) -> bool:
-        if super().should_stop():
-            raise KilledError
-        return False
-
-
-def logged(folder: Path, run_name: str) -> list[dict[str, Any]]:
-    """All that the autoencoder logged but what was measured."""
-    path = folder / run_name / "stages/autoencoder/metrics.jsonl"
-    return [
-        {name: value for name, value in row.items() if name not in MEASURED and "mem" not in name}
-        for row in map(json.loads, path.read_text().splitlines())
-    ]
-
-
-def seldom_logging(folder: Path, *, run_name: str) -> StageJob:
-    """A job that logs every third step and saves every second."""
-    tree = tiny_tree(folder)
-    tree["stages"][0]["train"]["log_every"] = 3
-    recipe = parse_recipe(tree, origin="tiny")
-    return job_of(recipe, "autoencoder", run_uri=f"{folder}/{run_name}")
-
-
-@pytest.mark.parametrize("hooks", [Recorded(stop_after=4), KilledAt(stop_after=5)])
-def test_a_curve_of_seldom_logged_steps_goes_on_bitwise(folder: Path, hooks: Recorded) -> None:
-    run(seldom_logging(folder, run_name="seldom-straight"), hooks=Recorded())
-    name = f"seldom-{type(hooks).__name__}"
-    with suppress(KilledError):
-        assert run(seldom_logging(folder, run_name=name), hooks=hooks).step == 4
-    assert run(seldom_logging(folder, run_name=name), hooks=Recorded()).status == "done"
-    straight = logged(folder, "seldom-straight")
-    assert [row["step"] for row in straight] == [3, 6]
-    assert logged(folder, name) == straight
-
-
-def test_a_stop_between_logged_steps_tells_of_progress_alone(folder: Path) -> None:
-    hooks = Recorded(stop_after=4)
-    run(seldom_logging(folder, run_name="seldom-told"), hooks=hooks)
-    steps = {
-        kind: [event["step"] for event in hooks.events if event["kind"] == kind]
-        for kind in ("metrics", "progress")
-    }
-    assert steps == {"metrics": [3], "progress": [3, 4]}
 
 
 def test_a_stopped_denoiser_goes_on_bitwise(folder: Path) -> None:
@@ -263,6 +182,18 @@ def test_evaluation_reports_shares(folder: Path) -> None:
     assert report["prompts"] == 4
     assert all(0 <= report[name] <= 1 for name in ("digit", "colour", "direction"))
     assert (folder / "straight/stages/evaluate/report.json").is_file()
+
+
+def test_a_stopped_evaluation_is_no_result(folder: Path) -> None:
+    tree = tiny_tree(folder)
+    tree["stages"][-1]["evaluate"]["batch"] = 2
+    job = job_of(parse_recipe(tree, origin="tiny"), "evaluate", run_uri=f"{folder}/unjudged")
+    link_upstream(folder, run_name="unjudged")
+    (folder / "unjudged/stages/dit").symlink_to(folder / "straight/stages/dit")
+    hooks = Recorded(stop_after=1)
+    assert evaluate_stage(job, hooks=hooks) == StageResult(status="stopped", step=0)
+    assert [event["step"] for event in hooks.events] == [2]
+    assert not (folder / "unjudged/stages/evaluate").exists()
 
 
 def test_another_seed_is_refused_on_resume(folder: Path) -> None:
