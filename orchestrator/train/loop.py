@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from orchestrator.data.index import Bucket
 from orchestrator.data.stream import StepBatch, Stream
 from orchestrator.errors import RushesError
 from orchestrator.recipe.stage import Stage
@@ -62,6 +63,7 @@ class Loop:
         for step in range(start, train.steps):
             batch = self.stream.next()
             window.wait_s += self.stream.take_wait_s()
+            window.count(self.task.work(self._seen(batch, step=step)), clips=train.batch)
             lr = learning_rate(step, optim=train.optim, steps=train.steps)
             applied = self._step(batch, step=step, lr=lr, window=window)
             window.steps += 1
@@ -81,6 +83,14 @@ class Loop:
             if ends:
                 window = Window()
 
+    def _is_of_images(self, step: int) -> bool:
+        return happens_at(step, share=self.stage.training.image_share)
+
+    def _seen(self, batch: StepBatch, *, step: int) -> Bucket:
+        """Frames, height and width of what this step sees of every clip, on every rank."""
+        frames, height, width = batch.bucket
+        return (1 if self._is_of_images(step) else frames), height, width
+
     def _step(self, batch: StepBatch, *, step: int, lr: float, window: Window) -> bool:
         active = [name for name in self.engines if self.task.is_active(name, step=step)]
         for micro in self._micros(batch, step=step):
@@ -97,7 +107,7 @@ class Loop:
 
     def _micros(self, batch: StepBatch, *, step: int) -> Iterator[Micro]:
         train = self.stage.training
-        images = happens_at(step, share=train.image_share)
+        images = self._is_of_images(step)
         for first in range(0, len(batch.slots), train.micro_batch):
             part = slice(first, first + train.micro_batch)
             yield Micro(

@@ -13,7 +13,6 @@ from orchestrator.recipe.stage import Stage
 from orchestrator.train.loop import Step
 from orchestrator.train.metrics_log import MetricsLog
 from orchestrator.train.ranks import Ranks
-from orchestrator.train.tasks.base import Task
 
 MEBI = 1024.0**2
 TERA = 1e12
@@ -26,14 +25,12 @@ class Recorder:
         self,
         *,
         stage: Stage,
-        task: Task,
         ranks: Ranks,
         log: MetricsLog,
         event: Callable[[dict[str, Any]], None],
     ) -> None:
         self._stage = stage
         self._train = stage.training
-        self._task = task
         self._ranks = ranks
         self._log = log
         self._event = event
@@ -97,12 +94,11 @@ class Recorder:
     def _speed(self, step: Step) -> dict[str, float]:
         elapsed_s = max(time.monotonic() - step.window.started_s, 1e-9)
         step_s = elapsed_s / step.window.steps
-        clips_per_s = self._train.batch / step_s
         return {
             "step_s": step_s,
-            "clips_per_s": clips_per_s,
-            "tokens_per_s": clips_per_s * self._task.units_per_clip,
-            "model_tflops": clips_per_s * self._task.flops_per_clip / TERA,
+            "clips_per_s": self._train.batch / step_s,
+            "tokens_per_s": step.window.units / elapsed_s,
+            "model_tflops": step.window.flops / elapsed_s / TERA,
             "data_wait_s": step.window.wait_s / step.window.steps,
         }
 

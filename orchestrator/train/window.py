@@ -7,18 +7,22 @@ from typing import Any
 
 import torch
 
+from orchestrator.train.tasks.base import Work
+
 
 @dataclass
 class Window:
     """What happened since the last logged step, on this rank.
 
     The sums outlive a stop (``state``), so that a resumed run logs bitwise what a straight one
-    does. Times, and the steps that they are of, are this process's own.
+    does. Times, and the steps and the work that they are of, are this process's own.
     """
 
     started_s: float = field(default_factory=time.monotonic)
     steps: int = 0
     wait_s: float = 0.0
+    units: int = 0
+    flops: float = 0.0
     skipped: int = 0
     grad_norm: dict[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
     stats: dict[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
@@ -29,6 +33,11 @@ class Window:
         for name, value in stats.items():
             self.stats[name] = self.stats.get(name, 0.0) + value.float()
             self.counts[name] = self.counts.get(name, 0) + 1
+
+    def count(self, work: Work, *, clips: int) -> None:
+        """Adds the work of a step over all ranks."""
+        self.units += clips * work.units
+        self.flops += clips * work.flops
 
     def state(self) -> dict[str, Any]:
         """The sums as JSON, exactly: floats are in hexadecimal, for JSON knows no NaN.

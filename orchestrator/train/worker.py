@@ -120,9 +120,7 @@ class _Session:
         self._log = MetricsLog(
             scratch / "metrics.jsonl", store=store, key=f"{job.folder}/metrics.jsonl"
         )
-        self._recorder = Recorder(
-            stage=job.spec, task=task, ranks=ranks, log=self._log, event=self._event
-        )
+        self._recorder = Recorder(stage=job.spec, ranks=ranks, log=self._log, event=self._event)
         self._saver = Saver(
             store, self._checkpoints, engines=engines, ranks=ranks, keep=job.spec.save.keep
         )

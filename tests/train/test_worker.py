@@ -21,6 +21,7 @@ from orchestrator.storage.folder import FolderStore
 from orchestrator.train.encode import Encoder, encode_units, finish_encode
 from orchestrator.train.evaluate import evaluate, evaluate_stage
 from orchestrator.train.job import StageResult
+from orchestrator.train.randomness import happens_at
 from orchestrator.train.worker import run
 from tests.tiny import STEPS, tiny_recipe, tiny_tree
 from tests.train.workers import Recorded, job_of
@@ -116,6 +117,28 @@ def test_a_denoiser_says_what_it_does(folder: Path) -> None:
     assert wanted | {"data_wait_s", "memory_mib"} <= set(json.loads(metrics))
     samples = list((folder / "straight/stages/dit/samples").iterdir())
     assert {path.suffix for path in samples} == {".gif", ".mp4", ".png"}
+
+
+def test_speed_is_of_what_each_step_saw(folder: Path) -> None:
+    recipe = tiny_recipe(folder)
+    stage = recipe.stage("dit")
+    factors = recipe.autoencoder_config(stage)
+    frames, (height, width) = stage.training.clip.frames, stage.training.clip.size
+    of_one_frame = (height // factors.space_factor // 2) * (width // factors.space_factor // 2)
+    of_a_clip = ((frames - 1) // factors.time_factor + 1) * of_one_frame
+    images = [happens_at(step, share=stage.training.image_share) for step in range(STEPS)]
+    assert len(set(images)) == 2
+    lines = (folder / "straight/stages/dit/metrics.jsonl").read_text().splitlines()
+    tokens, flops = zip(
+        *(
+            (row["tokens_per_s"] / row["clips_per_s"], row["model_tflops"] / row["clips_per_s"])
+            for row in map(json.loads, lines)
+        ),
+        strict=True,
+    )
+    assert tokens == pytest.approx([of_one_frame if one else of_a_clip for one in images])
+    most_of_images = max(value for value, one in zip(flops, images, strict=True) if one)
+    assert most_of_images < min(value for value, one in zip(flops, images, strict=True) if not one)
 
 
 def test_training_outlasts_a_save_that_the_store_does_not_take(
