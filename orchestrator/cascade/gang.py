@@ -57,7 +57,7 @@ def run_gang(
             failed = _wait(ranks, stop=stop)
         finally:
             _end(ranks)
-    return _result(job, ranks, failed=failed)
+    return _result(job, ranks, failed=failed, stop=stop)
 
 
 def _start(
@@ -130,11 +130,17 @@ def _end(ranks: list[_Rank]) -> None:
         rank.reader.join()
 
 
-def _result(job: StageJob, ranks: list[_Rank], *, failed: list[int]) -> StageResult:
+def _result(
+    job: StageJob, ranks: list[_Rank], *, failed: list[int], stop: threading.Event
+) -> StageResult:
     for rank in ranks:
         for event in rank.said:
             if event["kind"] == "error":
                 raise error_with_code(event["exit_code"], event["text"])
+    killed = {code for one in failed if (code := ranks[one].process.returncode) < 0}
+    if stop.is_set() and killed == {-signal.SIGTERM}:
+        # Our own SIGTERM, before Python could listen to it: there was nothing to save yet.
+        return StageResult(status="stopped", step=0)
     if failed:
         # One that a signal killed is the cause; its peers then fail for want of it.
         number = min(failed, key=lambda one: ranks[one].process.returncode)

@@ -62,7 +62,6 @@ def _encode_here(job: StageJob, *, on_event: EventSink, stop: threading.Event) -
 
 
 def _evaluate_here(job: StageJob, *, on_event: EventSink, stop: threading.Event) -> StageResult:
-    from orchestrator.train.evaluate import evaluate
+    from orchestrator.train.evaluate import evaluate_stage
 
-    report = evaluate(job, hooks=DirectHooks(on_event, stop))
-    return StageResult(status="done", step=int(report["prompts"]))
+    return evaluate_stage(job, hooks=DirectHooks(on_event, stop))

@@ -3,7 +3,6 @@
 The task's own process takes what Ray Data prints, and its imports.
 """
 
-import json
 import threading
 from typing import Any
 
@@ -42,17 +41,16 @@ def run_evaluate(
         if stop.is_set():
             ray.cancel(ref, force=True)
             return StageResult(status="stopped", step=0)
-    report = json.loads(ray.get(ref))
-    return StageResult(status="done", step=int(report["prompts"]))
+    return StageResult.model_validate_json(ray.get(ref))
 
 
 def _evaluate(job_json: str, board: Any) -> str:
-    from orchestrator.train.evaluate import evaluate
+    from orchestrator.train.evaluate import evaluate_stage
 
     job = StageJob.model_validate_json(job_json)
     hooks = BoardHooks(board, stage=job.stage)
     try:
-        return json.dumps(evaluate(job, hooks=hooks))
+        return evaluate_stage(job, hooks=hooks).model_dump_json()
     finally:
         hooks.close()
 

@@ -15,12 +15,19 @@ _SILENCE_S = 60.0  # how long the cluster may not answer
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
-def follow_job(client: Any, *, job: str, console: Console) -> None:
+def follow_job(client: Any, *, job: str, console: Console, again: str) -> None:
     """Prints a job's log until it ends.
 
     Ctrl-C leaves the job alone; SIGTERM stops it, with time to save.
 
+    Args:
+        client: of the cluster's jobs.
+        job: its id.
+        console: where to print.
+        again: the command that follows it once more.
+
     Raises:
+        StoppedError: after Ctrl-C.
         RushesError: with the exit code of the job's driver, unless that is 0.
         UnavailableError: if the cluster stops answering.
     """
@@ -29,7 +36,7 @@ def follow_job(client: Any, *, job: str, console: Console) -> None:
     try:
         _follow(client, job=job, console=console, terminated=terminated)
     except KeyboardInterrupt:
-        console.print("\nno longer following; the job goes on", highlight=False)
+        raise StoppedError(f"no longer following; job {job} goes on, look at it: {again}") from None
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -40,8 +47,8 @@ def _follow(client: Any, *, job: str, console: Console, terminated: threading.Ev
     while True:
         try:
             if terminated.is_set():
-                terminated.clear()
                 client.stop_job(job)
+                terminated.clear()  # after: a cluster that did not answer is asked again
             info = client.get_job_info(job)
             log = client.get_job_logs(job)
             answered_s = time.monotonic()

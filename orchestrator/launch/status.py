@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.cascade.versions import BEGUN
 from orchestrator.launch.run_folder import open_run
 from orchestrator.recipe.stage import Stage
 from orchestrator.storage.store import Store
@@ -52,7 +53,8 @@ def _stage(store: Store, stage: Stage) -> dict[str, Any]:
     )
     last = _last_metrics(store, f"{folder}/metrics.jsonl")
     done = store.exists(f"{folder}/DONE")
-    started = bool(commits) or last is not None
+    # A rank without a driver (torchrun) leaves no BEGUN; encoding leaves nothing else.
+    started = bool(commits) or last is not None or store.exists(f"{folder}/{BEGUN}")
     return {
         "id": stage.id,
         "kind": stage.kind,

@@ -19,7 +19,7 @@ from orchestrator.launch.ray_session import set_auth_mode
 from orchestrator.recipe.digest import recipe_digest
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.storage.uri import FILE_SCHEMES, resolve, scheme_of
-from orchestrator.tracking.target import resolve_target
+from orchestrator.tracking.target import is_relative, resolve_target
 
 STOP_WAIT_S = 120  # between `ray job stop`'s SIGTERM and its SIGKILL: time to save
 
@@ -93,7 +93,7 @@ def submit(
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if follow:
-        follow_job(client, job=job, console=console)
+        follow_job(client, job=job, console=console, again=_hint("logs --follow", address, job))
 
 
 def _hint(command: str, address: str, job: str) -> str:
@@ -104,7 +104,7 @@ def _places(recipe: Recipe, *, run: str | None, address: str) -> dict[str, str]:
     """Folders of the recipe made absolute where the cluster is this machine.
 
     Raises:
-        UserError: for a relative folder where it is another one.
+        UserError: for a relative folder or file where it is another one.
     """
     uri = run or run_uri(recipe, run=None)
     places = {
@@ -120,6 +120,12 @@ def _places(recipe: Recipe, *, run: str | None, address: str) -> dict[str, str]:
                     f"{key}={place}: a relative folder means nothing on {address}; wanted "
                     "s3://..., or an absolute path that every node sees"
                 )
+        if is_relative(recipe.tracking.uri):
+            raise UserError(
+                f"tracking.uri={recipe.tracking.uri}: a relative file is lost with the job's "
+                f"own folder on {address}; wanted a server's http(s) URL, or sqlite:////FILE "
+                "at an absolute path"
+            )
     found = {key: resolve(place) for key, place in places.items()}
     found["--run"] = resolve(uri)
     if recipe.tracking.uri.startswith("sqlite:") and is_here:

@@ -39,11 +39,11 @@ class Line:
     started_s: float | None = None
 
     def take(self, event: Mapping[str, Any]) -> None:
-        """Takes a progress event."""
+        """Takes a progress event; what it does not say stays."""
         self.state = "running"
         self.step, self.steps = event["step"], event["steps"]
-        self.loss = event.get("loss")
-        self.clips_per_s = event.get("clips_per_s")
+        self.loss = event.get("loss", self.loss)
+        self.clips_per_s = event.get("clips_per_s", self.clips_per_s)
         self.eta_s = event.get("eta_s", self._guess_eta())
 
     def _guess_eta(self) -> float | None:

@@ -12,6 +12,7 @@ from orchestrator.errors import UserError
 
 _SERVERS = ("http", "https")
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_SQLITE = re.compile(r"sqlite(?:\+\w+)?:///([^?]+)")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,12 @@ class Target:
     def is_server(self) -> bool:
         """True where an MLflow server stands in front of the store."""
         return urlsplit(self.uri).scheme in _SERVERS
+
+
+def is_relative(uri: str) -> bool:
+    """True for an sqlite file that is named from the working folder."""
+    match = _SQLITE.fullmatch(uri)
+    return match is not None and not Path(match[1]).is_absolute()
 
 
 def resolve_target(uri: str, *, run_uri: str, folder: Path | None = None) -> Target:
@@ -55,7 +62,7 @@ def resolve_target(uri: str, *, run_uri: str, folder: Path | None = None) -> Tar
     if scheme != "sqlite":
         beside = run_uri.rstrip("/").rpartition("/")[0] + "/mlartifacts"
         return Target(uri=uri, artifacts=beside if "://" in beside else Path(beside).as_uri())
-    match = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)", uri)
+    match = _SQLITE.fullmatch(uri)
     if match is None or match[1] == ":memory:":
         raise UserError(f"tracking.uri={uri}: wanted sqlite:///FILE")
     path = ((folder or Path.cwd()) / match[1]).resolve()

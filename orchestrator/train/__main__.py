@@ -16,8 +16,6 @@ from types import FrameType
 from typing import Any
 
 from orchestrator.errors import RushesError
-from orchestrator.train.job import StageJob
-from orchestrator.train.worker import run
 
 
 class PipeHooks:
@@ -53,6 +51,10 @@ def main() -> int:
     hooks = PipeHooks(args.events)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, hooks.on_signal)
+    # Late: torch takes seconds to import, in which a signal would end the process unheard.
+    from orchestrator.train.job import StageJob
+    from orchestrator.train.worker import run
+
     job = StageJob.model_validate_json(args.job.read_text())
     try:
         result = run(job, hooks=hooks)

@@ -2,13 +2,23 @@
 
 import torch
 
+from orchestrator.errors import StoppedError
 from orchestrator.storage.store import open_store
 from orchestrator.train.evaluation.digits import evaluate_digits
 from orchestrator.train.evaluation.prior import evaluate_prior
-from orchestrator.train.evaluation.report import Report
+from orchestrator.train.evaluation.report import COUNT, Report
 from orchestrator.train.evaluation.upsamplers import evaluate_upsamplers
 from orchestrator.train.hooks import Hooks
-from orchestrator.train.job import StageJob
+from orchestrator.train.job import StageJob, StageResult
+
+
+def evaluate_stage(job: StageJob, *, hooks: Hooks) -> StageResult:
+    """Evaluates as a part of a run; what a stop cuts short leaves nothing behind."""
+    try:
+        report = evaluate(job, hooks=hooks)
+    except StoppedError:
+        return StageResult(status="stopped", step=0)
+    return StageResult(status="done", step=int(report[COUNT]))
 
 
 def evaluate(job: StageJob, *, hooks: Hooks) -> Report:
@@ -16,6 +26,7 @@ def evaluate(job: StageJob, *, hooks: Hooks) -> Report:
 
     Raises:
         UserError: if what it evaluates has not finished.
+        StoppedError: if the hooks ask for it.
     """
     spec = job.spec.evaluate
     assert spec is not None

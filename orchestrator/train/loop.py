@@ -1,11 +1,9 @@
 """The training loop: every stage, every engine, every world size."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import torch
-
+from orchestrator.data.index import Bucket
 from orchestrator.data.stream import StepBatch, Stream
 from orchestrator.errors import RushesError
 from orchestrator.recipe.stage import Stage
@@ -14,27 +12,9 @@ from orchestrator.train.randomness import SlotRandom, happens_at
 from orchestrator.train.ranks import Ranks
 from orchestrator.train.schedule import learning_rate
 from orchestrator.train.tasks.base import Micro, Task
+from orchestrator.train.window import Window
 
 MAX_SKIPPED_IN_A_ROW = 20
-
-
-@dataclass
-class Window:
-    """What happened since the last logged step, on this rank."""
-
-    started_s: float = field(default_factory=time.monotonic)
-    steps: int = 0
-    skipped: int = 0
-    wait_s: float = 0.0
-    grad_norm: dict[str, torch.Tensor] = field(default_factory=dict)
-    stats: dict[str, torch.Tensor] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-
-    def add(self, stats: Mapping[str, torch.Tensor]) -> None:
-        """Sums detached scalars; nothing is moved off the device."""
-        for name, value in stats.items():
-            self.stats[name] = self.stats.get(name, 0.0) + value
-            self.counts[name] = self.counts.get(name, 0) + 1
 
 
 @dataclass(frozen=True)
@@ -45,12 +25,14 @@ class Step:
         number: steps done so far.
         lr: learning rate that was used.
         window: sums since the last logged step.
+        ends_window: this is a logged step; the next one begins a new window.
         stop: the run was asked to stop; all ranks see the same value.
     """
 
     number: int
     lr: float
     window: Window
+    ends_window: bool
     stop: bool
 
 
@@ -66,18 +48,22 @@ class Loop:
     ranks: Ranks
     should_stop: Callable[[], bool]
 
-    def steps(self, *, start: int) -> Iterator[Step]:
+    def steps(self, *, start: int, window: Window) -> Iterator[Step]:
         """Trains from step ``start`` on, yielding after every optimizer step.
+
+        Args:
+            start: steps done.
+            window: of the steps before ``start`` that are not logged yet.
 
         Raises:
             RushesError: when no step could be applied for a long time in a row.
         """
         train = self.stage.training
-        window = Window()
         in_a_row = 0
         for step in range(start, train.steps):
             batch = self.stream.next()
             window.wait_s += self.stream.take_wait_s()
+            window.count(self.task.work(self._seen(batch, step=step)), clips=train.batch)
             lr = learning_rate(step, optim=train.optim, steps=train.steps)
             applied = self._step(batch, step=step, lr=lr, window=window)
             window.steps += 1
@@ -90,11 +76,20 @@ class Loop:
                     "or start again from an earlier checkpoint"
                 )
             stop = self.ranks.any(self.should_stop() if self.ranks.rank == 0 else False)
-            yield Step(number=step + 1, lr=lr, window=window, stop=stop)
+            ends = (step + 1) % train.log_every == 0 or step + 1 == train.steps
+            yield Step(number=step + 1, lr=lr, window=window, ends_window=ends, stop=stop)
             if stop:
                 return
-            if (step + 1) % train.log_every == 0:
+            if ends:
                 window = Window()
+
+    def _is_of_images(self, step: int) -> bool:
+        return happens_at(step, share=self.stage.training.image_share)
+
+    def _seen(self, batch: StepBatch, *, step: int) -> Bucket:
+        """Frames, height and width of what this step sees of every clip, on every rank."""
+        frames, height, width = batch.bucket
+        return (1 if self._is_of_images(step) else frames), height, width
 
     def _step(self, batch: StepBatch, *, step: int, lr: float, window: Window) -> bool:
         active = [name for name in self.engines if self.task.is_active(name, step=step)]
@@ -112,7 +107,7 @@ class Loop:
 
     def _micros(self, batch: StepBatch, *, step: int) -> Iterator[Micro]:
         train = self.stage.training
-        images = happens_at(step, share=train.image_share)
+        images = self._is_of_images(step)
         for first in range(0, len(batch.slots), train.micro_batch):
             part = slice(first, first + train.micro_batch)
             yield Micro(

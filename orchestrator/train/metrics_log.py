@@ -8,7 +8,7 @@ from orchestrator.storage.store import Store
 
 
 class MetricsLog:
-    """A local JSONL file, copied whole to the run's folder when asked."""
+    """A local JSONL file; a checkpoint takes a copy of the whole of it to the run's folder."""
 
     def __init__(self, path: Path, *, store: Store, key: str) -> None:
         self._path = path
@@ -31,6 +31,6 @@ class MetricsLog:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
-    def publish(self) -> None:
-        """Copies the file to the run's folder."""
-        self._store.put(self._key, self._path.read_bytes())
+    def copy(self) -> dict[str, bytes]:
+        """The file as it is now, by its key in the run's folder."""
+        return {self._key: self._path.read_bytes()}

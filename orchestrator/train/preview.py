@@ -12,6 +12,7 @@ from models.cascade.model import CaptionedUNet
 from models.sora.autoencoder import VideoAutoencoder
 from models.sora.model import TextToVideo
 from models.text.encoder import TextEncoder, build_text_encoder
+from orchestrator.errors import UnavailableError
 from orchestrator.storage.store import Store, join_uri
 from orchestrator.train.cascades import link_of
 from orchestrator.train.engine.base import Engine
@@ -53,14 +54,21 @@ class Preview:
         return step % preview.every_steps == 0 or step == self._train.steps
 
     def sample(self, engines: Mapping[str, Engine], *, step: int) -> None:
-        """Samples, writes a sheet of clips to the run's folder and says where."""
+        """Samples, writes a sheet of clips to the run's folder and says where.
+
+        A store that is away costs the sheet, and a note.
+        """
         preview = self._train.preview
         assert preview is not None
         engine = engines[DENOISER]
         with torch.no_grad(), engine.ema_weights():
             video = self._sampled(engine.module, preview.prompts)
         if self._ranks.rank == 0:
-            self._publish(to_uint8(video), step=step)
+            try:
+                self._publish(to_uint8(video), step=step)
+            except UnavailableError as error:
+                text = f"{error}; the samples of step {step} are lost, training goes on"
+                self._event({"kind": "note", "stage": self._job.stage, "text": text})
         self._ranks.barrier()
 
     def _sampled(self, model: nn.Module, prompts: Sequence[str]) -> Tensor:

@@ -13,7 +13,6 @@ from orchestrator.recipe.stage import Stage
 from orchestrator.train.loop import Step
 from orchestrator.train.metrics_log import MetricsLog
 from orchestrator.train.ranks import Ranks
-from orchestrator.train.tasks.base import Task
 
 MEBI = 1024.0**2
 TERA = 1e12
@@ -26,14 +25,12 @@ class Recorder:
         self,
         *,
         stage: Stage,
-        task: Task,
         ranks: Ranks,
         log: MetricsLog,
         event: Callable[[dict[str, Any]], None],
     ) -> None:
         self._stage = stage
         self._train = stage.training
-        self._task = task
         self._ranks = ranks
         self._log = log
         self._event = event
@@ -64,34 +61,44 @@ class Recorder:
                 "values": finite,
             }
         )
-        self._event(
-            {
-                "kind": "progress",
-                "stage": self._stage.id,
-                "step": step.number,
-                "steps": self._train.steps,
-                "loss": values["loss"],
-                "clips_per_s": values["clips_per_s"],
-                "eta_s": (self._train.steps - step.number) * values["step_s"],
-            }
+        self._progress(
+            step.number,
+            loss=values["loss"],
+            clips_per_s=values["clips_per_s"],
+            eta_s=(self._train.steps - step.number) * values["step_s"],
         )
+
+    def stopped(self, step: Step) -> None:
+        """Tells how far a stop let the stage come; its window is logged by the next start."""
+        self._progress(step.number)
+
+    def state_dict(self) -> dict[str, int]:
+        """What a resumed stage goes on counting from, as JSON; rank 0's is the one to keep."""
+        return {"skipped_steps": self._skipped}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes on from a checkpoint's counts."""
+        self._skipped = state["skipped_steps"]
+
+    def _progress(self, step: int, **values: float) -> None:
+        head = {"kind": "progress", "stage": self._stage.id}
+        self._event(head | {"step": step, "steps": self._train.steps} | values)
 
     def _means(self, step: Step) -> dict[str, float]:
         window = step.window
         names = sorted(window.stats)
-        sums = torch.stack([window.stats[name].float() / window.counts[name] for name in names])
+        sums = torch.stack([window.stats[name] / window.counts[name] for name in names])
         means = self._ranks.mean(sums).tolist()
         return dict(zip(names, means, strict=True))
 
     def _speed(self, step: Step) -> dict[str, float]:
         elapsed_s = max(time.monotonic() - step.window.started_s, 1e-9)
         step_s = elapsed_s / step.window.steps
-        clips_per_s = self._train.batch / step_s
         return {
             "step_s": step_s,
-            "clips_per_s": clips_per_s,
-            "tokens_per_s": clips_per_s * self._task.units_per_clip,
-            "model_tflops": clips_per_s * self._task.flops_per_clip / TERA,
+            "clips_per_s": self._train.batch / step_s,
+            "tokens_per_s": step.window.units / elapsed_s,
+            "model_tflops": step.window.flops / elapsed_s / TERA,
             "data_wait_s": step.window.wait_s / step.window.steps,
         }
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,6 +18,7 @@ from orchestrator.train.checkpoint.save import Saver
 from orchestrator.train.engine.base import Engine
 from orchestrator.train.engine.blocks import apply_memory_and_speed
 from orchestrator.train.engine.build import build_engine
+from orchestrator.train.exchange import gather_json
 from orchestrator.train.finish import finish
 from orchestrator.train.hooks import Hooks
 from orchestrator.train.job import StageJob, StageResult
@@ -29,6 +31,7 @@ from orchestrator.train.sources import open_stream
 from orchestrator.train.tasks.base import Task
 from orchestrator.train.tasks.build import build_task
 from orchestrator.train.weights import read_weights
+from orchestrator.train.window import Window, restore_window
 
 MAX_LOST_SAVES = 3  # that a stage trains on after
 
@@ -117,9 +120,7 @@ class _Session:
         self._log = MetricsLog(
             scratch / "metrics.jsonl", store=store, key=f"{job.folder}/metrics.jsonl"
         )
-        self._recorder = Recorder(
-            stage=job.spec, task=task, ranks=ranks, log=self._log, event=self._event
-        )
+        self._recorder = Recorder(stage=job.spec, ranks=ranks, log=self._log, event=self._event)
         self._saver = Saver(
             store, self._checkpoints, engines=engines, ranks=ranks, keep=job.spec.save.keep
         )
@@ -127,7 +128,7 @@ class _Session:
         self._preview = Preview(job, store=store, ranks=ranks, event=self._event)
 
     def run(self) -> StageResult:
-        start = self._resume()
+        start, window = self._resume()
         loop = Loop(
             stage=self._job.spec,
             seed=self._job.recipe.seed,
@@ -137,7 +138,7 @@ class _Session:
             ranks=self._ranks,
             should_stop=self._hooks.should_stop,
         )
-        for step in loop.steps(start=start):
+        for step in loop.steps(start=start, window=window):
             self._after(step)
             if step.stop and step.number < self._train.steps:
                 return StageResult(status="stopped", step=step.number)
@@ -164,10 +165,12 @@ class _Session:
 
     def _after(self, step: Step) -> None:
         last = step.number == self._train.steps
-        if step.number % self._train.log_every == 0 or last or step.stop:
+        if step.ends_window:
             self._recorder.record(step)
+        elif step.stop:
+            self._recorder.stopped(step)
         if step.number % self._job.spec.save.every_steps == 0 or last or step.stop:
-            self._save(step.number)
+            self._save(step)
         else:
             self._tolerant(self._saver.poll)
         if last or step.stop:
@@ -175,12 +178,17 @@ class _Session:
         if self._preview.is_due(step.number):
             self._preview.sample(self._engines, step=step.number)
 
-    def _save(self, step: int) -> None:
-        if self._ranks.rank == 0:
-            self._log.publish()
-        extra = {"stream": self._stream.state_dict(), "step": step}
+    def _save(self, step: Step) -> None:
+        window = Window() if step.ends_window else step.window
+        extra = {
+            "stream": self._stream.state_dict(),
+            "step": step.number,
+            "windows": gather_json(window.state(), device=self._ranks.device),
+            "recorder": self._recorder.state_dict(),
+        }
         self._tolerant(self._saver.finish)
-        self._saver.begin(step=step, extra=extra)
+        log = self._log.copy() if self._ranks.rank == 0 else None
+        self._saver.begin(step=step.number, extra=extra, beside=log)
 
     def _tolerant(self, collect: Callable[[], None]) -> None:
         """Training outlasts a store that is away for some saves, but not for many."""
@@ -192,7 +200,7 @@ class _Session:
                 raise
             self._note(f"{error}; training goes on, the next save tries again")
 
-    def _resume(self) -> int:
+    def _resume(self) -> tuple[int, Window]:
         found = load_latest(
             self._store,
             self._checkpoints,
@@ -200,11 +208,22 @@ class _Session:
             ranks=self._ranks,
             note=self._note,
         )
-        step = 0
+        step, window = 0, Window()
         if found is not None:
             step = int(found["step"])
+            window = self._restored(found)
             self._stream.load_state_dict(found["stream"])
             self._note(f"goes on from step {step}")
         if self._ranks.rank == 0:
             self._log.resume(step=step)
-        return step
+        return step, window
+
+    def _restored(self, found: Mapping[str, Any]) -> Window:
+        if "recorder" in found:  # checkpoints of earlier versions hold neither
+            self._recorder.load_state_dict(found["recorder"])
+        return restore_window(
+            found.get("windows", ()),
+            rank=self._ranks.rank,
+            world_size=self._ranks.world_size,
+            device=self._ranks.device,
+        )

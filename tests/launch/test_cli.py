@@ -58,6 +58,15 @@ def test_check_imports_neither_torch_nor_ray() -> None:
             ("submit", str(DEBUG), "--address", "http://head.example:8265"),
             "--run=runs: a relative folder",
         ),
+        (
+            (
+                *("submit", str(DEBUG), "--address", "http://head.example:8265"),
+                *("--set", "runs=s3://bucket/runs"),
+                *("--set", "data.train.uri=s3://bucket/train"),
+                *("--set", "data.eval.uri=s3://bucket/eval"),
+            ),
+            "tracking.uri=sqlite:///runs/mlflow.db: a relative file",
+        ),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_2(

@@ -1,9 +1,9 @@
 """A stage is trained by one worker, can be stopped at any step, and goes on as if it had not."""
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,34 +15,16 @@ from orchestrator.data.index import Index
 from orchestrator.data.reader import Reader
 from orchestrator.data.sources import ensure_sources
 from orchestrator.errors import UnavailableError, UserError
+from orchestrator.recipe.load import parse_recipe
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.storage.folder import FolderStore
 from orchestrator.train.encode import Encoder, encode_units, finish_encode
-from orchestrator.train.evaluate import evaluate
-from orchestrator.train.job import StageJob
+from orchestrator.train.evaluate import evaluate, evaluate_stage
+from orchestrator.train.job import StageResult
+from orchestrator.train.randomness import happens_at
 from orchestrator.train.worker import run
-from tests.tiny import STEPS, tiny_recipe
-
-
-class Recorded:
-    """Hooks that keep events and ask to stop after some steps."""
-
-    def __init__(self, *, stop_after: int | None = None) -> None:
-        self.events: list[dict[str, Any]] = []
-        self._left = stop_after
-
-    def event(self, event: dict[str, Any]) -> None:
-        json.dumps(event)
-        self.events.append(event)
-
-    def should_stop(self) -> bool:
-        if self._left is None:
-            return False
-        self._left -= 1
-        return self._left <= 0
-
-    def kinds(self) -> set[str]:
-        return {event["kind"] for event in self.events}
+from tests.tiny import STEPS, tiny_recipe, tiny_tree
+from tests.train.workers import Recorded, job_of
 
 
 @pytest.fixture(autouse=True)
@@ -64,10 +46,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def job_of(recipe: Recipe, stage: str, *, run_uri: str) -> StageJob:
-    return StageJob(recipe=recipe, stage=stage, run=run_uri, attempt=1)
-
-
 def finish_stage(recipe: Recipe, stage: str, *, run_uri: str) -> Recorded:
     hooks = Recorded()
     job = job_of(recipe, stage, run_uri=run_uri)
@@ -79,6 +57,13 @@ def finish_stage(recipe: Recipe, stage: str, *, run_uri: str) -> Recorded:
     else:
         assert run(job, hooks=hooks).status == "done"
     return hooks
+
+
+def link_upstream(folder: Path, *, run_name: str) -> None:
+    stages = folder / run_name / "stages"
+    stages.mkdir(parents=True)
+    for stage in ("autoencoder", "encode"):
+        (stages / stage).symlink_to(folder / "straight" / "stages" / stage)
 
 
 def curve(folder: Path, run_name: str, stage: str) -> list[tuple[int, float]]:
@@ -106,13 +91,9 @@ def test_a_stopped_autoencoder_goes_on_bitwise(folder: Path, stop_after: int) ->
 
 
 def test_a_stopped_denoiser_goes_on_bitwise(folder: Path) -> None:
-    recipe = tiny_recipe(folder)
     name = "stopped-dit"
-    for stage in ("autoencoder", "encode"):
-        source, target = folder / "straight/stages" / stage, folder / name / "stages" / stage
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.symlink_to(source)
-    job = job_of(recipe, "dit", run_uri=f"{folder}/{name}")
+    link_upstream(folder, run_name=name)
+    job = job_of(tiny_recipe(folder), "dit", run_uri=f"{folder}/{name}")
     assert run(job, hooks=Recorded(stop_after=3)).step == 3
     assert run(job, hooks=Recorded()).status == "done"
     assert curve(folder, name, "dit") == curve(folder, "straight", "dit")
@@ -138,6 +119,28 @@ def test_a_denoiser_says_what_it_does(folder: Path) -> None:
     assert {path.suffix for path in samples} == {".gif", ".mp4", ".png"}
 
 
+def test_speed_is_of_what_each_step_saw(folder: Path) -> None:
+    recipe = tiny_recipe(folder)
+    stage = recipe.stage("dit")
+    factors = recipe.autoencoder_config(stage)
+    frames, (height, width) = stage.training.clip.frames, stage.training.clip.size
+    of_one_frame = (height // factors.space_factor // 2) * (width // factors.space_factor // 2)
+    of_a_clip = ((frames - 1) // factors.time_factor + 1) * of_one_frame
+    images = [happens_at(step, share=stage.training.image_share) for step in range(STEPS)]
+    assert len(set(images)) == 2
+    lines = (folder / "straight/stages/dit/metrics.jsonl").read_text().splitlines()
+    tokens, flops = zip(
+        *(
+            (row["tokens_per_s"] / row["clips_per_s"], row["model_tflops"] / row["clips_per_s"])
+            for row in map(json.loads, lines)
+        ),
+        strict=True,
+    )
+    assert tokens == pytest.approx([of_one_frame if one else of_a_clip for one in images])
+    most_of_images = max(value for value, one in zip(flops, images, strict=True) if one)
+    assert most_of_images < min(value for value, one in zip(flops, images, strict=True) if not one)
+
+
 def test_training_outlasts_a_save_that_the_store_does_not_take(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +164,31 @@ def test_training_outlasts_a_save_that_the_store_does_not_take(
         assert torch.equal(tensor, straight[name])
 
 
+def test_training_outlasts_metrics_and_samples_that_the_store_does_not_take(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = FolderStore.put
+    writers: list[str] = []
+
+    def away(self: FolderStore, key: str, data: bytes | memoryview) -> None:
+        if key.endswith("metrics.jsonl"):
+            writers.append(threading.current_thread().name)
+        if "samples/" in key or (key.endswith("metrics.jsonl") and len(writers) == 1):
+            raise UnavailableError("the store is away")
+        put(self, key, data)
+
+    monkeypatch.setattr(FolderStore, "put", away)
+    link_upstream(folder, run_name="away-dit")
+    hooks = Recorded()
+    job = job_of(tiny_recipe(folder), "dit", run_uri=f"{folder}/away-dit")
+    assert run(job, hooks=hooks).status == "done"
+    notes = [event["text"] for event in hooks.events if event["kind"] == "note"]
+    assert [note for note in notes if "step-00000002 was not written: the store is away" in note]
+    assert [note for note in notes if "the samples of step 6 are lost" in note]
+    assert set(writers) == {"checkpoint"}, "a step waited for the store"
+    assert curve(folder, "away-dit", "dit") == curve(folder, "straight", "dit")
+
+
 def test_latents_are_normalised(folder: Path) -> None:
     index = Index.open(f"{folder}/straight/stages/encode/latents")
     reader = Reader(index, cache_dir=str(folder / "cache"), cache_bytes=10**9, memory_bytes=0)
@@ -177,6 +205,18 @@ def test_evaluation_reports_shares(folder: Path) -> None:
     assert report["prompts"] == 4
     assert all(0 <= report[name] <= 1 for name in ("digit", "colour", "direction"))
     assert (folder / "straight/stages/evaluate/report.json").is_file()
+
+
+def test_a_stopped_evaluation_is_no_result(folder: Path) -> None:
+    tree = tiny_tree(folder)
+    tree["stages"][-1]["evaluate"]["batch"] = 2
+    job = job_of(parse_recipe(tree, origin="tiny"), "evaluate", run_uri=f"{folder}/unjudged")
+    link_upstream(folder, run_name="unjudged")
+    (folder / "unjudged/stages/dit").symlink_to(folder / "straight/stages/dit")
+    hooks = Recorded(stop_after=1)
+    assert evaluate_stage(job, hooks=hooks) == StageResult(status="stopped", step=0)
+    assert [event["step"] for event in hooks.events] == [2]
+    assert not (folder / "unjudged/stages/evaluate").exists()
 
 
 def test_another_seed_is_refused_on_resume(folder: Path) -> None:

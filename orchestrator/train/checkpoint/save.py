@@ -37,6 +37,7 @@ class _Pending:
     networks: dict[str, Network]
     extra: dict[str, Any]
     files: list[HostFile]
+    beside: Mapping[str, bytes]
     described: dict[str, File] = field(default_factory=dict[str, File])
     error: BaseException | None = None
     thread: threading.Thread | None = None
@@ -73,12 +74,16 @@ class Saver:
         self._buffers = HostBuffers(engines, ranks=ranks)
         self._pending: _Pending | None = None
 
-    def begin(self, *, step: int, extra: dict[str, Any]) -> None:
+    def begin(
+        self, *, step: int, extra: dict[str, Any], beside: Mapping[str, bytes] | None = None
+    ) -> None:
         """Copies the state of now and starts to write it.
 
         Args:
             step: optimizer steps done.
             extra: JSON that ``load_latest`` gives back.
+            beside: bytes by key of the store, written over what is there before the commit: where
+                the checkpoint exists, they do.
 
         Raises:
             RushesError: as ``finish``, for the checkpoint before.
@@ -92,6 +97,7 @@ class Saver:
             },
             extra=extra,
             files=self._buffers.copy(),
+            beside=beside or {},
         )
         # A daemon: a process that has failed elsewhere must not wait for a store that is down.
         pending.thread = threading.Thread(
@@ -143,6 +149,8 @@ class Saver:
             for file in pending.files:
                 pending.described[file.name] = describe(file.raw)
                 self._store.put(f"{target}/{file.name}", file.raw)
+            for key, raw in pending.beside.items():
+                self._store.put(key, raw)
         except BaseException as error:  # a thread's outer edge: ``finish`` raises it
             pending.error = error
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from orchestrator.errors import StoppedError
 from orchestrator.storage.store import Store, join_uri
 from orchestrator.train.hooks import Hooks
 from orchestrator.train.job import StageJob
@@ -53,8 +54,14 @@ def publish_clips(
 
 
 def say_progress(job: StageJob, hooks: Hooks, *, done: int, of: int) -> None:
-    """Tells how far an evaluation has come."""
+    """Tells how far an evaluation has come.
+
+    Raises:
+        StoppedError: if it was asked to stop and is not nearly through.
+    """
     hooks.event({"kind": "progress", "stage": job.stage, "step": done, "steps": of})
+    if done < of and hooks.should_stop():
+        raise StoppedError(f"stage {job.stage}: stopped after {done} of {of}")
 
 
 def _tell(job: StageJob, hooks: Hooks, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
+from math import prod
 from typing import Any
 
 import torch
@@ -11,10 +12,11 @@ from models.sora.autoencoder import VideoAutoencoder
 from models.sora.autoencoder_config import AutoencoderConfig, AutoencoderLossConfig
 from models.sora.autoencoder_loss import AutoencoderLoss
 from models.sora.discriminator import PatchDiscriminator3D
+from orchestrator.data.index import Bucket
 from orchestrator.recipe.train import Train
 from orchestrator.train.flops import forward_flops
 from orchestrator.train.pixels import as_pixels
-from orchestrator.train.tasks.base import Forward, Loss, Micro
+from orchestrator.train.tasks.base import Forward, Loss, Micro, Work
 from orchestrator.train.weights import load_into
 
 AUTOENCODER = "autoencoder"
@@ -35,17 +37,22 @@ class AutoencoderTask:
         self.networks: dict[str, nn.Module] = {AUTOENCODER: VideoAutoencoder(train.model)}
         if train.objective.adversarial is not None:
             self.networks[DISCRIMINATOR] = PatchDiscriminator3D(train.objective.adversarial)
-        clip = (1, 3, train.clip.frames, *train.clip.size)
-        latent = self._autoencoder.latent_shape(train.clip.frames, *train.clip.size)
-        noise = (1, train.model.latent_channels, *latent)
-        self.units_per_clip = latent[0] * latent[1] * latent[2]
-        self.flops_per_clip = 3 * forward_flops(partial(VideoAutoencoder, train.model), clip, noise)
+        self._work: dict[Bucket, Work] = {}
 
     @property
     def _autoencoder(self) -> VideoAutoencoder:
         network = self.networks[AUTOENCODER]
         assert isinstance(network, VideoAutoencoder)
         return network
+
+    def work(self, bucket: Bucket) -> Work:
+        """The autoencoder's; the discriminator's is not counted."""
+        if bucket not in self._work:
+            latent = self._autoencoder.latent_shape(*bucket)
+            noise = (1, self._model.latent_channels, *latent)
+            flops = forward_flops(partial(VideoAutoencoder, self._model), (1, 3, *bucket), noise)
+            self._work[bucket] = Work(units=prod(latent), flops=3 * flops)
+        return self._work[bucket]
 
     def blocks(self) -> list[nn.Module]:
         """The autoencoder's residual blocks."""

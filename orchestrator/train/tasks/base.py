@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from orchestrator.data.index import Bucket
 from orchestrator.data.stream import Image
 from orchestrator.train.randomness import SlotRandom
 
@@ -41,6 +42,19 @@ class Loss:
     stats: dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class Work:
+    """What one clip takes of its first network.
+
+    Attributes:
+        units: tokens, latent positions or pixels, for throughput.
+        flops: forward and backward, multiply and add counted apart.
+    """
+
+    units: int
+    flops: float
+
+
 class Forward(Protocol):
     """A network as the task sees it: an engine or a bare module."""
 
@@ -55,8 +69,10 @@ class Task(Protocol):
     """Networks of a stage and their losses."""
 
     networks: dict[str, nn.Module]  # in the order in which they step; the first one is exported
-    units_per_clip: int  # tokens or latent positions, for throughput
-    flops_per_clip: float  # forward and backward, multiply and add counted apart
+
+    def work(self, bucket: Bucket) -> Work:
+        """What one stored clip of that many frames, height and width takes."""
+        ...
 
     def blocks(self) -> list[nn.Module]:
         """What is compiled or recomputed one by one."""

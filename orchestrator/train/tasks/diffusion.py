@@ -1,6 +1,7 @@
 """Training the diffusion transformer on latents and captions."""
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ from models.sora.flops import dit_flops
 from models.sora.model import TextToVideo
 from models.text.config import Byt5Config
 from models.text.encoder import TextEncoder, TextStates, Tokens, build_text_encoder
+from orchestrator.data.index import Bucket
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
-from orchestrator.train.tasks.base import Forward, Loss, Micro
+from orchestrator.train.tasks.base import Forward, Loss, Micro, Work
 from orchestrator.train.text_states import EMPTY_CAPTION, TextTable
 from orchestrator.train.weights import load_into
 
@@ -45,16 +47,21 @@ class DiffusionTask:
             text=text,
         )
         self.networks: dict[str, nn.Module] = {DENOISER: self._denoiser}
-        grid = _grid(train.clip.frames, train.clip.size, autoencoder)
-        patch = model.patch
-        self.units_per_clip = (grid[0] // patch[0]) * (grid[1] // patch[1]) * (grid[2] // patch[2])
-        self.flops_per_clip: float = 3 * dit_flops(
+        self._autoencoder = autoencoder
+        self._text_tokens = _typical_tokens(recipe, text, frozen)
+
+    def work(self, bucket: Bucket) -> Work:
+        """The transformer's, with a caption of typical length."""
+        model = self._train.dit
+        grid = _grid(bucket, self._autoencoder)
+        flops = dit_flops(
             model,
-            channels=autoencoder.latent_channels,
+            channels=self._autoencoder.latent_channels,
             grid=grid,
-            text_tokens=_typical_tokens(recipe, text, frozen),
+            text_tokens=self._text_tokens,
             text_width=self._denoiser.dit.text_width,
         )
+        return Work(units=prod(grid) // prod(model.patch), flops=3 * flops)
 
     def blocks(self) -> list[nn.Module]:
         """The transformer's blocks."""
@@ -146,8 +153,7 @@ def _typical_tokens(recipe: Recipe, text: TextEncoder | None, frozen: TextTable 
     return int(tokens) // recipe.text.stride
 
 
-def _grid(
-    frames: int, size: tuple[int, int], autoencoder: AutoencoderConfig
-) -> tuple[int, int, int]:
+def _grid(bucket: Bucket, autoencoder: AutoencoderConfig) -> tuple[int, int, int]:
+    frames, height, width = bucket
     space = autoencoder.space_factor
-    return (frames - 1) // autoencoder.time_factor + 1, size[0] // space, size[1] // space
+    return (frames - 1) // autoencoder.time_factor + 1, height // space, width // space

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from models.text.pair_config import SmallPairConfig
 from models.text.pair_loss import contrastive_loss
 from models.text.small_pair import SmallPair
+from orchestrator.data.index import Bucket
 from orchestrator.recipe.stage import Stage
 from orchestrator.train.exchange import gather_rows
 from orchestrator.train.flops import forward_flops
-from orchestrator.train.tasks.base import Forward, Loss, Micro
+from orchestrator.train.tasks.base import Forward, Loss, Micro, Work
 from orchestrator.train.tasks.windows import draw_windows, pictures
 from orchestrator.train.views import FRAMES
 from orchestrator.train.weights import load_into
@@ -34,11 +35,14 @@ class PairTask:
         self._device = device
         self._pair = SmallPair(train.model)
         self.networks: dict[str, nn.Module] = {PAIR: self._pair}
-        self.units_per_clip = 1
         config = train.model
-        self.flops_per_clip = 3 * forward_flops(
-            lambda: SmallPair(config).image_encoder, (1, 3, *train.clip.size)
-        )
+        flops = forward_flops(lambda: SmallPair(config).image_encoder, (1, 3, *train.clip.size))
+        self._work = Work(units=1, flops=3 * flops)
+
+    def work(self, bucket: Bucket) -> Work:
+        """One picture, at the view's size."""
+        del bucket
+        return self._work
 
     def blocks(self) -> list[nn.Module]:
         """The blocks of both encoders."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import torch
@@ -12,11 +13,12 @@ from models.diffusion.objective import Objective, build_objective
 from models.text.encoder import TextEncoder, build_text_encoder
 from models.text.pair_states import ImageTextPair
 from models.text.states import distinct
+from orchestrator.data.index import Bucket
 from orchestrator.errors import UserError
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
 from orchestrator.train.flops import unet_flops
-from orchestrator.train.tasks.base import Forward, Loss, Micro
+from orchestrator.train.tasks.base import Forward, Loss, Micro, Work
 from orchestrator.train.tasks.pixel_batch import PixelBatch, PixelReader
 from orchestrator.train.tasks.targets import PixelLoss
 from orchestrator.train.weights import load_into
@@ -58,12 +60,14 @@ class PixelTask:
             self._frozen.to(device)
         self.networks: dict[str, nn.Module] = {DENOISER: model}
         height, width = train.crop or train.clip.size
-        self.units_per_clip = train.clip.frames * height * width
-        self.flops_per_clip = 3 * unet_flops(
-            train.unet,
-            clip=(train.clip.frames, height, width),
-            text_width=model.unet.text_width,
-        )
+        clip = (train.clip.frames, height, width)
+        flops = unet_flops(train.unet, clip=clip, text_width=model.unet.text_width)
+        self._work = Work(units=prod(clip), flops=3 * flops)
+
+    def work(self, bucket: Bucket) -> Work:
+        """One window at the view's size, whatever the stored clip is."""
+        del bucket
+        return self._work
 
     def blocks(self) -> list[nn.Module]:
         """The U-Net's layers."""

@@ -10,8 +10,9 @@ from models.diffusion.objective import build_objective
 from models.make_a_video.prior import Prior
 from models.make_a_video.prior_config import PriorConfig
 from models.text.pair_states import ImageTextPair
+from orchestrator.data.index import Bucket
 from orchestrator.recipe.stage import Stage
-from orchestrator.train.tasks.base import Forward, Loss, Micro
+from orchestrator.train.tasks.base import Forward, Loss, Micro, Work
 from orchestrator.train.tasks.windows import draw_windows, pictures
 from orchestrator.train.text_states import EMPTY_CAPTION
 from orchestrator.train.weights import load_into
@@ -33,10 +34,14 @@ class PriorTask:
         self._objective = build_objective(train.diffusion)
         self._prior = build_prior(train.model, pair=pair)
         self.networks: dict[str, nn.Module] = {PRIOR: self._prior}
-        self.units_per_clip = 1
         weights = sum(parameter.numel() for parameter in self._prior.layers.parameters())
         # Matrix products only: two FLOPs per weight and token, three times that with backward.
-        self.flops_per_clip: float = 6 * weights * self._prior.config.text_tokens
+        self._work = Work(units=1, flops=6 * weights * self._prior.config.text_tokens)
+
+    def work(self, bucket: Bucket) -> Work:
+        """One embedding."""
+        del bucket
+        return self._work
 
     def blocks(self) -> list[nn.Module]:
         """The prior's blocks."""
