@@ -12,7 +12,7 @@ from models.sora.autoencoder_config import AutoencoderConfig, AutoencoderLossCon
 from models.sora.autoencoder_loss import AutoencoderLoss
 from models.sora.discriminator import PatchDiscriminator3D
 from orchestrator.recipe.train import Train
-from orchestrator.train.flops import forward_flops
+from orchestrator.train.flops import forward_flops, on_meta
 from orchestrator.train.pixels import as_pixels
 from orchestrator.train.tasks.base import Forward, Loss, Micro
 from orchestrator.train.weights import load_into
@@ -35,11 +35,13 @@ class AutoencoderTask:
         self.networks: dict[str, nn.Module] = {AUTOENCODER: VideoAutoencoder(train.model)}
         if train.objective.adversarial is not None:
             self.networks[DISCRIMINATOR] = PatchDiscriminator3D(train.objective.adversarial)
-        clip = (1, 3, train.clip.frames, *train.clip.size)
         latent = self._autoencoder.latent_shape(train.clip.frames, *train.clip.size)
-        noise = (1, train.model.latent_channels, *latent)
         self.units_per_clip = latent[0] * latent[1] * latent[2]
-        self.flops_per_clip = 3 * forward_flops(partial(VideoAutoencoder, train.model), clip, noise)
+        self.flops_per_clip = 3 * forward_flops(
+            on_meta(partial(VideoAutoencoder, train.model)),
+            torch.empty(1, 3, train.clip.frames, *train.clip.size, device="meta"),
+            torch.empty(1, train.model.latent_channels, *latent, device="meta"),
+        )
 
     @property
     def _autoencoder(self) -> VideoAutoencoder:

@@ -12,7 +12,7 @@ from models.text.pair_loss import contrastive_loss
 from models.text.small_pair import SmallPair
 from orchestrator.recipe.stage import Stage
 from orchestrator.train.exchange import gather_rows
-from orchestrator.train.flops import forward_flops
+from orchestrator.train.flops import forward_flops, on_meta
 from orchestrator.train.tasks.base import Forward, Loss, Micro
 from orchestrator.train.tasks.windows import draw_windows, pictures
 from orchestrator.train.views import FRAMES
@@ -37,7 +37,8 @@ class PairTask:
         self.units_per_clip = 1
         config = train.model
         self.flops_per_clip = 3 * forward_flops(
-            lambda: SmallPair(config).image_encoder, (1, 3, *train.clip.size)
+            on_meta(lambda: SmallPair(config).image_encoder),
+            torch.empty(1, 3, *train.clip.size, device="meta"),
         )
 
     def blocks(self) -> list[nn.Module]:
