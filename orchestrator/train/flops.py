@@ -67,7 +67,7 @@ def built_unet_flops(unet: SpaceTimeUNet, *, clip: tuple[int, int, int], text_to
         unet.config, clip=clip, text_width=unet.text_width, text_tokens=text_tokens
     )
     x_B3THW = torch.empty(1, RGB, *clip, device="meta")
-    return forward_flops(unet, x_B3THW, torch.empty(1, device="meta"), inputs)
+    return forward_flops(unet.eval(), x_B3THW, torch.empty(1, device="meta"), inputs)
 
 
 def meta_inputs(

@@ -85,6 +85,7 @@ class PixelReader:
             low_resolution_BCTHW=low_B3THW,
             given_BCTHW=self._given(micro, x_B3THW) if self._model.given_frames else None,
             video_B=self._are_videos(micro) if self._train.packed_images else None,
+            dropout_B=self._dropout_seeds(micro) if self._model.dropout else None,
         )
         return PixelBatch(x_B3THW=x_B3THW, inputs=inputs, captions=self._captions(micro))
 
@@ -127,6 +128,10 @@ class PixelReader:
 
     def _are_videos(self, micro: Micro) -> Tensor:
         return torch.tensor([not images for images in micro.packed], device=self._device)
+
+    def _dropout_seeds(self, micro: Micro) -> Tensor:
+        seeds = micro.random.choice([2**31] * len(micro.samples))
+        return torch.tensor(seeds, dtype=torch.int64, device=self._device)
 
     def _given(self, micro: Micro, x_B3THW: Tensor) -> Tensor:
         """Known frames: every so many, or the first or last few."""
