@@ -15,6 +15,7 @@ from models.cascade.conditions import doubled, part_of
 from models.cascade.lift import enlarge, repeat_frames
 from models.cascade.model import CaptionedUNet
 from models.cascade.tiles import tile_of, tiled
+from models.config import RGB
 from models.diffusion.augmentation import augment
 from models.diffusion.config import SamplerConfig
 from models.diffusion.guidance import Denoise, guided
@@ -22,10 +23,8 @@ from models.diffusion.objective import Objective
 from models.diffusion.samplers import grid_of, sample
 from models.make_a_video.interpolation import every_kth, given_channels, spread
 from models.nn.unet_inputs import UNetInputs
-from models.text.states import TextEncoder, TextStates
+from models.text.states import EMPTY_CAPTION, TextEncoder, TextStates
 
-NO_CAPTION = ""
-RGB = 3
 WHOLE_PIXELS = 8_000_000  # of a call of the network; more go through it in parts
 Step = Literal["start", "space", "time", "given"]
 
@@ -159,7 +158,7 @@ class Link:
         times = [moment.t for moment in grid_of(self.objective, config=self.sampler)[:-1]]
         return guided(
             conditional=conditional,
-            both=self._bind(self._with_text(twice, [*prompts, *[NO_CAPTION] * len(prompts)])),
+            both=self._bind(self._with_text(twice, [*prompts, *[EMPTY_CAPTION] * len(prompts)])),
             config=self.sampler.guidance,
             times=times,
         )

@@ -22,7 +22,7 @@ from models.text.widths import pair_widths, text_width
 from orchestrator.recipe.chain import upsampling
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
-from orchestrator.train.flops import built_unet_flops, forward_flops, on_meta
+from orchestrator.train.flops import built_unet_flops, forward_flops, on_meta, prior_flops
 
 TEXT_TOKENS = 64  # of a caption, for counting
 
@@ -167,9 +167,7 @@ def _trained_text(config: TextConfig) -> int:
 def _prior(config: PriorConfig, widths: tuple[int, int]) -> tuple[int, int, float]:
     text, embedding = widths
     prior = on_meta(lambda: Prior(config, embedding_width=embedding, text_width=text))
-    # Matrix products of the blocks: two FLOPs per weight and token.
-    flops = 2.0 * _parameters(prior.layers) * config.text_tokens
-    return config.text_tokens, _parameters(prior), flops
+    return config.text_tokens, _parameters(prior), prior_flops(prior)
 
 
 def _pair(config: SmallPairConfig, size: tuple[int, int]) -> tuple[int, int, float]:

@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from models.config import RGB
+from models.make_a_video.prior import Prior
 from models.nn.unet import SpaceTimeUNet
-from models.nn.unet_config import RGB, UNetConfig
+from models.nn.unet_config import UNetConfig
 from models.nn.unet_inputs import UNetInputs
 from models.text.states import TextStates
 
@@ -68,6 +70,12 @@ def built_unet_flops(unet: SpaceTimeUNet, *, clip: tuple[int, int, int], text_to
     )
     x_B3THW = torch.empty(1, RGB, *clip, device="meta")
     return forward_flops(unet.eval(), x_B3THW, torch.empty(1, device="meta"), inputs)
+
+
+def prior_flops(prior: Prior) -> float:
+    """FLOPs of one caption's forward pass: matrix products of the blocks, per weight and token."""
+    weights = sum(parameter.numel() for parameter in prior.layers.parameters())
+    return 2.0 * weights * prior.config.text_tokens
 
 
 def meta_inputs(

@@ -23,6 +23,7 @@ from models.make_a_video.interpolation import (
 )
 from models.nn.unet_inputs import UNetInputs
 from models.text.pair_states import ImageTextPair
+from models.text.states import EMPTY_CAPTION
 from orchestrator.data.stream import Image
 from orchestrator.recipe.chain import Upsampling, upsampling
 from orchestrator.recipe.recipe import Recipe
@@ -30,7 +31,6 @@ from orchestrator.recipe.stage import Stage
 from orchestrator.recipe.train import Train
 from orchestrator.train.tasks.base import Micro
 from orchestrator.train.tasks.windows import Window, draw_windows, pictures, pixels
-from orchestrator.train.text_states import EMPTY_CAPTION
 from orchestrator.train.views import FRAMES, LOW
 
 
