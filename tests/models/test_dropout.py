@@ -61,7 +61,7 @@ def test_a_clips_mask_does_not_depend_on_its_batch_or_the_memory_format() -> Non
 def test_it_is_the_identity_outside_of_training() -> None:
     x_NCHW = ones()
     assert dropout().eval()(x_NCHW, None) is x_NCHW
-    with pytest.raises(ValueError, match="dropout=0.25 without seeds, wanted dropout_B"):
+    with pytest.raises(ValueError, match=r"dropout=0\.25 without seeds, wanted dropout_B"):
         dropout()(x_NCHW, None)
 
 
