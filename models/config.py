@@ -2,6 +2,8 @@
 
 from pydantic import BaseModel, ConfigDict
 
+RGB = 3  # channels of pixels
+
 
 class Strict(BaseModel):
     """Immutable configuration that refuses unknown keys and silent type changes."""

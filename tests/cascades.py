@@ -172,7 +172,7 @@ def make_a_video_tree(folder: Path | str, *, workers: int = 0) -> dict[str, Any]
             "train": _unet(
                 7,
                 4,
-                model={**decoder, **video, "given_frames": True},
+                model={**decoder, **video, "given_frames": True, "dropout": 0.1},
                 objective=epsilon,
                 given={"skips": [2, 3]},
                 **guided,

@@ -3,15 +3,18 @@
 Shape letters: B clips, T frames, H W height and width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.cascade.link import Link, Request
 from models.diffusion.config import SamplerConfig
 from models.make_a_video.sample_prior import PriorChain
+
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,9 @@ class PriorLink:
 
 @dataclass(frozen=True)
 class Cascade:
-    """Trained networks on one device, in sampling order.
+    """Trained networks in sampling order.
+
+    They wait on the CPU; each is on the device only while it is sampled.
 
     Source: base to the last super-resolution, Ho et al. 2022 (Imagen Video), arXiv:2210.02303,
     figure 6; prior, decoder, interpolation, super-resolution, Singer et al. 2022 (Make-A-Video),
@@ -37,6 +42,7 @@ class Cascade:
 
     links: tuple[Link, ...]
     prior: PriorLink | None = None
+    device: torch.device = _CPU
 
     @torch.no_grad()
     def sample(self, prompts: Sequence[str], *, seeds: Sequence[int]) -> list[Tensor]:
@@ -59,5 +65,16 @@ class Cascade:
         request = Request(prompts=prompts, generators=generators, embedding_BE=embedding)
         clips: list[Tensor] = []
         for link in self.links:
-            clips.append(link.sample(request, clips[-1] if clips else None))
+            with _resident(link.model, device=self.device):
+                clips.append(link.sample(request, clips[-1] if clips else None))
         return clips
+
+
+@contextmanager
+def _resident(model: nn.Module, *, device: torch.device) -> Iterator[None]:
+    """The model is on the device inside, and on the CPU again afterwards."""
+    model.to(device)
+    try:
+        yield
+    finally:
+        model.to(_CPU)

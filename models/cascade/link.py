@@ -14,7 +14,8 @@ from torch import Tensor
 from models.cascade.conditions import doubled, part_of
 from models.cascade.lift import enlarge, repeat_frames
 from models.cascade.model import CaptionedUNet
-from models.cascade.tiles import tiled
+from models.cascade.tiles import tile_of, tiled
+from models.config import RGB
 from models.diffusion.augmentation import augment
 from models.diffusion.config import SamplerConfig
 from models.diffusion.guidance import Denoise, guided
@@ -22,10 +23,8 @@ from models.diffusion.objective import Objective
 from models.diffusion.samplers import grid_of, sample
 from models.make_a_video.interpolation import every_kth, given_channels, spread
 from models.nn.unet_inputs import UNetInputs
-from models.text.states import TextEncoder, TextStates
+from models.text.states import EMPTY_CAPTION, TextEncoder, TextStates
 
-NO_CAPTION = ""
-RGB = 3
 WHOLE_PIXELS = 8_000_000  # of a call of the network; more go through it in parts
 Step = Literal["start", "space", "time", "given"]
 
@@ -159,7 +158,7 @@ class Link:
         times = [moment.t for moment in grid_of(self.objective, config=self.sampler)[:-1]]
         return guided(
             conditional=conditional,
-            both=self._bind(self._with_text(twice, [*prompts, *[NO_CAPTION] * len(prompts)])),
+            both=self._bind(self._with_text(twice, [*prompts, *[EMPTY_CAPTION] * len(prompts)])),
             config=self.sampler.guidance,
             times=times,
         )
@@ -178,21 +177,23 @@ class Link:
 
     def _bind(self, inputs: UNetInputs) -> Denoise:
         def denoise(x_B3THW: Tensor, t_B: Tensor) -> Tensor:
-            if x_B3THW[0, 0].numel() > WHOLE_PIXELS and not self.model.unet.config.attention:
-                return tiled(self.model.unet, x_B3THW, t_B, inputs)
-            return self._clip_by_clip(x_B3THW, t_B, inputs)
+            at_once = max(1, WHOLE_PIXELS // x_B3THW[0, 0].numel())
+            if len(x_B3THW) <= at_once:
+                return self._call(x_B3THW, t_B, inputs)
+            parts = [slice(i, i + at_once) for i in range(0, len(x_B3THW), at_once)]
+            return torch.cat(
+                [self._call(x_B3THW[part], t_B[part], part_of(inputs, part)) for part in parts]
+            )
 
         return denoise
 
-    def _clip_by_clip(self, x_B3THW: Tensor, t_B: Tensor, inputs: UNetInputs) -> Tensor:
-        """The network on as many clips at once as fit."""
-        at_once = max(1, WHOLE_PIXELS // x_B3THW[0, 0].numel())
-        if len(x_B3THW) <= at_once:
-            return self.model.unet(x_B3THW, t_B, inputs)
-        parts = [slice(i, i + at_once) for i in range(0, len(x_B3THW), at_once)]
-        return torch.cat(
-            [self.model.unet(x_B3THW[part], t_B[part], part_of(inputs, part)) for part in parts]
-        )
+    def _call(self, x_B3THW: Tensor, t_B: Tensor, inputs: UNetInputs) -> Tensor:
+        """The network on whole frames, or tile by tile where one clip of them is too much."""
+        unet, frames = self.model.unet, x_B3THW.shape[2]
+        if x_B3THW[0, 0].numel() <= WHOLE_PIXELS or unet.config.attention:
+            return unet(x_B3THW, t_B, inputs)
+        tile = tile_of(frames, most_pixels=WHOLE_PIXELS, stride=unet.config.stride)
+        return tiled(unet, x_B3THW, t_B, inputs, tile=tile.side, overlap=tile.overlap)
 
     def _frame_by_frame(self, request: Request, below: Tensor) -> Tensor:
         """A network of images on every frame of longer clips, all from the same draws.

@@ -3,7 +3,8 @@
 Shape letters: B clips, T frames, H W height and width.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from math import isqrt
 
 from torch import Tensor
 
@@ -11,8 +12,34 @@ from models.nn.blend import Span, blend
 from models.nn.unet import SpaceTimeUNet
 from models.nn.unet_inputs import UNetInputs
 
-TILE = 512  # pixels
-OVERLAP = 64  # pixels
+OVERLAP = 64  # pixels, where half a tile is no less
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Side of a square tile and what two neighbours share, in pixels."""
+
+    side: int
+    overlap: int
+
+
+def tile_of(frames: int, *, most_pixels: int, stride: int) -> Tile:
+    """The largest tile of a clip that keeps one call within a number of pixels.
+
+    Args:
+        frames: of the clip; all of them pass the network at once.
+        most_pixels: of a call, over all frames.
+        stride: of the network; side and overlap are multiples of it.
+
+    Raises:
+        ValueError: if not even one stride fits.
+    """
+    side = isqrt(most_pixels // frames) // stride * stride
+    if not side:
+        raise ValueError(
+            f"frames={frames} of {stride}x{stride} pixels, wanted at most {most_pixels} in all"
+        )
+    return Tile(side=side, overlap=min(OVERLAP, side // 2) // stride * stride)
 
 
 def tiled(
@@ -21,10 +48,10 @@ def tiled(
     t_B: Tensor,
     inputs: UNetInputs,
     *,
-    tile: int = TILE,
-    overlap: int = OVERLAP,
+    tile: int,
+    overlap: int,
 ) -> Tensor:
-    """The network's output tile by tile, clip by clip, blended over the overlaps.
+    """The network's output tile by tile, blended over the overlaps.
 
     It is what the whole frame gives but for the norms, which see a tile, as they see a crop in
     training, and for what reaches in from beyond an overlap.

@@ -12,11 +12,11 @@ from torch import Tensor
 from models.diffusion.config import SamplerConfig
 from models.diffusion.guidance import Denoise, guided
 from models.diffusion.objective import Objective
-from models.diffusion.samplers import sample
+from models.diffusion.samplers import grid_of, sample
 from models.make_a_video.prior import Prior
 from models.text.pair_states import ImageTextPair, PairText, unit
+from models.text.states import EMPTY_CAPTION
 
-NO_CAPTION = ""
 CANDIDATES = 2  # Ramesh et al. 2022, arXiv:2204.06125, section 2.2
 
 
@@ -84,11 +84,13 @@ class PriorChain:
         conditional = self._bind(text.repeated(candidates))
         if sampler.guidance.scale == 1.0:
             return conditional
-        twice = self._read([*prompts, *[NO_CAPTION] * len(prompts)])
+        times = [moment.t for moment in grid_of(self.objective, config=sampler)[:-1]]
+        twice = self._read([*prompts, *[EMPTY_CAPTION] * len(prompts)])
         return guided(
             conditional=conditional,
             both=self._bind(twice.repeated(candidates)),
             config=sampler.guidance,
+            times=times,
         )
 
     def _bind(self, text: PairText) -> Denoise:

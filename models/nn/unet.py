@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.nn.dropout import frame_seeds, number_dropouts
 from models.nn.frames import FrameNorm, fold_clips, unfold_clips
 from models.nn.rope import rope_table
 from models.nn.temporal import PseudoConv, TemporalAttention, TemporalConv
@@ -127,6 +128,7 @@ class SpaceTimeUNet(nn.Module):
         self.input_gain = (
             InputGain(config, inputs=pixel_channels(config)) if config.input_gain else None
         )
+        number_dropouts(self)
 
     def blocks(self) -> list[nn.Module]:
         """The layers, to be compiled or checkpointed one by one."""
@@ -215,6 +217,7 @@ class SpaceTimeUNet(nn.Module):
             rope_2TR = rope_table(
                 (frames, 1, 1), axes=axes, theta=ROPE_THETA, device=x_BCTHW.device
             )
+        seed_B = inputs.dropout_B
         return Conditions(
             cond_ND=cond_ND,
             context_GLD=context_GLD,
@@ -222,6 +225,7 @@ class SpaceTimeUNet(nn.Module):
             rope_2TR=rope_2TR,
             video_B111=video_B111,
             frames=frames,
+            dropout_N=None if seed_B is None else frame_seeds(seed_B, frames=frames),
         )
 
 

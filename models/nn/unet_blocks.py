@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.nn.attention import CrossAttention, SelfProjection, attend
+from models.nn.dropout import ClipDropout
 from models.nn.frames import FrameNorm, double, halve, to_frames, to_tokens
 from models.nn.temporal import PseudoConv, TemporalAttention
 from models.nn.unet_config import UNetConfig
@@ -32,6 +33,7 @@ class Conditions(NamedTuple):
     rope_2TR: Tensor | None  # places of the frames, for rotary temporal attention
     video_B111: Tensor | None  # see models/nn/temporal.py
     frames: int  # of a clip, or 1 if no clip of the batch is a video
+    dropout_N: Tensor | None = None  # seeds of the frames, see models/nn/dropout.py
 
 
 class ResidualBlock(nn.Module):
@@ -57,7 +59,7 @@ class ResidualBlock(nn.Module):
         self.conv_in = PseudoConv(in_channels, out_channels, temporal=temporal)
         self.modulation = nn.Linear(config.embed_width, 2 * out_channels)
         self.norm_out = FrameNorm(config.groups, out_channels)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = ClipDropout(config.dropout) if config.dropout else None
         self.conv_out = PseudoConv(out_channels, out_channels, temporal=temporal)
         # A linear layer on tokens is a 1x1 convolution on frames, and the faster of the two.
         self.shortcut = (
@@ -75,7 +77,9 @@ class ResidualBlock(nn.Module):
         h_NCHW = self.conv_in(h_NCHW, frames=frames, video_B111=video_B111)
         scale, shift = self.modulation(conditions.cond_ND)[..., None, None].chunk(2, dim=1)
         h_NCHW = torch.addcmul(shift, self.norm_out(h_NCHW), 1 + scale)
-        h_NCHW = self.dropout(F.silu(h_NCHW))
+        h_NCHW = F.silu(h_NCHW)
+        if self.dropout is not None:
+            h_NCHW = self.dropout(h_NCHW, conditions.dropout_N)
         h_NCHW = self.conv_out(h_NCHW, frames=frames, video_B111=video_B111)
         if self.shortcut is not None:
             x_NCHW = to_frames(self.shortcut(to_tokens(x_NCHW)), like=x_NCHW)

@@ -4,9 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from models.config import Strict
+from models.config import RGB, Strict
 
-RGB = 3
 Levels = tuple[NonNegativeInt, ...]
 
 

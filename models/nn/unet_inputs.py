@@ -18,7 +18,8 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class UNetInputs:
-    """Exactly what the network's configuration reads has to be given; ``video_B`` is free."""
+    """Exactly what the network's configuration reads has to be given; ``video_B`` and
+    ``dropout_B`` are free."""
 
     text: TextStates | None = None  # of G captions
     image_embedding_GE: Tensor | None = None
@@ -29,6 +30,8 @@ class UNetInputs:
     # bool, False: the frames of this clip are images that have nothing to do with each other.
     # None: all clips are videos.
     video_B: Tensor | None = None
+    # int64 from 0: what decides which values a clip's dropout sets to zero. In training only.
+    dropout_B: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ def check_inputs(
         ),
     ):
         _check_rule(rule)
+    if inputs.dropout_B is not None:
+        _check_shape("dropout_B", inputs.dropout_B, ((batch,),))
     if inputs.video_B is not None:
         _check_shape("video_B", inputs.video_B, ((batch,),))
         if inputs.video_B.dtype != torch.bool:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from models.config import RGB
 from models.nn.causal_conv import CausalConv3d, Past, depth_to_space, space_to_depth
 from models.sora.autoencoder_blocks import ChannelNorm, Grow, ResidualBlock, Shrink
 from models.sora.autoencoder_config import AutoencoderConfig
 
-RGB = 3
 LOGVAR_RANGE = (-30.0, 20.0)
 
 

@@ -17,9 +17,8 @@ from models.diffusion.samplers import grid_of, sample
 from models.sora.autoencoder import VideoAutoencoder
 from models.sora.dit import Condition, VideoDiT
 from models.sora.tiling import decode_tiled, encode_tiled
-from models.text.states import TextEncoder, TextStates
+from models.text.states import EMPTY_CAPTION, TextEncoder, TextStates
 
-NO_CAPTION = ""
 WHOLE_FRAMES = 33  # longer clips pass the autoencoder in chunks, to bound the memory
 WHOLE_SIDE = 768  # pixels; frames with a longer side pass it in tiles, for the same reason
 TILE = 512  # pixels, a multiple of every space factor, as is the next
@@ -145,7 +144,7 @@ class SoraChain:
         if sampler.guidance.scale == 1.0:
             return captioned
         twice = self._bind(
-            self._read([*prompts, *[NO_CAPTION] * len(prompts)]),
+            self._read([*prompts, *[EMPTY_CAPTION] * len(prompts)]),
             None if condition is None else _doubled(condition),
         )
         denoise = guided(

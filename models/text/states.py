@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+EMPTY_CAPTION = ""  # what a dropped caption is replaced by
+
 
 @dataclass(frozen=True)
 class Tokens:

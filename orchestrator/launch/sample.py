@@ -8,10 +8,12 @@ import torch
 
 from orchestrator.errors import UserError
 from orchestrator.launch.run_folder import open_run
+from orchestrator.recipe.train import Clip
 from orchestrator.train.sampling import load_sampler
 from orchestrator.train.video import same_size, sheet, write_gif, write_mp4
 
-BATCH = 16  # clips sampled at once
+MOST_CLIPS = 16  # sampled at once
+MOST_PIXELS = 16_000_000  # of the clips sampled at once, in the last network's size
 ON_A_SHEET = 20  # clips beside each other in one picture
 STAGE_ROWS = 6  # prompts in the picture of all networks
 
@@ -63,7 +65,8 @@ def sample_run(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror}") from None
-    made = sampler.sample(prompts, seed=seed, batch=BATCH, on_clips=on_clips)
+    clips_of = [recipe.stage(name).training.clip for name in sampler.networks]
+    made = sampler.sample(prompts, seed=seed, batch=batch_of(clips_of), on_clips=on_clips)
     clips, fps = made[sampler.networks[-1]], sampler.fps
     paths = [
         path
@@ -77,6 +80,18 @@ def sample_run(
         shown = sheet(some, captions=prompts[: len(some)], fps=fps, columns=min(4, len(some)))
         paths += _write_sheet(shown, out / "sheet")
     return paths
+
+
+def batch_of(clips: Sequence[Clip]) -> int:
+    """How many clips to sample at once.
+
+    Args:
+        clips: of every network in sampling order. A network of single frames takes as many as
+            the longest clip before it has.
+    """
+    height, width = clips[-1].size
+    pixels = max(clip.frames for clip in clips) * height * width
+    return max(1, min(MOST_CLIPS, MOST_PIXELS // pixels))
 
 
 def _write_stages(

@@ -13,7 +13,7 @@ from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
 from orchestrator.storage.store import Store
 from orchestrator.train.pipeline import load_pair
-from orchestrator.train.tasks.pixels import load_unet
+from orchestrator.train.tasks.pixels import build_frozen_text, load_unet
 from orchestrator.train.tasks.prior import build_prior
 from orchestrator.train.weights import load_into, read_weights
 
@@ -31,15 +31,16 @@ def load_cascade(
     prior = None
     if first.prior is not None:
         prior = load_prior(store, recipe, stage=first.prior, device=device)
-    links = [load_link(store, recipe, stage=stage, device=device) for stage in stages]
-    return Cascade(links=tuple(links), prior=prior)
+    reads_text = any(stage.training.unet.text for stage in stages)
+    frozen = build_frozen_text(recipe, device=device) if reads_text else None
+    links = [load_link(store, recipe, stage=stage, frozen=frozen) for stage in stages]
+    return Cascade(links=tuple(links), prior=prior, device=device)
 
 
-def load_link(store: Store, recipe: Recipe, *, stage: Stage, device: torch.device) -> Link:
-    """One finished network and how it is sampled."""
-    weights = read_weights(store, stage=stage.id)
-    model, text = load_unet(recipe, stage, weights, device=device)
-    return link_of(recipe, stage, model=model, text=text)
+def load_link(store: Store, recipe: Recipe, *, stage: Stage, frozen: TextEncoder | None) -> Link:
+    """One finished network on the CPU, and how it is sampled."""
+    model = load_unet(recipe, stage, read_weights(store, stage=stage.id), frozen=frozen)
+    return link_of(recipe, stage, model=model, text=frozen)
 
 
 def link_of(

@@ -1,8 +1,6 @@
 """What every network of a recipe is, on the meta device: sizes, work and shapes."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import torch
 from torch import nn
@@ -24,9 +22,8 @@ from models.text.widths import pair_widths, text_width
 from orchestrator.recipe.chain import upsampling
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
-from orchestrator.train.flops import forward_flops, unet_flops
+from orchestrator.train.flops import built_unet_flops, forward_flops, on_meta, prior_flops
 
-Module = TypeVar("Module", bound=nn.Module)
 TEXT_TOKENS = 64  # of a caption, for counting
 
 
@@ -125,10 +122,11 @@ def _below(recipe: Recipe, stage: Stage) -> str:
 
 
 def _autoencoder(config: AutoencoderConfig, clip: tuple[int, int, int]) -> tuple[int, int, float]:
-    autoencoder = _on_meta(lambda: VideoAutoencoder(config))
+    autoencoder = on_meta(lambda: VideoAutoencoder(config))
     latent = autoencoder.latent_shape(*clip)
-    noise = (1, config.latent_channels, *latent)
-    flops = forward_flops(lambda: VideoAutoencoder(config), (1, 3, *clip), noise)
+    x_B3THW = torch.empty(1, 3, *clip, device="meta")
+    noise_BCTHW = torch.empty(1, config.latent_channels, *latent, device="meta")
+    flops = forward_flops(autoencoder, x_B3THW, noise_BCTHW)
     return latent[0] * latent[1] * latent[2], _parameters(autoencoder), flops
 
 
@@ -141,7 +139,7 @@ def _dit(recipe: Recipe, stage: Stage, config: DiTConfig) -> tuple[int, int, flo
         clip.size[1] // autoencoder.space_factor,
     )
     channels = autoencoder.latent_channels
-    dit = _on_meta(lambda: VideoDiT(config, channels=channels, text_width=width))
+    dit = on_meta(lambda: VideoDiT(config, channels=channels, text_width=width))
     tokens = 1
     for side, patch in zip(grid, config.patch, strict=True):
         tokens *= side // patch
@@ -154,8 +152,8 @@ def _dit(recipe: Recipe, stage: Stage, config: DiTConfig) -> tuple[int, int, flo
 def _unet(
     config: UNetConfig, clip: tuple[int, int, int], width: int | None
 ) -> tuple[int, int, float]:
-    unet = _on_meta(lambda: SpaceTimeUNet(config, text_width=width))
-    flops = unet_flops(config, clip=clip, text_width=width, text_tokens=TEXT_TOKENS)
+    unet = on_meta(lambda: SpaceTimeUNet(config, text_width=width))
+    flops = built_unet_flops(unet, clip=clip, text_tokens=TEXT_TOKENS)
     return clip[0] * clip[1] * clip[2], _parameters(unet), flops
 
 
@@ -163,26 +161,19 @@ def _trained_text(config: TextConfig) -> int:
     """Weights of a text encoder that is trained along."""
     if not isinstance(config, Byt5Config):
         return 0
-    return _parameters(_on_meta(lambda: Byt5Encoder(config)))
+    return _parameters(on_meta(lambda: Byt5Encoder(config)))
 
 
 def _prior(config: PriorConfig, widths: tuple[int, int]) -> tuple[int, int, float]:
     text, embedding = widths
-    prior = _on_meta(lambda: Prior(config, embedding_width=embedding, text_width=text))
-    # Matrix products of the blocks: two FLOPs per weight and token.
-    flops = 2.0 * _parameters(prior.layers) * config.text_tokens
-    return config.text_tokens, _parameters(prior), flops
+    prior = on_meta(lambda: Prior(config, embedding_width=embedding, text_width=text))
+    return config.text_tokens, _parameters(prior), prior_flops(prior)
 
 
 def _pair(config: SmallPairConfig, size: tuple[int, int]) -> tuple[int, int, float]:
-    pair = _on_meta(lambda: SmallPair(config))
-    flops = forward_flops(lambda: SmallPair(config).image_encoder, (1, 3, *size))
+    pair = on_meta(lambda: SmallPair(config))
+    flops = forward_flops(pair.image_encoder, torch.empty(1, 3, *size, device="meta"))
     return size[0] * size[1], _parameters(pair), flops
-
-
-def _on_meta(build: Callable[[], Module]) -> Module:
-    with torch.device("meta"):
-        return build()
 
 
 def _parameters(module: nn.Module) -> int:

@@ -11,6 +11,7 @@ import torch
 
 from models.sora.autoencoder import VideoAutoencoder
 from models.text.encoder import TextEncoder, build_text_encoder
+from models.text.states import EMPTY_CAPTION
 from orchestrator.data.decode import npy_bytes
 from orchestrator.data.index import Index, Sample, write_index
 from orchestrator.data.reader import Reader
@@ -20,7 +21,7 @@ from orchestrator.train.job import StageJob
 from orchestrator.train.pipeline import load_autoencoder
 from orchestrator.train.pixels import as_pixels
 from orchestrator.train.sources import latents_uri
-from orchestrator.train.text_states import EMPTY_CAPTION, TextTable, pack_states
+from orchestrator.train.text_states import TextTable, pack_states
 
 Unit = dict[str, Any]
 

@@ -62,7 +62,9 @@ class Preview:
         assert preview is not None
         engine = engines[DENOISER]
         with torch.no_grad(), engine.ema_weights():
+            engine.module.eval()
             video = self._sampled(engine.module, preview.prompts)
+            engine.module.train()
         if self._ranks.rank == 0:
             try:
                 self._publish(to_uint8(video), step=step)

@@ -10,7 +10,6 @@ import torch
 from models.text.encoder import TextStates
 from orchestrator.storage.store import Store
 
-EMPTY_CAPTION = ""  # what a dropped caption is replaced by
 META_KEY = "text.json"
 EMPTY_KEY = "text-empty.npy"
 

@@ -1,6 +1,7 @@
 """One network of a cascade: what it starts from, what it is told, and how it fits memory."""
 
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from models.cascade import link as link_module
 from models.cascade.lift import enlarge, repeat_frames, shrink
-from models.cascade.tiles import tiled
+from models.cascade.tiles import tile_of, tiled
 from models.nn.unet_inputs import UNetInputs
 from tests.models.links import ENLARGING, IMAGES, STARTING, below, link, request
 from tests.models.unets import ADM, EFFICIENT, IMAGE_WIDTH, plain, random
@@ -87,6 +88,37 @@ def test_parts_of_a_batch_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPa
     whole = one.sample(request(), small)
     monkeypatch.setattr(link_module, "WHOLE_PIXELS", 16 * 16 * 2)
     torch.testing.assert_close(one.sample(request(), small), whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("guidance", [{}, {"scale": 2.0}])
+def test_no_call_of_the_network_is_above_the_limit(
+    monkeypatch: pytest.MonkeyPatch, guidance: dict[str, float]
+) -> None:
+    config = ENLARGING.model_copy(update={"attention": ()})
+    one = link(config, "space", frames=2, side=32, factor=2, guidance=guidance)
+    calls: list[tuple[int, ...]] = []
+
+    def by_position(x: torch.Tensor, t_B: torch.Tensor, inputs: UNetInputs) -> torch.Tensor:
+        calls.append(tuple(x.shape))
+        assert inputs.low_resolution_BCTHW is not None
+        return 0.5 * x + t_B.view(-1, 1, 1, 1, 1) * inputs.low_resolution_BCTHW
+
+    monkeypatch.setattr(one.model.unet, "forward", by_position)
+    small = below(frames=2, side=16)
+    whole = one.sample(request(), small)
+    for limit in (3 * 2 * 32 * 32, 2 * 32 * 32, 2 * 32 * 31, 2 * 12 * 12):
+        calls.clear()
+        monkeypatch.setattr(link_module, "WHOLE_PIXELS", limit)
+        found = one.sample(request(), small)
+        torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-5)
+        assert max(shape[0] * prod(shape[2:]) for shape in calls) <= limit
+
+
+def test_the_tile_shrinks_with_the_number_of_frames() -> None:
+    sides = [tile_of(frames, most_pixels=8_000_000, stride=8) for frames in (16, 128, 10_000)]
+    assert [(one.side, one.overlap) for one in sides] == [(704, 64), (248, 64), (24, 8)]
+    with pytest.raises(ValueError, match="frames=10 of 8x8 pixels, wanted at most 600 in all"):
+        tile_of(10, most_pixels=600, stride=8)
 
 
 def test_one_tile_over_the_frame_is_the_network() -> None:

@@ -6,7 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.diffusion.config import DiffusionConfig, GuidanceConfig, SamplerConfig
+from models.diffusion.config import (
+    DiffusionConfig,
+    GuidanceConfig,
+    OscillationConfig,
+    SamplerConfig,
+)
 from models.diffusion.guidance import guided
 from models.diffusion.objective import build_objective
 from models.diffusion.samplers import sample
@@ -114,6 +119,14 @@ def test_an_embedding_does_not_depend_on_its_batch_mates(
 def test_embeddings_have_norm_one(chain: PriorChain) -> None:
     found = chain.sample(PROMPTS, sampler=ANCESTRAL, seeds=SEEDS)
     torch.testing.assert_close(found, unit(found))
+
+
+def test_an_oscillating_scale_is_counted_in_the_samplers_steps(chain: PriorChain) -> None:
+    always = OscillationConfig(constant_share=1.0)
+    swinging = DDIM.model_copy(update={"guidance": GuidanceConfig(scale=3.0, oscillation=always)})
+    constant = DDIM.model_copy(update={"guidance": GuidanceConfig(scale=3.0)})
+    found = chain.sample(PROMPTS, sampler=swinging, seeds=SEEDS)
+    torch.testing.assert_close(found, chain.sample(PROMPTS, sampler=constant, seeds=SEEDS))
 
 
 def test_counts_that_do_not_fit_are_refused(chain: PriorChain) -> None:

@@ -3,12 +3,17 @@
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from orchestrator.launch.cli import app
+from models.cascade.chain import Cascade
+from models.cascade.link import Link
+from models.make_a_video.prior_config import PriorConfig
 from orchestrator.launch.stages import short
+from orchestrator.recipe.chain import upsampling
 from orchestrator.recipe.load import load_recipe
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.stage import Stage
 from orchestrator.train.describe import StageFacts, describe
+from tests.models.links import ENLARGING, STARTING, link
 
 JOBS = Path(__file__).parents[2] / "jobs"
 
@@ -22,6 +27,8 @@ IMAGEN_VIDEO = {
     "tsr3": (128, (192, 320), 24, 0.63),
     "ssr3": (128, (768, 1280), 24, 0.34),
 }
+
+LESS_FRAMES, LESS_ROWS, LESS_COLUMNS = 8, 6, 10  # of the small chain
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +85,6 @@ def test_networks_of_make_a_video_have_the_sizes_of_dalle_2() -> None:
     # blocks of width 2048 (1.2 x 10^9), which Make-A-Video's has not.
     text_transformer = 24 * 12 * 2048**2 / 1e9
     for name, billions, rel in (
-        ("prior", 1.0, 0.25),
         ("decoder", 3.5 - text_transformer, 0.05),
         ("sr_l", 0.7, 0.05),
         ("sr_h", 0.3, 0.06),
@@ -86,13 +92,41 @@ def test_networks_of_make_a_video_have_the_sizes_of_dalle_2() -> None:
         assert rows[name].parameters / 1e9 == pytest.approx(billions, rel=rel)
 
 
-@pytest.mark.parametrize("path", sorted(JOBS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_recipe_is_described(path: Path) -> None:
-    recipe = load_recipe(path)
-    shown = CliRunner().invoke(app, ["check", str(path), "--stages"], env={"COLUMNS": "160"})
-    assert shown.exit_code == 0, shown.output
-    for stage in recipe.stages:
-        assert (stage.train is not None) == (f"│ {stage.id} " in shown.output)
+def test_the_prior_has_the_published_width_and_depth() -> None:
+    # Table 3 prints 1B for it; its own width and depth give 1.2 x 10^9.
+    recipe = load_recipe(JOBS / "make_a_video.yaml")
+    prior = recipe.stage("prior").training.model
+    assert isinstance(prior, PriorConfig)
+    assert (prior.width, prior.depth) == (2048, 24)
+    (row,) = [row for row in describe(recipe) if row.stage == "prior"]
+    assert row.parameters == 1_219_793_408
+
+
+def test_a_small_chain_samples_clips_in_the_published_ratios() -> None:
+    recipe = load_recipe(JOBS / "imagen_video.yaml")
+    assert recipe.result is not None
+    links = [_small_link(recipe, stage) for stage in recipe.chain(recipe.result.id)]
+    clips = Cascade(links=tuple(links)).sample(["a red three"], seeds=[0])
+    found = [tuple(clip.shape[2:]) for clip in clips]
+    assert found == [
+        (frames // LESS_FRAMES, height // LESS_ROWS, width // LESS_COLUMNS)
+        for frames, (height, width), _, _ in IMAGEN_VIDEO.values()
+    ]
+
+
+def _small_link(recipe: Recipe, stage: Stage) -> Link:
+    """A fresh network of a few weights that does the stage's step on a clip scaled down."""
+    clip, step = stage.training.clip, None
+    if stage.upsamples is not None:
+        step = upsampling(stage, parent=recipe.stage(stage.upsamples))
+    return link(
+        STARTING if step is None else ENLARGING,
+        "start" if step is None else step.kind,
+        frames=clip.frames // LESS_FRAMES,
+        side=clip.size[0] // LESS_ROWS,
+        factor=1 if step is None else step.factor,
+        steps=1,
+    )
 
 
 def test_numbers_are_shortened() -> None:

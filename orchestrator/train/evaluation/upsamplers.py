@@ -11,6 +11,7 @@ from torch import Tensor
 from models.cascade.link import Link, Request
 from models.sora.autoencoder_config import PerceptualConfig
 from models.sora.perceptual import PerceptualDistance
+from models.text.states import TextEncoder
 from orchestrator.recipe.stage import Stage
 from orchestrator.storage.store import Store
 from orchestrator.train.cascades import load_link
@@ -28,6 +29,7 @@ from orchestrator.train.job import StageJob
 from orchestrator.train.pipeline import load_pair
 from orchestrator.train.pixels import to_uint8
 from orchestrator.train.randomness import seed_of
+from orchestrator.train.tasks.pixels import build_frozen_text
 from orchestrator.train.video import same_size
 from orchestrator.train.views import FRAMES, LOW, PICTURE
 
@@ -62,8 +64,10 @@ def evaluate_upsamplers(
         perceptual = PerceptualDistance(PerceptualConfig(path=spec.perceptual)).to(device)
     report: Report = {COUNT: spec.prompts}
     trials: dict[str, _Trial] = {}
+    reads_text = any(stage.training.unet.text for stage in stages)
+    frozen = build_frozen_text(job.recipe, device=device) if reads_text else None
     for number, stage in enumerate(stages):
-        trial = _try(job, stage, store=store, device=device)
+        trial = _try(job, stage, store=store, device=device, frozen=frozen)
         trials[stage.id] = trial
         report[COUNT] = len(trial.true)
         for name, clips in trial.enlarged.items():
@@ -84,11 +88,19 @@ def psnr(x_B3THW: Tensor, true_B3THW: Tensor) -> float:
     return float((10 * torch.log10(4.0 / error_B)).mean())
 
 
-def _try(job: StageJob, stage: Stage, *, store: Store, device: torch.device) -> _Trial:
+def _try(
+    job: StageJob,
+    stage: Stage,
+    *,
+    store: Store,
+    device: torch.device,
+    frozen: TextEncoder | None,
+) -> _Trial:
     spec = job.spec.evaluate
     assert spec is not None
     held_out = read_held_out(job.recipe, stage, count=spec.prompts)
-    link = load_link(store, job.recipe, stage=stage, device=device)
+    link = load_link(store, job.recipe, stage=stage, frozen=frozen)
+    link.model.to(device)
     small, true = _small(link, held_out), held_out.pixels[FRAMES]
     embedding = None
     if PICTURE in held_out.pixels:

@@ -14,7 +14,7 @@ from models.sora.autoencoder_loss import AutoencoderLoss
 from models.sora.discriminator import PatchDiscriminator3D
 from orchestrator.data.index import Bucket
 from orchestrator.recipe.train import Train
-from orchestrator.train.flops import forward_flops
+from orchestrator.train.flops import forward_flops, on_meta
 from orchestrator.train.pixels import as_pixels
 from orchestrator.train.tasks.base import Forward, Loss, Micro, Work
 from orchestrator.train.weights import load_into
@@ -49,8 +49,11 @@ class AutoencoderTask:
         """The autoencoder's; the discriminator's is not counted."""
         if bucket not in self._work:
             latent = self._autoencoder.latent_shape(*bucket)
-            noise = (1, self._model.latent_channels, *latent)
-            flops = forward_flops(partial(VideoAutoencoder, self._model), (1, 3, *bucket), noise)
+            flops = forward_flops(
+                on_meta(partial(VideoAutoencoder, self._model)),
+                torch.empty(1, 3, *bucket, device="meta"),
+                torch.empty(1, self._model.latent_channels, *latent, device="meta"),
+            )
             self._work[bucket] = Work(units=prod(latent), flops=3 * flops)
         return self._work[bucket]
 

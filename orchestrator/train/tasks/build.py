@@ -18,7 +18,7 @@ from orchestrator.train.tasks.autoencoder import AutoencoderTask
 from orchestrator.train.tasks.base import Task
 from orchestrator.train.tasks.diffusion import DiffusionTask
 from orchestrator.train.tasks.pair import PairTask
-from orchestrator.train.tasks.pixels import PixelTask, load_unet
+from orchestrator.train.tasks.pixels import PixelTask, build_frozen_text, load_unet
 from orchestrator.train.tasks.prior import PriorTask
 from orchestrator.train.tasks.targets import Teacher, build_loss
 from orchestrator.train.text_states import TextTable
@@ -57,16 +57,18 @@ def _pixel_task(recipe: Recipe, stage: Stage, *, store: Store, device: torch.dev
                 f"stages.{stage.id}.train.model.image_embedding={wanted}, wanted "
                 f"{pair.embedding_width}, the width of the pair's embeddings"
             )
+    frozen = build_frozen_text(recipe, device=device) if stage.training.unet.text else None
     teacher = None
     if stage.distill is not None:
         above = recipe.stage(stage.distill.teacher)
-        weights = read_weights(store, stage=above.id)
-        model, text = load_unet(recipe, above, weights, device=device)
-        teacher = Teacher(model=model, text=text)
+        model = load_unet(recipe, above, read_weights(store, stage=above.id), frozen=frozen)
+        if stage.training.precision == "bf16":  # as the student runs in its engine
+            model.bfloat16()
+        teacher = Teacher(model=model.to(device), text=frozen)
     loss = build_loss(
         stage.distill, objective=build_objective(stage.training.diffusion), teacher=teacher
     )
-    return PixelTask(recipe, stage, device=device, pair=pair, loss=loss)
+    return PixelTask(recipe, stage, device=device, pair=pair, frozen=frozen, loss=loss)
 
 
 def _frozen_text(recipe: Recipe, stage: Stage, *, store: Store) -> TextTable | None:

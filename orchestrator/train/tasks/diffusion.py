@@ -15,11 +15,12 @@ from models.sora.flops import dit_flops
 from models.sora.model import TextToVideo
 from models.text.config import Byt5Config
 from models.text.encoder import TextEncoder, TextStates, Tokens, build_text_encoder
+from models.text.states import EMPTY_CAPTION
 from orchestrator.data.index import Bucket
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
 from orchestrator.train.tasks.base import Forward, Loss, Micro, Work
-from orchestrator.train.text_states import EMPTY_CAPTION, TextTable
+from orchestrator.train.text_states import TextTable
 from orchestrator.train.weights import load_into
 
 DENOISER = "denoiser"

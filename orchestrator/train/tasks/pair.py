@@ -13,7 +13,7 @@ from models.text.small_pair import SmallPair
 from orchestrator.data.index import Bucket
 from orchestrator.recipe.stage import Stage
 from orchestrator.train.exchange import gather_rows
-from orchestrator.train.flops import forward_flops
+from orchestrator.train.flops import forward_flops, on_meta
 from orchestrator.train.tasks.base import Forward, Loss, Micro, Work
 from orchestrator.train.tasks.windows import draw_windows, pictures
 from orchestrator.train.views import FRAMES
@@ -36,7 +36,10 @@ class PairTask:
         self._pair = SmallPair(train.model)
         self.networks: dict[str, nn.Module] = {PAIR: self._pair}
         config = train.model
-        flops = forward_flops(lambda: SmallPair(config).image_encoder, (1, 3, *train.clip.size))
+        flops = forward_flops(
+            on_meta(lambda: SmallPair(config).image_encoder),
+            torch.empty(1, 3, *train.clip.size, device="meta"),
+        )
         self._work = Work(units=1, flops=3 * flops)
 
     def work(self, bucket: Bucket) -> Work:

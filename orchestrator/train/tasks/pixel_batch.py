@@ -23,6 +23,7 @@ from models.make_a_video.interpolation import (
 )
 from models.nn.unet_inputs import UNetInputs
 from models.text.pair_states import ImageTextPair
+from models.text.states import EMPTY_CAPTION
 from orchestrator.data.stream import Image
 from orchestrator.recipe.chain import Upsampling, upsampling
 from orchestrator.recipe.recipe import Recipe
@@ -30,7 +31,6 @@ from orchestrator.recipe.stage import Stage
 from orchestrator.recipe.train import Train
 from orchestrator.train.tasks.base import Micro
 from orchestrator.train.tasks.windows import Window, draw_windows, pictures, pixels
-from orchestrator.train.text_states import EMPTY_CAPTION
 from orchestrator.train.views import FRAMES, LOW
 
 
@@ -85,6 +85,7 @@ class PixelReader:
             low_resolution_BCTHW=low_B3THW,
             given_BCTHW=self._given(micro, x_B3THW) if self._model.given_frames else None,
             video_B=self._are_videos(micro) if self._train.packed_images else None,
+            dropout_B=self._dropout_seeds(micro) if self._model.dropout else None,
         )
         return PixelBatch(x_B3THW=x_B3THW, inputs=inputs, captions=self._captions(micro))
 
@@ -127,6 +128,10 @@ class PixelReader:
 
     def _are_videos(self, micro: Micro) -> Tensor:
         return torch.tensor([not images for images in micro.packed], device=self._device)
+
+    def _dropout_seeds(self, micro: Micro) -> Tensor:
+        seeds = micro.random.choice([2**31] * len(micro.samples))
+        return torch.tensor(seeds, dtype=torch.int64, device=self._device)
 
     def _given(self, micro: Micro, x_B3THW: Tensor) -> Tensor:
         """Known frames: every so many, or the first or last few."""

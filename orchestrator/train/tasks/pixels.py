@@ -34,6 +34,7 @@ class PixelTask:
         stage: what is trained.
         device: of this rank.
         pair: the encoders behind image embeddings, frozen; None for networks that read none.
+        frozen: the frozen text encoder, on the device; None for networks that read none.
         loss: what the network learns: the objective's target, or a teacher's answers.
     """
 
@@ -44,6 +45,7 @@ class PixelTask:
         *,
         device: torch.device,
         pair: ImageTextPair | None,
+        frozen: TextEncoder | None,
         loss: PixelLoss,
     ) -> None:
         train = stage.training
@@ -53,11 +55,9 @@ class PixelTask:
         self._reader = PixelReader(recipe, stage, pair=pair, device=device)
         self._objective: Objective = build_objective(train.diffusion)
         self._loss = loss
-        model, self._frozen = build_unet(recipe, stage)
-        self._model = model
+        model = build_unet(recipe, stage, frozen=frozen)
+        self._model, self._frozen = model, frozen
         self._taken_over: frozenset[str] = frozenset()
-        if self._frozen is not None:
-            self._frozen.to(device)
         self.networks: dict[str, nn.Module] = {DENOISER: model}
         height, width = train.crop or train.clip.size
         clip = (train.clip.frames, height, width)
@@ -127,21 +127,28 @@ class PixelTask:
         }
 
 
-def build_unet(recipe: Recipe, stage: Stage) -> tuple[CaptionedUNet, TextEncoder | None]:
-    """A stage's network with fresh weights, and the frozen text encoder that it reads with."""
+def build_frozen_text(recipe: Recipe, *, device: torch.device) -> TextEncoder | None:
+    """The frozen text encoder that all networks of a run share; None if each trains its own."""
+    if recipe.text.kind == "byt5":
+        return None
+    return build_text_encoder(recipe.text).to(device)
+
+
+def build_unet(recipe: Recipe, stage: Stage, *, frozen: TextEncoder | None) -> CaptionedUNet:
+    """A stage's network with fresh weights, and its own text encoder if none is frozen."""
     config = stage.training.unet
     if not config.text:
-        return CaptionedUNet(config, text_width=None, text=None), None
+        return CaptionedUNet(config, text_width=None, text=None)
+    if frozen is not None:
+        return CaptionedUNet(config, text_width=frozen.width, text=None)
     text = build_text_encoder(recipe.text)
-    model = CaptionedUNet(config, text_width=text.width, text=text if text.trainable else None)
-    return model, None if text.trainable else text
+    return CaptionedUNet(config, text_width=text.width, text=text)
 
 
 def load_unet(
-    recipe: Recipe, stage: Stage, weights: Mapping[str, Tensor], *, device: torch.device
-) -> tuple[CaptionedUNet, TextEncoder | None]:
-    """A finished network, frozen, and the text encoder that it reads with if it has none."""
-    model, text = build_unet(recipe, stage)
+    recipe: Recipe, stage: Stage, weights: Mapping[str, Tensor], *, frozen: TextEncoder | None
+) -> CaptionedUNet:
+    """A finished network on the CPU, frozen."""
+    model = build_unet(recipe, stage, frozen=frozen)
     load_into(model, weights, stage=stage.id)
-    model.eval().requires_grad_(False).to(device)
-    return model, None if text is None else text.to(device)
+    return model.eval().requires_grad_(False)

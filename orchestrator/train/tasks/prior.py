@@ -10,11 +10,12 @@ from models.diffusion.objective import build_objective
 from models.make_a_video.prior import Prior
 from models.make_a_video.prior_config import PriorConfig
 from models.text.pair_states import ImageTextPair
+from models.text.states import EMPTY_CAPTION
 from orchestrator.data.index import Bucket
 from orchestrator.recipe.stage import Stage
+from orchestrator.train.flops import prior_flops
 from orchestrator.train.tasks.base import Forward, Loss, Micro, Work
 from orchestrator.train.tasks.windows import draw_windows, pictures
-from orchestrator.train.text_states import EMPTY_CAPTION
 from orchestrator.train.weights import load_into
 
 PRIOR = "prior"
@@ -34,9 +35,7 @@ class PriorTask:
         self._objective = build_objective(train.diffusion)
         self._prior = build_prior(train.model, pair=pair)
         self.networks: dict[str, nn.Module] = {PRIOR: self._prior}
-        weights = sum(parameter.numel() for parameter in self._prior.layers.parameters())
-        # Matrix products only: two FLOPs per weight and token, three times that with backward.
-        self._work = Work(units=1, flops=6 * weights * self._prior.config.text_tokens)
+        self._work = Work(units=1, flops=3 * prior_flops(self._prior))
 
     def work(self, bucket: Bucket) -> Work:
         """One embedding."""

@@ -23,11 +23,10 @@ from models.diffusion.distillation_config import DistillationConfig
 from models.diffusion.objective import Objective
 from models.nn.unet_inputs import UNetInputs
 from models.text.encoder import TextEncoder
-from models.text.states import distinct
+from models.text.states import EMPTY_CAPTION, distinct
 from orchestrator.recipe.distill import Distill
 from orchestrator.train.tasks.base import Micro
 from orchestrator.train.tasks.pixel_batch import PixelBatch
-from orchestrator.train.text_states import EMPTY_CAPTION
 
 Call = Callable[[Tensor, Tensor], Tensor]  # (x_t [B, 3, T, H, W], times [B]) -> output
 
