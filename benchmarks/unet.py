@@ -15,16 +15,19 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
-from unittest.mock import patch
+from unittest.mock import MagicMock, patch
 
 import psutil
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import T5Config
+from transformers import T5Config, T5EncoderModel
 
+from benchmarks.profiles import Profile, profile_step, profile_table
 from models.nn.unet import SpaceTimeUNet, UNetInputs
 from models.nn.unet_config import UNetConfig
 from models.text.states import TextStates
@@ -32,6 +35,7 @@ from models.text.states import TextStates
 BUDGET = 1.2  # the peer's time over ours, at least
 WARMUP_ROUNDS = 2
 MEMORY_STEPS = 3
+assert T5EncoderModel is not None  # resolved before torchvision has a stand-in
 TEXT_WIDTH, WORDS = 256, 16
 HINT = (
     "{missing} not installed; wanted: pip install --target DIR imagen-pytorch "
@@ -144,8 +148,16 @@ def peer_network(case: Case) -> tuple[nn.Module, Forward]:
 
 
 def _unet3d() -> Callable[..., nn.Module]:
-    """When imported, the package asks a hub for the width of T5, which is not used here."""
-    with patch.object(T5Config, "from_pretrained", lambda name: T5Config()):
+    """Imports the package without what it has no use for here.
+
+    It asks a hub for the width of T5, and wants torchvision, whose wheels need their own torch.
+    """
+    names = ("torchvision", "torchvision.transforms", "torchvision.utils")
+    stand_ins = {name: MagicMock(__spec__=ModuleSpec(name, None)) for name in names}
+    with (
+        patch.object(T5Config, "from_pretrained", lambda name: T5Config()),
+        patch.dict(sys.modules, stand_ins),
+    ):
         from imagen_pytorch import Unet3D  # pyright: ignore[reportMissingImports]
     return Unet3D
 
@@ -162,6 +174,7 @@ class Result:
     forward_gflops: Mapping[str, float]
     step_ms: Mapping[str, list[float]]
     peak_mib: Mapping[str, float]
+    profiles: Mapping[str, Profile]
 
     @property
     def speedup(self) -> float:
@@ -191,6 +204,7 @@ def measure(case: Case, *, rounds: int) -> Result:
         forward_gflops={side: _gflops(forward) for side, (_, forward) in built.items()},
         step_ms=step_ms,
         peak_mib={side: _in_a_process(case, side) for side in SIDES},
+        profiles={side: profile_step(partial(_step_ms, *both)) for side, both in built.items()},
     )
 
 
@@ -265,6 +279,12 @@ def main() -> int:
         return 0
     results = [measure(case, rounds=args.rounds) for case in cases]
     print(table(results))
+    for result in results:
+        if result.speedup < BUDGET:
+            print(
+                f"\n{result.case} is {result.speedup:.2f}x, wanted {BUDGET}x; one step of each:\n"
+            )
+            print(profile_table(result.profiles))
     if args.json is not None:
         about = {
             "machine": platform.platform(),
