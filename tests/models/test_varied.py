@@ -1,4 +1,4 @@
-"""What the interpolation network does beyond the recipe's skip: known frames stay, shapes follow."""
+"""What interpolation does beyond the recipe's skip: known frames stay, shapes follow."""
 
 from typing import Any
 

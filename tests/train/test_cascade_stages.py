@@ -136,7 +136,7 @@ def test_the_interpolation_network_is_asked_for_more(
 
 
 def test_a_run_without_an_interpolation_network_says_so(imagen: Path) -> None:
-    with pytest.raises(UserError, match="--skip 3: .* has no interpolation network"):
+    with pytest.raises(UserError, match=r"--skip 3: .* has no interpolation network"):
         sample_run(
             f"{imagen}/run",
             ["seven"],
