@@ -16,17 +16,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
-from unittest.mock import MagicMock, patch
 
 import psutil
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import T5Config, T5EncoderModel
 
+from benchmarks.peers import unet3d
 from benchmarks.profiles import Profile, profile_step, profile_table
 from models.nn.unet import SpaceTimeUNet, UNetInputs
 from models.nn.unet_config import UNetConfig
@@ -35,11 +33,10 @@ from models.text.states import TextStates
 BUDGET = 1.2  # the peer's time over ours, at least
 WARMUP_ROUNDS = 2
 MEMORY_STEPS = 3
-assert T5EncoderModel is not None  # resolved before torchvision has a stand-in
 TEXT_WIDTH, WORDS = 256, 16
 HINT = (
-    "{missing} not installed; wanted: pip install --target DIR imagen-pytorch "
-    "make-a-video-pytorch, then PYTHONPATH=.:DIR"
+    "{missing} not installed; wanted: the pip install --no-deps --target DIR of "
+    "docs/benchmarks.md, then PYTHONPATH=.:DIR"
 )
 Forward = Callable[[], Tensor]
 
@@ -121,7 +118,7 @@ def peer_network(case: Case) -> tuple[nn.Module, Forward]:
     """The package's, and a forward pass over made-up clips."""
     x_BCTHW, t_B = torch.randn(case.shape), torch.rand(case.batch)
     if case.package == "imagen_pytorch":
-        unet = _unet3d()(
+        unet = unet3d()(
             dim=64,
             text_embed_dim=TEXT_WIDTH,
             dim_mults=(1, 2, 4),
@@ -145,21 +142,6 @@ def peer_network(case: Case) -> tuple[nn.Module, Forward]:
         resnet_block_depths=(1, 1, 1),
     )
     return unet, lambda: unet(x_BCTHW, timestep=t_B)
-
-
-def _unet3d() -> Callable[..., nn.Module]:
-    """Imports the package without what it has no use for here.
-
-    It asks a hub for the width of T5, and wants torchvision, whose wheels need their own torch.
-    """
-    names = ("torchvision", "torchvision.transforms", "torchvision.utils")
-    stand_ins = {name: MagicMock(__spec__=ModuleSpec(name, None)) for name in names}
-    with (
-        patch.object(T5Config, "from_pretrained", lambda name: T5Config()),
-        patch.dict(sys.modules, stand_ins),
-    ):
-        from imagen_pytorch import Unet3D  # pyright: ignore[reportMissingImports]
-    return Unet3D
 
 
 SIDES = {"ours": our_network, "peer": peer_network}
