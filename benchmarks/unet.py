@@ -15,16 +15,17 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from unittest.mock import patch
 
 import psutil
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import T5Config
 
+from benchmarks.peers import unet3d
+from benchmarks.profiles import Profile, profile_step, profile_table
 from models.nn.unet import SpaceTimeUNet, UNetInputs
 from models.nn.unet_config import UNetConfig
 from models.text.states import TextStates
@@ -34,8 +35,8 @@ WARMUP_ROUNDS = 2
 MEMORY_STEPS = 3
 TEXT_WIDTH, WORDS = 256, 16
 HINT = (
-    "{missing} not installed; wanted: pip install --target DIR imagen-pytorch "
-    "make-a-video-pytorch, then PYTHONPATH=.:DIR"
+    "{missing} not installed; wanted: the pip install --no-deps --target DIR of "
+    "docs/benchmarks.md, then PYTHONPATH=.:DIR"
 )
 Forward = Callable[[], Tensor]
 
@@ -117,7 +118,7 @@ def peer_network(case: Case) -> tuple[nn.Module, Forward]:
     """The package's, and a forward pass over made-up clips."""
     x_BCTHW, t_B = torch.randn(case.shape), torch.rand(case.batch)
     if case.package == "imagen_pytorch":
-        unet = _unet3d()(
+        unet = unet3d()(
             dim=64,
             text_embed_dim=TEXT_WIDTH,
             dim_mults=(1, 2, 4),
@@ -143,13 +144,6 @@ def peer_network(case: Case) -> tuple[nn.Module, Forward]:
     return unet, lambda: unet(x_BCTHW, timestep=t_B)
 
 
-def _unet3d() -> Callable[..., nn.Module]:
-    """When imported, the package asks a hub for the width of T5, which is not used here."""
-    with patch.object(T5Config, "from_pretrained", lambda name: T5Config()):
-        from imagen_pytorch import Unet3D  # pyright: ignore[reportMissingImports]
-    return Unet3D
-
-
 SIDES = {"ours": our_network, "peer": peer_network}
 
 
@@ -162,6 +156,7 @@ class Result:
     forward_gflops: Mapping[str, float]
     step_ms: Mapping[str, list[float]]
     peak_mib: Mapping[str, float]
+    profiles: Mapping[str, Profile]
 
     @property
     def speedup(self) -> float:
@@ -191,6 +186,7 @@ def measure(case: Case, *, rounds: int) -> Result:
         forward_gflops={side: _gflops(forward) for side, (_, forward) in built.items()},
         step_ms=step_ms,
         peak_mib={side: _in_a_process(case, side) for side in SIDES},
+        profiles={side: profile_step(partial(_step_ms, *both)) for side, both in built.items()},
     )
 
 
@@ -265,6 +261,12 @@ def main() -> int:
         return 0
     results = [measure(case, rounds=args.rounds) for case in cases]
     print(table(results))
+    for result in results:
+        if result.speedup < BUDGET:
+            print(
+                f"\n{result.case} is {result.speedup:.2f}x, wanted {BUDGET}x; one step of each:\n"
+            )
+            print(profile_table(result.profiles))
     if args.json is not None:
         about = {
             "machine": platform.platform(),

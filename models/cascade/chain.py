@@ -58,20 +58,32 @@ class Cascade:
         Raises:
             ValueError: if the counts differ.
         """
+        return self.run(self.request(prompts, seeds=seeds))
+
+    def request(self, prompts: Sequence[str], *, seeds: Sequence[int]) -> Request:
+        """What every network is asked for; the prior imagines its picture here.
+
+        Raises:
+            ValueError: if the counts differ.
+        """
         if not prompts or len(prompts) != len(seeds):
             raise ValueError(f"got {len(prompts)} prompts and {len(seeds)} seeds, wanted as many")
         embedding = None if self.prior is None else self.prior.sample(prompts, seeds=seeds)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        request = Request(prompts=prompts, generators=generators, embedding_BE=embedding)
+        return Request(prompts=prompts, generators=generators, embedding_BE=embedding)
+
+    def run(self, request: Request, below: Tensor | None = None) -> list[Tensor]:
+        """The clips of every network, the first one's from ``below`` if there is such a clip."""
         clips: list[Tensor] = []
         for link in self.links:
-            with _resident(link.model, device=self.device):
-                clips.append(link.sample(request, clips[-1] if clips else None))
+            with resident(link.model, device=self.device):
+                below = link.sample(request, below)
+            clips.append(below)
         return clips
 
 
 @contextmanager
-def _resident(model: nn.Module, *, device: torch.device) -> Iterator[None]:
+def resident(model: nn.Module, *, device: torch.device) -> Iterator[None]:
     """The model is on the device inside, and on the CPU again afterwards."""
     model.to(device)
     try:

@@ -85,18 +85,47 @@ class Link:
             raise ValueError(f"step={self.step} with below={'none' if below is None else 'given'}")
         if below is not None and self.frames == 1 and below.shape[2] > 1:
             return self._frame_by_frame(request, below)
+        if below is not None and self.step == "given":
+            mask_T = every_kth(self.frames, skip=self.factor)
+            known = spread(below, skip=self.factor)
+            return self.complete(request, known, mask_T.expand(len(known), -1))
         noise = self._noise(request, below)
-        inputs = self._inputs(request, below, noise)
-        clips = sample(
+        return self._from_noise(request, self._inputs(request, below, noise), noise)
+
+    @torch.no_grad()
+    def complete(self, request: Request, known_B3THW: Tensor, mask_BT: Tensor) -> Tensor:
+        """Clips some of whose frames are known, of any number: what is between, after or before.
+
+        Args:
+            request: one clip per prompt.
+            known_B3THW: pixels in [-1, 1]; frames that are not known are not read.
+            mask_BT: true where a frame is known, bool.
+
+        Returns:
+            [B, 3, T, H, W], float32, pixels in [-1, 1]; known frames come back as they are.
+
+        Raises:
+            ValueError: if the network takes no known frames, or they are of another size.
+        """
+        if not self.model.unet.config.given_frames:
+            raise ValueError("given_frames=false, wanted a network that is given frames")
+        if tuple(known_B3THW.shape[-2:]) != tuple(self.size):
+            raise ValueError(f"known frames of {tuple(known_B3THW.shape[-2:])}, wanted {self.size}")
+        known_B3THW, mask_BT = known_B3THW.to(self._device), mask_BT.to(self._device)
+        noise = self._draw(request, tuple(known_B3THW.shape[1:]))
+        given = given_channels(known_B3THW, mask_BT)
+        inputs = replace(self._conditions(request, len(noise)), given_BCTHW=given)
+        clips = self._from_noise(request, inputs, noise)
+        return torch.where(mask_BT[:, None, :, None, None], known_B3THW.to(clips), clips)
+
+    def _from_noise(self, request: Request, inputs: UNetInputs, noise: Tensor) -> Tensor:
+        return sample(
             self._denoiser(request, inputs),
             noise,
             objective=self.objective,
             config=self.sampler,
             generators=request.generators,
         ).clamp(-1.0, 1.0)
-        if below is not None and self.step == "given":
-            clips[:, :, :: self.factor] = below.to(clips)
-        return clips
 
     @property
     def _device(self) -> torch.device:
@@ -113,19 +142,20 @@ class Link:
         draws = [torch.randn(shape, generator=one) for one in request.generators]
         return torch.stack(draws).to(self._device)
 
-    def _inputs(self, request: Request, below: Tensor | None, noise: Tensor) -> UNetInputs:
-        config, clips = self.model.unet.config, len(noise)
-        inputs = UNetInputs(
+    def _conditions(self, request: Request, clips: int) -> UNetInputs:
+        """All that does not come from another clip, but for the text."""
+        config = self.model.unet.config
+        return UNetInputs(
             image_embedding_GE=request.embedding_BE if config.image_embedding else None,
             fps_B=self._filled(clips, self.fps) if config.fps else None,
         )
+
+    def _inputs(self, request: Request, below: Tensor | None, noise: Tensor) -> UNetInputs:
+        config, clips = self.model.unet.config, len(noise)
+        inputs = self._conditions(request, clips)
         if below is None:
             return inputs
         below = below.to(self._device)
-        if self.step == "given":
-            mask_T = every_kth(self.frames, skip=self.factor).to(self._device)
-            given = given_channels(spread(below, skip=self.factor), mask_T.expand(clips, -1))
-            return replace(inputs, given_BCTHW=given)
         low = (
             repeat_frames(below, factor=self.factor)
             if self.step == "time"

@@ -1,4 +1,4 @@
-"""What a stage on Ray says to its driver, and the stop flag on its way back."""
+"""What a stage on Ray says to its driver: events and its places; the stop flag the other way."""
 
 import asyncio
 import json
@@ -16,11 +16,15 @@ _FLUSH_S = 30.0
 
 
 class Board:
-    """An actor beside the driver: events from workers wait here, and a stop flag per stage."""
+    """An actor beside the driver: events from workers wait here, and a stop flag per stage.
+
+    It also knows how many workers of each stage have a place on a node.
+    """
 
     def __init__(self) -> None:
         self._events: dict[str, list[str]] = {}
         self._stopping: set[str] = set()
+        self._placed: dict[str, int] = {}
         self._arrived = asyncio.Condition()
 
     async def exchange(self, stage: str, events: list[str]) -> bool:
@@ -45,6 +49,18 @@ class Board:
     async def stop(self, stage: str) -> None:
         """Asks a stage to save and end."""
         self._stopping.add(stage)
+
+    async def is_stopping(self, stage: str) -> bool:
+        """True once a stage was asked to end."""
+        return stage in self._stopping
+
+    async def place(self, stage: str, workers: int) -> None:
+        """Notes how many workers of a stage hold their place."""
+        self._placed[stage] = workers
+
+    async def placed(self) -> dict[str, int]:
+        """Workers with a place, by stage."""
+        return self._placed
 
 
 def open_board() -> Any:

@@ -5,10 +5,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from orchestrator.errors import UnavailableError
 from orchestrator.storage.store import join_uri
 from orchestrator.train.job import StageJob, StageResult
 
 EventSink = Callable[[dict[str, Any]], None]
+
+
+class NoRoomError(UnavailableError):
+    """A stage found no place in time: it has not failed, it has not started.
+
+    Its text says what the stage needs and what there is.
+    """
 
 
 class Executor(Protocol):
@@ -30,11 +38,17 @@ class Executor(Protocol):
             job: the stage.
             on_event: takes the stage's events, from a thread of the executor.
             stop: set once the stage should save and end.
+
+        Raises:
+            NoRoomError: if workers found no place; the stage may be run again.
         """
         ...
 
     def fits(self, job: StageJob, *, beside: tuple[StageJob, ...]) -> bool:
-        """True if there is room for a stage beside those that run now."""
+        """True if there is room for a stage now, beside those that run.
+
+        With nothing beside it: True if it fits once nobody else uses what there is.
+        """
         ...
 
 

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cascade.executor import NoRoomError
 from orchestrator.errors import RushesError, UnavailableError
 
-_NO_ROOM = ("InsufficientClusterResourcesError", "WorkerGroupStartupTimeoutError")
+_NO_PLACE = "WorkerGroupStartupTimeoutError"  # a later try may find one
+_TOO_LARGE = "InsufficientClusterResourcesError"  # beyond what the cluster may grow to
 
 
 def explain(error: BaseException, *, stage: str, log: Path) -> RushesError:
@@ -23,7 +25,9 @@ def explain(error: BaseException, *, stage: str, log: Path) -> RushesError:
     log.write_text("\n\n".join(str(cause) for cause in causes) + "\n")
     last = causes[-1]
     text = f"stage {stage}: {one_line(last)}; log: {log}"
-    if type(last).__name__ in _NO_ROOM:
+    if type(last).__name__ == _NO_PLACE:
+        return NoRoomError(text)
+    if type(last).__name__ == _TOO_LARGE:
         return UnavailableError(text)
     return RushesError(text)
 

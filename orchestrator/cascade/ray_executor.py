@@ -1,19 +1,21 @@
-"""Runs stages on Ray: Ray Train for training, Ray Data for encoding, a task for evaluation."""
+"""Runs stages on Ray: Ray Train for gangs, Ray Data for encoding, a task for the rest."""
 
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import ray
+from ray._private.state import available_resources_per_node
 from ray.exceptions import RayError
 
 from orchestrator.cascade.board import Reader, open_board
-from orchestrator.cascade.executor import EventSink
+from orchestrator.cascade.executor import EventSink, NoRoomError
 from orchestrator.cascade.explain import explain
-from orchestrator.cascade.gang import run_gang
-from orchestrator.cascade.ray_tasks import run_encode, run_evaluate
+from orchestrator.cascade.ray_tasks import run_encode, run_evaluate, run_plain
 from orchestrator.cascade.ray_train import WORKER, train
-from orchestrator.cascade.room import fit, least, most
+from orchestrator.cascade.room import fit, least, missing, shortage
 from orchestrator.cascade.worker_env import LOOPBACK, worker_env
+from orchestrator.errors import UserError
 from orchestrator.train.job import StageJob, StageResult
 
 
@@ -44,25 +46,45 @@ class RayExecutor:
         self._board = open_board()
 
     def fits(self, job: StageJob, *, beside: tuple[StageJob, ...]) -> bool:
-        """Places all workers on the nodes that live now, as if nobody else used them."""
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        held = [most(other.spec.compute) for other in beside]
-        return fit([*held, least(job.spec.compute)], nodes=nodes)
+        """Beside others: on what Ray has left, less what those still wait for."""
+        wanted = least(job.spec.compute)
+        if not beside:
+            return fit([wanted], nodes=list(_nodes().values()))
+        placed = ray.get(self._board.placed.remote())
+        still = [missing(one.spec.compute, placed=placed.get(one.stage, 0)) for one in beside]
+        free = available_resources_per_node()
+        return fit([*still, wanted], nodes=[free.get(node, {}) for node in _nodes()])
 
     def run(self, job: StageJob, *, on_event: EventSink, stop: threading.Event) -> StageResult:
-        """Runs a stage; blocks."""
+        """Runs a stage; blocks.
+
+        Raises:
+            UserError: if it is larger than this machine, where this Ray has no other.
+        """
+        if not self.fits(job, beside=()):
+            self._say_too_large(job, on_event=on_event)
         reader = Reader(self._board, stage=job.stage, sink=on_event, stop=stop)
         try:
-            return self._run(job, on_event=on_event, stop=stop)
+            return self._run(job, stop=stop)
+        except NoRoomError:
+            raise NoRoomError(_shortage(job)) from None
         finally:
+            ray.get(self._board.place.remote(job.stage, 0))
             reader.close()
 
-    def _run(self, job: StageJob, *, on_event: EventSink, stop: threading.Event) -> StageResult:
+    def _say_too_large(self, job: StageJob, *, on_event: EventSink) -> None:
+        if self._private:
+            raise UserError(
+                f"stages.{job.stage}.compute: {_shortage(job)}; wanted a smaller stage, or a "
+                "cluster's RAY_ADDRESS"
+            )
+        text = f"{_shortage(job)}; waits for a larger cluster"
+        on_event({"kind": "note", "stage": job.stage, "text": text})
+
+    def _run(self, job: StageJob, *, stop: threading.Event) -> StageResult:
         log = self._logs / f"{job.stage}.log"
         env = worker_env(job.spec) | (LOOPBACK if self._private else {})
-        if job.spec.compute.workers == 0 and job.spec.train is not None:
-            return run_gang(job, on_event=on_event, stop=stop, logs=self._logs)
-        if job.spec.train is not None:
+        if job.spec.train is not None and job.spec.compute.workers:
             return train(
                 job,
                 board=self._board,
@@ -73,7 +95,18 @@ class RayExecutor:
                 worker=self._worker,
             )
         try:
+            if job.spec.train is not None:
+                return run_plain(job, board=self._board, env=env, stop=stop, worker=self._worker)
             run = run_encode if job.spec.kind == "encode" else run_evaluate
             return run(job, board=self._board, env=env, stop=stop)
         except RayError as error:
             raise explain(error, stage=job.stage, log=log) from None
+
+
+def _nodes() -> dict[str, Mapping[str, float]]:
+    """What each node that lives has when nothing runs on it, by its id."""
+    return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+
+
+def _shortage(job: StageJob) -> str:
+    return shortage(job.spec.compute, nodes=list(_nodes().values()))

@@ -1,6 +1,8 @@
-"""Stages that are driven from a Ray task: encoding (Ray Data underneath) and evaluation.
+"""Stages that are driven from a Ray task: encoding (Ray Data underneath), evaluation, and training
+in one plain process.
 
-The task's own process takes what Ray Data prints, and its imports.
+The task's own process takes what Ray Data prints, and its imports. What a task holds of Ray's
+resources is what it sees: a GPU of its own, or none.
 """
 
 import threading
@@ -10,6 +12,7 @@ import ray
 
 from orchestrator.cascade.board import BoardHooks
 from orchestrator.cascade.executor import encoded_event
+from orchestrator.cascade.ray_train import train_loop
 from orchestrator.train.job import StageJob, StageResult
 
 MAX_RETRIES = 2  # processes lost; an error that was raised is not tried again
@@ -29,14 +32,7 @@ def run_evaluate(
     job: StageJob, *, board: Any, env: dict[str, str], stop: threading.Event
 ) -> StageResult:
     """Waits for the task; a stop cancels it, for there is nothing to save in the middle."""
-    compute = job.spec.compute
-    task = ray.remote(
-        num_cpus=compute.cpus_per_worker,
-        num_gpus=compute.gpus_per_worker,
-        max_retries=MAX_RETRIES,
-        runtime_env={"env_vars": env},
-    )(_evaluate)
-    ref = task.remote(job.model_dump_json(), board)
+    ref = _holding(job, env=env)(_evaluate).remote(job.model_dump_json(), board)
     while not ray.wait([ref], timeout=_POLL_S)[0]:
         if stop.is_set():
             ray.cancel(ref, force=True)
@@ -44,10 +40,44 @@ def run_evaluate(
     return StageResult.model_validate_json(ray.get(ref))
 
 
+def run_plain(
+    job: StageJob, *, board: Any, env: dict[str, str], stop: threading.Event, worker: str
+) -> StageResult:
+    """Trains in the task's own process, with the plain engine.
+
+    A stop reaches it over the board, and a task that has no place yet is called off.
+    """
+    config = {"job": job.model_dump_json(), "board": board, "worker": worker}
+    ref = _holding(job, env=env)(_plain).remote(config)
+    while not ray.wait([ref], timeout=_POLL_S)[0]:
+        if stop.is_set() and not ray.get(board.placed.remote()).get(job.stage):
+            ray.cancel(ref)
+            return StageResult(status="stopped", step=0)
+    return StageResult.model_validate_json(ray.get(ref))
+
+
+def _holding(job: StageJob, *, env: dict[str, str]) -> Any:
+    """A task that holds what one worker of a stage needs."""
+    compute = job.spec.compute
+    return ray.remote(
+        num_cpus=compute.cpus_per_worker,
+        num_gpus=compute.gpus_per_worker,
+        max_retries=MAX_RETRIES,
+        runtime_env={"env_vars": env},
+    )
+
+
+def _plain(config: dict[str, Any]) -> str:
+    job = StageJob.model_validate_json(config["job"])
+    ray.get(config["board"].place.remote(job.stage, 1))
+    return train_loop(config)
+
+
 def _evaluate(job_json: str, board: Any) -> str:
     from orchestrator.train.evaluate import evaluate_stage
 
     job = StageJob.model_validate_json(job_json)
+    ray.get(board.place.remote(job.stage, 1))
     hooks = BoardHooks(board, stage=job.stage)
     try:
         return evaluate_stage(job, hooks=hooks).model_dump_json()
@@ -65,6 +95,8 @@ def _encode(job_json: str, board: Any, env: dict[str, str]) -> str:
         units = encode_units(job)
         rows = encode_rows(job, units, env=env) if units else iter(())
         for done, _ in enumerate(rows, start=1):
+            if done == 1:
+                ray.get(board.place.remote(job.stage, job.spec.compute.ranks))
             hooks.event({"kind": "progress", "stage": job.stage, "step": done, "steps": len(units)})
             if hooks.should_stop() and done < len(units):
                 return StageResult(status="stopped", step=done).model_dump_json()

@@ -6,6 +6,7 @@ from typing import Any
 
 from orchestrator.cascade.board import BoardHooks
 from orchestrator.cascade.explain import explain
+from orchestrator.errors import StoppedError
 from orchestrator.recipe.stage import Stage
 from orchestrator.train.job import StageJob, StageResult
 
@@ -50,11 +51,13 @@ def train(
         worker: ``module:function`` that every rank runs.
 
     Raises:
+        NoRoomError: if workers found no place.
         RushesError: what the worker raised, or one line with the path of the log.
     """
     from ray.train import FailureConfig, RunConfig
 
     from orchestrator.cascade.failures import EndAtOnce
+    from orchestrator.cascade.places import TellPlaces
     from orchestrator.cascade.trainer import PrivateStageTrainer, StageTrainer
 
     trainer = (PrivateStageTrainer if private else StageTrainer)(
@@ -69,14 +72,17 @@ def train(
                 controller_failure_limit=MAX_CONTROLLER_FAILURES,
                 max_preemption_failures=MAX_PREEMPTIONS,
             ),
-            callbacks=[EndAtOnce()],  # pyright: ignore[reportArgumentType]
+            callbacks=[EndAtOnce(), TellPlaces(board, stage=job.stage)],  # pyright: ignore[reportArgumentType]
             worker_runtime_env={"env_vars": env},
         ),
     )
     try:
         result = trainer.fit()
     except Exception as error:  # whatever Ray or a worker raised: the edge of its world
-        raise explain(error, stage=job.stage, log=log) from None
+        known = explain(error, stage=job.stage, log=log)
+        if isinstance(known, StoppedError):
+            return StageResult(status="stopped", step=0)
+        raise known from None
     assert isinstance(result.return_value, str)
     return StageResult.model_validate_json(result.return_value)
 

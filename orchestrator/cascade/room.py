@@ -1,4 +1,4 @@
-"""Whether stages fit side by side: a calculation, without Ray."""
+"""Whether stages fit side by side, and what is said if not: without Ray."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,9 +22,22 @@ def least(compute: Compute) -> Gang:
     return _gang(compute, workers=compute.min_workers or compute.ranks)
 
 
-def most(compute: Compute) -> Gang:
-    """What a running stage holds or may grow to."""
-    return _gang(compute, workers=compute.ranks)
+def missing(compute: Compute, *, placed: int) -> Gang:
+    """What a running stage may still take: workers that have no place yet."""
+    return _gang(compute, workers=max(compute.ranks - placed, 0))
+
+
+def shortage(compute: Compute, *, nodes: Sequence[Resources]) -> str:
+    """What a stage needs and what all nodes have, in one line."""
+    gang = least(compute)
+    workers = f"{gang.workers} worker{'s' if gang.workers > 1 else ''}"
+    has = "; ".join(_amounts(node) for node in nodes) or "no nodes"
+    return f"needs {workers} with {_amounts(gang.needs)} each on one node, the nodes have: {has}"
+
+
+def _amounts(amounts: Resources) -> str:
+    named = [f"{amounts[name]:g} {name}" for name in ("CPU", "GPU") if amounts.get(name)]
+    return ", ".join(named) or "nothing"
 
 
 def _gang(compute: Compute, *, workers: int) -> Gang:
@@ -36,8 +49,8 @@ def fit(gangs: Sequence[Gang], *, nodes: Sequence[Resources]) -> bool:
     """True if every worker finds a node; the largest are placed first.
 
     Args:
-        gangs: all that is to run at one time.
-        nodes: what each node has when nothing runs on it.
+        gangs: those without a place; all are to have one at the same time.
+        nodes: what each node has left.
     """
     free = [dict(node) for node in nodes]
     workers = [gang.needs for gang in gangs for _ in range(gang.workers)]

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.cascade.done import output_digest, read_done, write_done
-from orchestrator.cascade.executor import EventSink, Executor
+from orchestrator.cascade.executor import EventSink, Executor, NoRoomError
 from orchestrator.cascade.explain import one_line
 from orchestrator.cascade.versions import claim
 from orchestrator.errors import RushesError, StoppedError, UserError
@@ -25,12 +26,20 @@ from orchestrator.train.job import StageJob
 _POLL_S = 0.2
 KEPT = "done before"
 
-Submit = Callable[[Callable[[StageJob], None], StageJob], Future[None]]
+
+class Turn(Enum):
+    """What comes of a stage's turn: it is over for this start, or it found no room."""
+
+    OVER = "over"
+    AGAIN = "again"
 
 
-def _at_once(work: Callable[[StageJob], None], job: StageJob) -> Future[None]:
+Submit = Callable[[Callable[[StageJob], Turn], StageJob], Future[Turn]]
+
+
+def _at_once(work: Callable[[StageJob], Turn], job: StageJob) -> Future[Turn]:
     """Runs it here and now: a debugger and Ctrl-C reach it."""
-    future: Future[None] = Future()
+    future: Future[Turn] = Future()
     future.set_result(work(job))
     return future
 
@@ -85,7 +94,7 @@ class Graph:
         """Runs what is not finished; returns how every stage ended, in the recipe's order."""
         waiting = self._skip_finished()
         self._say({"kind": "run", "name": self.recipe.name, **self._about_run()})
-        running: dict[Future[None], StageJob] = {}
+        running: dict[Future[Turn], StageJob] = {}
         with self._pool() as submit:
             while running or waiting:
                 self._start_ready(waiting, running, submit)
@@ -93,8 +102,9 @@ class Graph:
                     break
                 ended, _ = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
                 for future in ended:
-                    del running[future]
-                    future.result()
+                    job = running.pop(future)
+                    if future.result() is Turn.AGAIN:
+                        waiting.append(job.stage)
         for stage in waiting:
             status: Status = "stopped" if self.stop.is_set() else "blocked"
             self.outcomes[stage] = Outcome(status=status, missing=self._missing(stage))
@@ -134,24 +144,26 @@ class Graph:
     def _start_ready(
         self,
         waiting: list[str],
-        running: dict[Future[None], StageJob],
+        running: dict[Future[Turn], StageJob],
         submit: Submit,
     ) -> None:
-        for stage in list(waiting):
-            if self.stop.is_set():
-                return
-            if self._missing(stage):
-                continue
-            job = StageJob(
-                recipe=self.recipe, stage=stage, run=self.store.uri, attempt=self.attempt
-            )
-            # What fits not even alone is started all the same: a cluster may grow.
-            if running and not self.executor.fits(job, beside=tuple(running.values())):
-                continue
-            waiting.remove(stage)
+        def start(job: StageJob) -> None:
+            waiting.remove(job.stage)
             running[submit(self._run, job)] = job
 
-    def _run(self, job: StageJob) -> None:
+        ready = [self._job(stage) for stage in waiting if not self._missing(stage)]
+        for job in ready:
+            if self.stop.is_set():
+                return
+            if self.executor.fits(job, beside=tuple(running.values())):
+                start(job)
+        if ready and not running and not self.stop.is_set():
+            start(ready[0])  # it fits not even alone; a cluster may grow
+
+    def _job(self, stage: str) -> StageJob:
+        return StageJob(recipe=self.recipe, stage=stage, run=self.store.uri, attempt=self.attempt)
+
+    def _run(self, job: StageJob) -> Turn:
         """One stage from its first event to its last, in a thread of its own."""
         stage = job.spec
         started_s = time.monotonic()
@@ -162,6 +174,11 @@ class Graph:
         error: RushesError | None = None
         try:
             status = self._run_to_done(job)
+        except NoRoomError as shortage:
+            if not self.stop.is_set():
+                self._say_waiting(stage.id, text=str(shortage))
+                return Turn.AGAIN
+            status = "stopped"
         except RushesError as known:
             error = known
         except Exception as unknown:  # a thread's outer edge: nobody else would see it
@@ -174,6 +191,12 @@ class Graph:
         if error is not None:
             self._say({"kind": "note", "stage": stage.id, "text": str(error), "failure": True})
         self._say({"kind": "end", "stage": stage.id, "status": _TRACKED[status]})
+        return Turn.OVER
+
+    def _say_waiting(self, stage: str, *, text: str) -> None:
+        self._say({"kind": "note", "stage": stage, "text": f"{text}; waits for room"})
+        self._say({"kind": "end", "stage": stage, "status": _TRACKED["stopped"]})
+        self._say({"kind": "status", "stage": stage, "text": "waiting"})
 
     def _run_to_done(self, job: StageJob) -> Status:
         results: list[dict[str, Any]] = []

@@ -10,6 +10,7 @@ from orchestrator.errors import UserError
 from orchestrator.launch.run_folder import open_run
 from orchestrator.recipe.train import Clip
 from orchestrator.train.sampling import load_sampler
+from orchestrator.train.varied import Wish, vary
 from orchestrator.train.video import same_size, sheet, write_gif, write_mp4
 
 MOST_CLIPS = 16  # sampled at once
@@ -45,6 +46,7 @@ def sample_run(
     npz: bool,
     distilled: bool,
     on_clips: Callable[[int], None],
+    wish: Wish | None = None,
 ) -> list[Path]:
     """Samples every prompt and writes NNNN.mp4 and NNNN.gif (and NNNN.npz) by prompt number.
 
@@ -61,6 +63,8 @@ def sample_run(
     sampler = load_sampler(
         store, recipe, stage=recipe.result.id, distilled=distilled, device=device
     )
+    if wish is not None:
+        sampler = vary(sampler, wish, recipe=recipe)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -121,7 +121,7 @@ class Train(Strict):
 class Compute(Strict):
     """Processes and devices of one stage."""
 
-    workers: NonNegativeInt = 1  # 0: one plain process with the plain engine, no Ray
+    workers: NonNegativeInt = 1  # 0: one plain process with the plain engine
     gpus_per_worker: Literal[0, 1] = 0
     cpus_per_worker: PositiveInt = 1
     zero: Literal[0, 1, 2, 3] = 1

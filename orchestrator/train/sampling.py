@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from models.cascade.chain import Cascade
+from models.cascade.varied import VariedCascade
 from models.sora.sample import SoraChain
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
@@ -26,17 +27,18 @@ class Sampler:
 
     Attributes:
         networks: ids of the stages whose clips are made, in order; the last one's is the result.
-        fps: of the result.
+        pace: frames per second over those of the stage.
     """
 
-    chain: SoraChain | Cascade
+    chain: SoraChain | Cascade | VariedCascade
     networks: tuple[str, ...]
     stage: Stage
+    pace: float = 1.0
 
     @property
     def fps(self) -> float:
         """Frames per second of the result."""
-        return self.stage.training.clip.fps
+        return self.stage.training.clip.fps * self.pace
 
     def sample(
         self,
@@ -69,7 +71,7 @@ class Sampler:
         return {name: np.concatenate(part) for name, part in parts.items()}
 
     def _clips(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Tensor]:
-        if isinstance(self.chain, Cascade):
+        if isinstance(self.chain, Cascade | VariedCascade):
             return self.chain.sample(prompts, seeds=seeds)
         train = self.stage.training
         return [

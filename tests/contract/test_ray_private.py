@@ -1,11 +1,16 @@
-"""What we rely on inside Ray 2.60.0; after a failure read cascade/trainer.py and failures.py."""
+"""What we rely on inside Ray 2.60.0; after a failure read the files of cascade/ below."""
 
 import inspect
 
+import pytest
+from ray._private.state import available_resources_per_node
 from ray.train import ControllerError
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+from ray.train.v2._internal.exceptions import (
+    UserExceptionWithTraceback,
+    WorkerGroupStartupTimeoutError,
+)
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2._internal.execution.failure_handling.default import DefaultFailurePolicy
 from ray.train.v2._internal.execution.failure_handling.failure_policy import FailureDecision
@@ -14,6 +19,7 @@ from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker
 from ray.train.v2.api.config import FailureConfig
 
 from orchestrator.cascade.failures import EndAtOnce
+from orchestrator.cascade.places import TellPlaces
 from orchestrator.cascade.trainer import PrivateStageTrainer, StageTrainer
 from orchestrator.errors import UserError
 
@@ -51,3 +57,28 @@ def test_what_a_callback_raises_is_not_retried() -> None:
     policy = DefaultFailurePolicy(FailureConfig(max_failures=3, controller_failure_limit=3))
     decision = policy.make_decision(ControllerError(UserError("one line")))
     assert decision is FailureDecision.RAISE
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        "before_worker_group_start",
+        "after_worker_group_start",
+        "before_worker_group_shutdown",
+        "before_worker_group_abort",
+    ],
+)
+def test_a_callback_hears_when_a_gang_takes_its_place_and_leaves_it(hook: str) -> None:
+    there = inspect.signature(getattr(WorkerGroupCallback, hook)).parameters
+    assert list(inspect.signature(getattr(TellPlaces, hook)).parameters) == list(there)
+
+
+def test_a_gang_without_a_place_ends_with_a_timeout() -> None:
+    policy = DefaultFailurePolicy(FailureConfig(controller_failure_limit=1))
+    timeout = ControllerError(WorkerGroupStartupTimeoutError(2))
+    decisions = [policy.make_decision(timeout) for _ in range(2)]
+    assert decisions == [FailureDecision.RETRY, FailureDecision.RAISE]
+
+
+def test_what_a_node_has_left_is_asked_without_arguments() -> None:
+    assert not inspect.signature(available_resources_per_node).parameters

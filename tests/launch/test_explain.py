@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 from ray.train import ControllerError, WorkerGroupError
-from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.train.v2._internal.exceptions import (
+    InsufficientClusterResourcesError,
+    WorkerGroupStartupTimeoutError,
+)
 
+from orchestrator.cascade.executor import NoRoomError
 from orchestrator.cascade.explain import explain
 from orchestrator.cascade.failures import DefectError, EndAtOnce
 from orchestrator.errors import RushesError, UnavailableError, UserError
@@ -30,9 +34,15 @@ def test_another_becomes_one_line_with_a_log(tmp_path: Path) -> None:
     assert "more" in log.read_text()
 
 
-def test_no_room_is_the_outside(tmp_path: Path) -> None:
+def test_a_gang_without_a_place_may_find_one_later(tmp_path: Path) -> None:
     failure = ControllerError(WorkerGroupStartupTimeoutError(2))
-    assert isinstance(explain(failure, stage="dit", log=tmp_path / "log"), UnavailableError)
+    assert isinstance(explain(failure, stage="dit", log=tmp_path / "log"), NoRoomError)
+
+
+def test_more_than_a_cluster_may_grow_to_is_the_outside(tmp_path: Path) -> None:
+    failure = ControllerError(InsufficientClusterResourcesError("100 GPU"))
+    error = explain(failure, stage="dit", log=tmp_path / "log")
+    assert type(error) is UnavailableError
 
 
 def poll(**errors: Exception) -> Any:

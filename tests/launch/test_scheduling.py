@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from orchestrator.cascade.attempt import begin
-from orchestrator.cascade.room import Gang, fit, least, most
+from orchestrator.cascade.executor import EventSink, NoRoomError
+from orchestrator.cascade.room import Gang, fit, least, missing, shortage
 from orchestrator.cascade.run import Graph, Outcome
 from orchestrator.errors import StoppedError, UserError
 from orchestrator.recipe.load import parse_recipe
@@ -33,7 +34,7 @@ class HeldExecutor:
         self._changed = threading.Condition()
 
     def fits(self, job: StageJob, *, beside: tuple[StageJob, ...]) -> bool:
-        held = [most(other.spec.compute) for other in beside]
+        held = [missing(other.spec.compute, placed=0) for other in beside]
         return fit([*held, least(job.spec.compute)], nodes=ROOM)
 
     def run(self, job: StageJob, *, on_event: Any, stop: threading.Event) -> StageResult:
@@ -77,7 +78,13 @@ def start(tmp_path: Path):
     """Walks a recipe's graph in a thread."""
     with ThreadPoolExecutor(1) as pool:
 
-        def walk(recipe: Recipe, executor: HeldExecutor) -> Future[dict[str, Outcome]]:
+        def walk(
+            recipe: Recipe,
+            executor: HeldExecutor,
+            *,
+            on_event: EventSink = lambda event: None,
+            stop: threading.Event | None = None,
+        ) -> Future[dict[str, Outcome]]:
             store = open_store(str(tmp_path / "run"))
             graph = Graph(
                 recipe=recipe,
@@ -85,8 +92,8 @@ def start(tmp_path: Path):
                 attempt=begin(store, recipe, data=DATA),
                 data=DATA,
                 executor=executor,
-                on_event=lambda event: None,
-                stop=threading.Event(),
+                on_event=on_event,
+                stop=stop or threading.Event(),
                 logs=tmp_path / "logs",
             )
             return pool.submit(graph.run)
@@ -128,11 +135,39 @@ def test_a_stage_that_does_not_fit_waits_while_smaller_ones_behind_it_run(start:
     assert walk.result(LIMIT_S)["big"].status == "done"
 
 
-def test_a_stage_larger_than_the_cluster_starts_alone(start: Any) -> None:
+def test_a_stage_larger_than_the_cluster_starts_when_all_others_are_over(start: Any) -> None:
     executor = HeldExecutor()
-    walk = start(recipe_of(huge=8, small=1), executor)
-    assert rounds(executor, sizes=(1, 1)) == [{"huge"}, {"small"}]
+    walk = start(recipe_of(huge=8, small=1, other=2), executor)
+    seen = rounds(executor, sizes=(1, 1))
+    assert seen == [{"small"}, {"other"}]
+    assert executor.running(1) == {"huge"}
+    executor.end("huge")  # it may run: the cluster has grown in the meantime
     assert walk.result(LIMIT_S)["huge"].status == "done"
+
+
+def test_a_stage_without_a_place_waits_for_another_turn(start: Any) -> None:
+    executor = HeldExecutor()
+    events: list[dict[str, Any]] = []
+    walk = start(recipe_of(first=1, big=2, last=1), executor, on_event=events.append)
+    assert executor.running(2) == {"first", "last"}
+    executor.end("first", error=NoRoomError("needs 1 CPU, the nodes have: nothing"))
+    assert executor.running(2) == {"first", "last"}  # again, beside the one that runs on
+    executor.end("first", "last")
+    assert executor.running(1) == {"big"}
+    executor.end("big")
+    assert {one.status for one in walk.result(LIMIT_S).values()} == {"done"}
+    notes = [(one["stage"], one["text"]) for one in events if one["kind"] == "note"]
+    assert notes == [("first", "needs 1 CPU, the nodes have: nothing; waits for room")]
+
+
+def test_a_stage_without_a_place_is_stopped_by_a_signal(start: Any) -> None:
+    executor = HeldExecutor()
+    stop = threading.Event()
+    walk = start(recipe_of(only=1), executor, stop=stop)
+    executor.running(1)
+    stop.set()
+    executor.end("only", error=NoRoomError("no room"))
+    assert walk.result(LIMIT_S)["only"].status == "stopped"
 
 
 def test_a_failure_blocks_what_needs_it_and_nothing_else(start: Any) -> None:
@@ -161,6 +196,8 @@ def test_a_failure_blocks_what_needs_it_and_nothing_else(start: Any) -> None:
 def test_a_second_signal_does_not_wait_for_a_stage_that_hangs(tmp_path: Path) -> None:
     class Interrupted(HeldExecutor):
         def fits(self, job: StageJob, *, beside: tuple[StageJob, ...]) -> bool:
+            if not beside:
+                return True
             self.running(1)
             raise StoppedError("as the handler of a second signal")
 
@@ -205,4 +242,20 @@ def test_workers_are_placed_whole(gangs: Any, nodes: Any, fits: bool) -> None:
 def test_an_elastic_stage_starts_small_and_keeps_room_to_grow() -> None:
     elastic = Compute(workers=3, min_workers=1)
     assert least(elastic).workers == 1
-    assert most(elastic).workers == 3
+    assert missing(elastic, placed=0).workers == 3
+    assert missing(elastic, placed=1).workers == 2
+    assert missing(elastic, placed=3).workers == 0
+
+
+def test_what_two_nodes_have_left_is_not_room_for_one_worker() -> None:
+    small = Compute(workers=1)
+    still = [missing(small, placed=1), missing(small, placed=1)]  # one on each node of two CPUs
+    assert not fit([*still, gang(1, cpus=2)], nodes=[{"CPU": 1.0}, {"CPU": 1.0}])
+    assert fit([*still, gang(2)], nodes=[{"CPU": 1.0}, {"CPU": 1.0}])
+
+
+def test_a_shortage_says_what_is_needed_and_what_there_is() -> None:
+    compute = Compute(workers=2, gpus_per_worker=1, cpus_per_worker=4)
+    assert shortage(compute, nodes=[{"CPU": 2.0, "memory": 9.0}, {"CPU": 8.0, "GPU": 1.0}]) == (
+        "needs 2 workers with 4 CPU, 1 GPU each on one node, the nodes have: 2 CPU; 8 CPU, 1 GPU"
+    )

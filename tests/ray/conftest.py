@@ -77,7 +77,12 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
         *(f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"),
         *(f"--dashboard-agent-grpc-port={agent_grpc}", f"--metrics-export-port={metrics}"),
-        *("--num-cpus=2", "--object-store-memory=100000000", "--disable-usage-stats"),
+        *(
+            "--num-cpus=2",
+            "--num-gpus=1",
+            "--object-store-memory=100000000",
+            "--disable-usage-stats",
+        ),
     ]
     with (folder / "head.log").open("wb") as log:
         process = subprocess.Popen(

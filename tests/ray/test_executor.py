@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.cascade.executor import NoRoomError
 from orchestrator.errors import UserError
 from orchestrator.recipe.load import load_recipe
 from orchestrator.train.job import StageJob, StageResult
@@ -33,25 +34,52 @@ def cluster(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 
 
 @pytest.fixture
-def run_stage(cluster: None, recipe_file: Any, tmp_path: Path):
+def executor(cluster: None, tmp_path: Path):
+    """Makes an executor whose ranks run a stand-in of tests/ray/workers.py."""
     from orchestrator.cascade.ray_executor import RayExecutor
 
-    def run(worker: str, *, on_event: Any, stop: threading.Event) -> StageResult:
-        executor = RayExecutor(
+    def make(worker: str) -> RayExecutor:
+        return RayExecutor(
             scratch=tmp_path / "scratch",
             logs=tmp_path / "logs",
             private=False,
             worker=f"tests.ray.workers:{worker}",
         )
-        job = StageJob(
-            recipe=load_recipe(recipe_file()),
-            stage="autoencoder",
-            run=str(tmp_path / "run"),
-            attempt=1,
-        )
-        return executor.run(job, on_event=on_event, stop=stop)
+
+    return make
+
+
+@pytest.fixture
+def job(recipe_file: Any, tmp_path: Path):
+    """Makes a job with other processes than the debug recipe's."""
+    path = recipe_file(stages=("autoencoder",))
+
+    def make(**compute: int) -> StageJob:
+        settings = [f"stages.autoencoder.compute.{key}={one}" for key, one in compute.items()]
+        recipe = load_recipe(path, overrides=settings)
+        return StageJob(recipe=recipe, stage="autoencoder", run=str(tmp_path / "run"), attempt=1)
+
+    return make
+
+
+@pytest.fixture
+def run_stage(executor: Any, job: Any):
+    def run(worker: str, *, on_event: Any, stop: threading.Event) -> StageResult:
+        return executor(worker).run(job(), on_event=on_event, stop=stop)
 
     return run
+
+
+@pytest.fixture
+def taken(cluster: None):
+    """Holds one of the two CPUs as somebody else's group."""
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    group = placement_group([{"CPU": 1}])
+    ray.get(group.ready())
+    yield
+    remove_placement_group(group)
 
 
 def test_events_arrive_in_order_and_a_stop_ends_the_stage(run_stage: Any) -> None:
@@ -75,3 +103,41 @@ def test_a_user_error_of_one_rank_ends_the_stage_with_its_own_line(run_stage: An
         run_stage("refuses", on_event=starts.append, stop=threading.Event())
     assert str(failure.value) == "data.train.uri=nowhere: no index there"
     assert [event["kind"] for event in starts] == ["note"], "the gang was started again"
+
+
+def test_room_is_what_ray_has_left(executor: Any, job: Any, taken: None) -> None:
+    import ray
+
+    one = executor("refuses")
+    small = job(workers=1)
+    assert one.fits(job(workers=2), beside=())  # once nobody else is there
+    assert not one.fits(small, beside=(small,))  # the free CPU is the first one's
+    ray.get(one._board.place.remote(small.stage, 1))  # ... unless that has its place already
+    assert one.fits(small, beside=(small,))
+
+
+def test_a_gang_that_finds_no_place_has_not_started(
+    executor: Any, job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")
+    notes: list[str] = []
+    with pytest.raises(NoRoomError, match="needs 1 worker with 3 CPU each on one node"):
+        executor("refuses").run(
+            job(workers=1, cpus_per_worker=3),
+            on_event=lambda event: notes.append(event["text"]),
+            stop=threading.Event(),
+        )
+    (note,) = notes
+    assert note.endswith("the nodes have: 2 CPU, 1 GPU; waits for a larger cluster")
+
+
+def test_a_plain_process_holds_its_gpu_and_sees_no_other(executor: Any, job: Any) -> None:
+    one = executor("says_its_devices")
+    plain = job(workers=0, gpus_per_worker=1)
+    seen: list[str] = []
+    result = one.run(
+        plain, on_event=lambda event: seen.append(event["text"]), stop=threading.Event()
+    )
+    assert result.status == "done"
+    assert seen == ["0"]
+    assert not one.fits(plain, beside=(plain,))

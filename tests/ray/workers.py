@@ -21,6 +21,13 @@ def steps_until_stopped(job: StageJob, *, hooks: Hooks) -> StageResult:
     return StageResult(status="done", step=STEPS)
 
 
+def says_its_devices(job: StageJob, *, hooks: Hooks) -> StageResult:
+    """One note: the GPUs that this process may see."""
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+    hooks.event({"kind": "note", "stage": job.stage, "text": devices})
+    return StageResult(status="done", step=1)
+
+
 def refuses(job: StageJob, *, hooks: Hooks) -> StageResult:
     """Says that the user is wrong, on one rank; the other notes its start and waits for ever."""
     if int(os.environ["RANK"]) == 1:

@@ -16,13 +16,16 @@ from orchestrator.data.index import Index
 from orchestrator.data.sources import ensure_sources
 from orchestrator.errors import UserError
 from orchestrator.launch.evaluate import shown
+from orchestrator.launch.run_folder import open_run
 from orchestrator.launch.sample import sample_run
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.storage.store import open_store
 from orchestrator.train.evaluate import evaluate
 from orchestrator.train.job import StageJob
 from orchestrator.train.ranks import Ranks
+from orchestrator.train.sampling import load_sampler
 from orchestrator.train.sources import check_clips, open_stream
+from orchestrator.train.varied import Wish, vary
 from orchestrator.train.worker import run
 from tests.cascades import STEPS, imagen_recipe, make_a_video_recipe
 from tests.train.test_worker import Recorded
@@ -109,6 +112,41 @@ def test_the_chain_is_sampled_with_its_intermediate_clips(make_a_video: Path) ->
     )
     assert {path.name for path in paths} >= {"0001.mp4", "stages.mp4", "stages.gif", "sheet.mp4"}
     assert np.load(out / "0000.npz")["frames"].shape == (7, 16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("wish", "frames", "networks"),
+    [
+        (Wish(skip=3), 10, 4),
+        (Wish(extrapolate=True), 7 + 4, 4),
+        (Wish(image=np.full((30, 20, 3), 200, np.uint8), extrapolate=True), 7 + 4, 3),
+    ],
+)
+def test_the_interpolation_network_is_asked_for_more(
+    make_a_video: Path, wish: Wish, frames: int, networks: int
+) -> None:
+    folder = f"{make_a_video}/run"
+    store, recipe = open_run(folder)
+    found = load_sampler(store, recipe, stage="sr_h", distilled=True, device=torch.device("cpu"))
+    sampler = vary(found, wish, recipe=recipe)
+    made = sampler.sample(["a red one moving left"], seed=1, batch=4)
+    assert len(made) == networks
+    assert made["sr_h"].shape == (1, frames, 16, 16, 3)
+    assert sampler.fps == found.fps * (1.5 if wish.skip else 1.0)
+
+
+def test_a_run_without_an_interpolation_network_says_so(imagen: Path) -> None:
+    with pytest.raises(UserError, match=r"--skip 3: .* has no interpolation network"):
+        sample_run(
+            f"{imagen}/run",
+            ["seven"],
+            out=imagen / "none",
+            seed=1,
+            npz=False,
+            distilled=True,
+            on_clips=lambda _: None,
+            wish=Wish(skip=3),
+        )
 
 
 def test_students_are_sampled_unless_teachers_are_asked_for(imagen: Path) -> None:
