@@ -10,12 +10,13 @@ import numpy as np
 import torch
 
 from models.sora.autoencoder import VideoAutoencoder
-from models.text.encoder import TextEncoder, build_text_encoder
+from models.text.encoder import TextEncoder
 from orchestrator.data.decode import npy_bytes
 from orchestrator.data.index import Index, Sample, write_index
 from orchestrator.data.reader import Reader
 from orchestrator.data.shards import NewSample, write_shard, written_rows
 from orchestrator.storage.store import Store, open_store
+from orchestrator.train.encoders import load_text
 from orchestrator.train.job import StageJob
 from orchestrator.train.pipeline import load_autoencoder
 from orchestrator.train.pixels import as_pixels
@@ -115,7 +116,7 @@ def _latents(autoencoder: VideoAutoencoder, x_B3THW: torch.Tensor) -> torch.Tens
 def _frozen_text(job: StageJob, *, device: torch.device) -> TextEncoder | None:
     if job.recipe.text.kind == "byt5":
         return None
-    return build_text_encoder(job.recipe.text).to(device)
+    return load_text(job.recipe.text).to(device)
 
 
 def _encode_captions(

@@ -11,9 +11,10 @@ from models.cascade.link import Request
 from models.cascade.model import CaptionedUNet
 from models.sora.autoencoder import VideoAutoencoder
 from models.sora.model import TextToVideo
-from models.text.encoder import TextEncoder, build_text_encoder
+from models.text.encoder import TextEncoder
 from orchestrator.storage.store import Store, join_uri
 from orchestrator.train.cascades import link_of
+from orchestrator.train.encoders import load_text
 from orchestrator.train.engine.base import Engine
 from orchestrator.train.job import StageJob
 from orchestrator.train.pipeline import assemble, load_autoencoder
@@ -92,7 +93,7 @@ class Preview:
         recipe = self._job.recipe
         if recipe.text.kind == "byt5":
             return None
-        return build_text_encoder(recipe.text).to(self._ranks.device)
+        return load_text(recipe.text).to(self._ranks.device)
 
     def _publish(self, videos: Any, *, step: int) -> None:
         preview = self._train.preview

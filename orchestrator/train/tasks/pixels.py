@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from models.cascade.model import CaptionedUNet
 from models.diffusion.objective import Objective, build_objective
-from models.text.encoder import TextEncoder, build_text_encoder
+from models.text.encoder import TextEncoder
 from models.text.pair_states import ImageTextPair
 from orchestrator.errors import UserError
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
+from orchestrator.train.encoders import load_text
 from orchestrator.train.flops import unet_flops
 from orchestrator.train.tasks.base import Forward, Loss, Micro
 from orchestrator.train.tasks.pixel_batch import PixelBatch, PixelReader
@@ -123,7 +124,7 @@ def build_unet(recipe: Recipe, stage: Stage) -> tuple[CaptionedUNet, TextEncoder
     config = stage.training.unet
     if not config.text:
         return CaptionedUNet(config, text_width=None, text=None), None
-    text = build_text_encoder(recipe.text)
+    text = load_text(recipe.text)
     model = CaptionedUNet(config, text_width=text.width, text=text if text.trainable else None)
     return model, None if text.trainable else text
 
