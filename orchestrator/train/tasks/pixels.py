@@ -33,6 +33,9 @@ class PixelTask:
         device: of this rank.
         pair: the encoders behind image embeddings, frozen; None for networks that read none.
         loss: what the network learns: the objective's target, or a teacher's answers.
+
+    Attributes:
+        frozen: the text encoder that the network reads with, if that is not trained along.
     """
 
     def __init__(
@@ -51,10 +54,10 @@ class PixelTask:
         self._reader = PixelReader(recipe, stage, pair=pair, device=device)
         self._objective: Objective = build_objective(train.diffusion)
         self._loss = loss
-        model, self._frozen = build_unet(recipe, stage)
+        model, self.frozen = build_unet(recipe, stage)
         self._model = model
-        if self._frozen is not None:
-            self._frozen.to(device)
+        if self.frozen is not None:
+            self.frozen.to(device)
         self.networks: dict[str, nn.Module] = {DENOISER: model}
         height, width = train.crop or train.clip.size
         self.units_per_clip = train.clip.frames * height * width
@@ -87,9 +90,9 @@ class PixelTask:
     def _call(self, forward: Forward | nn.Module, x: Tensor, t_B: Tensor, batch: PixelBatch) -> Any:
         if not batch.captions:
             return forward(x, t_B, batch.inputs)
-        if self._frozen is not None:
-            tokens = self._frozen.tokenize(batch.captions).to(self._device)
-            text = self._frozen(tokens.ids_BL, tokens.mask_BL)
+        if self.frozen is not None:
+            tokens = self.frozen.tokenize(batch.captions).to(self._device)
+            text = self.frozen(tokens.ids_BL, tokens.mask_BL)
             return forward(x, t_B, replace(batch.inputs, text=text))
         assert self._model.text is not None
         return forward(x, t_B, batch.inputs, self._model.text.tokenize(batch.captions).to(x.device))
