@@ -106,6 +106,12 @@ def sample(
     teachers: Annotated[
         bool, typer.Option("--teachers", help="the networks before distillation")
     ] = False,
+    image: Annotated[
+        Path | None, typer.Option("--image", metavar="FILE", help="a picture to animate")
+    ] = None,
+    extend: Annotated[
+        Path | None, typer.Option("--extend", metavar="FILE", help="a clip to go on from")
+    ] = None,
 ) -> None:
     """Sample a finished run: an MP4 and a GIF per prompt, and a sheet of them all."""
     from orchestrator.launch.progress import counting
@@ -121,6 +127,8 @@ def sample(
             npz=npz,
             distilled=not teachers,
             on_clips=on_clips,
+            image=image,
+            extend=extend,
         )
     for path in paths:
         typer.echo(str(path))

@@ -9,6 +9,7 @@ import torch
 from orchestrator.errors import UserError
 from orchestrator.launch.run_folder import open_run
 from orchestrator.train.sampling import load_sampler
+from orchestrator.train.start import read_start
 from orchestrator.train.video import same_size, sheet, write_gif, write_mp4
 
 BATCH = 16  # clips sampled at once
@@ -43,18 +44,23 @@ def sample_run(
     npz: bool,
     distilled: bool,
     on_clips: Callable[[int], None],
+    image: Path | None = None,
+    extend: Path | None = None,
 ) -> list[Path]:
     """Samples every prompt and writes NNNN.mp4 and NNNN.gif (and NNNN.npz) by prompt number.
 
     A cascade also gets stages.mp4, stages.gif and stages.png: what each network made, side by side.
     Several prompts also get sheet.mp4, sheet.gif and sheet.png: the first 20 beside each other.
+    Every clip starts from the first frame of ``image``, or from all of ``extend``, if given.
 
     Raises:
-        UserError: if the run is not finished or the folder cannot be written.
+        UserError: if the run is not finished, the folder cannot be written, or the frames cannot
+            be read or taken.
     """
     store, recipe = open_run(uri)
     if recipe.result is None:
         raise UserError(f"recipe {recipe.name} trains no denoiser, so there is nothing to sample")
+    start = read_start(recipe.result, image=image, extend=extend)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sampler = load_sampler(
         store, recipe, stage=recipe.result.id, distilled=distilled, device=device
@@ -63,7 +69,7 @@ def sample_run(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror}") from None
-    made = sampler.sample(prompts, seed=seed, batch=BATCH, on_clips=on_clips)
+    made = sampler.sample(prompts, seed=seed, batch=BATCH, start=start, on_clips=on_clips)
     clips, fps = made[sampler.networks[-1]], sampler.fps
     paths = [
         path
