@@ -8,6 +8,8 @@ from pydantic import Field, PositiveInt, model_validator
 
 from models.config import Strict
 
+CONFIG = "config.json"
+WANTED = "a checkpoint folder, or a hub name org/name"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -57,7 +59,7 @@ TextConfig = Byt5Config | T5Config | ClipConfig
 def check_text(config: TextConfig) -> None:
     """Refuses a pretrained encoder that is not there, before anything heavy is imported.
 
-    Hub names (``org/name``) pass: whether the hub has them is known only when they are fetched.
+    Hub names (``org/name``) pass: what has them is asked by ``models/text/hub.py``.
 
     Raises:
         ValueError: one line with the path.
@@ -81,6 +83,6 @@ def check_checkpoint(path: str, *, field: str) -> None:
     if not folder.exists():
         if _HUB_NAME.fullmatch(path):
             return
-        raise ValueError(f"{field}={path} does not exist")
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{field}={path} has no config.json, wanted a checkpoint folder")
+        raise ValueError(f"{field}={path}: seen no such folder, wanted {WANTED}")
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"{field}={path}: seen no {CONFIG} in it, wanted {WANTED}")

@@ -12,6 +12,7 @@ def build_text_encoder(config: TextConfig) -> TextEncoder:
 
     Raises:
         ValueError: if a pretrained encoder is not there or cannot be loaded.
+        ConnectionError: if the hub does not answer and its cache lacks a part.
     """
     check_text(config)
     match config:

@@ -17,6 +17,7 @@ def build_pair(config: PairConfig) -> ImageTextPair:
 
     Raises:
         ValueError: if a pretrained pair is not there or cannot be loaded.
+        ConnectionError: if the hub does not answer and its cache lacks a part.
     """
     check_pair(config)
     match config:

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
+from models.text.hub import is_away
 from models.text.states import TextEncoder, Tokens
 
 _REASON_CHARS = 300
@@ -65,6 +66,7 @@ def load_pretrained(
 
     Raises:
         ValueError: one line, if the checkpoint cannot be had or read, or is of another family.
+        ConnectionError: one line, if the hub does not answer and its cache lacks a part.
     """
     folder = Path(path).expanduser()
     is_local = folder.exists()
@@ -80,6 +82,8 @@ def load_pretrained(
             )
     except (OSError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:_REASON_CHARS]
+        if is_away(error):
+            raise ConnectionError(f"{field}={path} cannot be fetched: {reason}") from error
         raise ValueError(f"{field}={path} cannot be loaded: {reason}") from error
     return model, tokenizer
 

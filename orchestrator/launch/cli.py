@@ -109,6 +109,9 @@ def sample(
     image: Annotated[
         Path | None, typer.Option("--image", metavar="FILE", help="becomes the first frame")
     ] = None,
+    extend: Annotated[
+        Path | None, typer.Option("--extend", metavar="FILE", help="a clip to go on from")
+    ] = None,
     skip: Annotated[
         int | None, typer.Option("--skip", metavar="K", help="another skip of interpolation")
     ] = None,
@@ -119,15 +122,9 @@ def sample(
     """Sample a finished run: an MP4 and a GIF per prompt, and a sheet of them all."""
     from orchestrator.launch.progress import counting
     from orchestrator.launch.sample import read_prompts, sample_run
+    from orchestrator.train.varied import Wish
 
     texts = read_prompts(prompts or [], file=prompts_file)
-    wish = None
-    if image is not None or skip is not None or extrapolate:
-        from orchestrator.launch.picture import read_picture
-        from orchestrator.train.varied import Wish
-
-        picture = None if image is None else read_picture(image)
-        wish = Wish(skip=skip, extrapolate=extrapolate, image=picture)
     with counting("sampling", total=len(texts)) as on_clips:
         paths = sample_run(
             run,
@@ -137,7 +134,7 @@ def sample(
             npz=npz,
             distilled=not teachers,
             on_clips=on_clips,
-            wish=wish,
+            wish=Wish(image=image, extend=extend, skip=skip, extrapolate=extrapolate),
         )
     for path in paths:
         typer.echo(str(path))

@@ -10,7 +10,8 @@ from orchestrator.errors import UserError
 from orchestrator.launch.run_folder import open_run
 from orchestrator.recipe.train import Clip
 from orchestrator.train.sampling import load_sampler
-from orchestrator.train.varied import Wish, vary
+from orchestrator.train.start import read_start
+from orchestrator.train.varied import NO_WISH, Wish, vary
 from orchestrator.train.video import same_size, sheet, write_gif, write_mp4
 
 MOST_CLIPS = 16  # sampled at once
@@ -46,31 +47,38 @@ def sample_run(
     npz: bool,
     distilled: bool,
     on_clips: Callable[[int], None],
-    wish: Wish | None = None,
+    wish: Wish = NO_WISH,
 ) -> list[Path]:
     """Samples every prompt and writes NNNN.mp4 and NNNN.gif (and NNNN.npz) by prompt number.
 
     A cascade also gets stages.mp4, stages.gif and stages.png: what each network made, side by side.
     Several prompts also get sheet.mp4, sheet.gif and sheet.png: the first 20 beside each other.
+    Every clip starts from the first frame of ``wish.image`` or all of ``wish.extend``, if given.
 
     Raises:
-        UserError: if the run is not finished or the folder cannot be written.
+        UserError: if the run is not finished, the folder cannot be written, or the frames cannot
+            be read or taken.
     """
     store, recipe = open_run(uri)
     if recipe.result is None:
         raise UserError(f"recipe {recipe.name} trains no denoiser, so there is nothing to sample")
+    start = None
+    if recipe.result.latents is not None:
+        start = read_start(recipe.result, image=wish.image, extend=wish.extend)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sampler = load_sampler(
         store, recipe, stage=recipe.result.id, distilled=distilled, device=device
     )
-    if wish is not None:
+    if wish != NO_WISH and start is None:
         sampler = vary(sampler, wish, recipe=recipe)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror}") from None
     clips_of = [recipe.stage(name).training.clip for name in sampler.networks]
-    made = sampler.sample(prompts, seed=seed, batch=batch_of(clips_of), on_clips=on_clips)
+    made = sampler.sample(
+        prompts, seed=seed, batch=batch_of(clips_of), start=start, on_clips=on_clips
+    )
     clips, fps = made[sampler.networks[-1]], sampler.fps
     paths = [
         path

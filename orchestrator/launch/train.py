@@ -26,6 +26,7 @@ from orchestrator.storage.probe import honours_put_new
 from orchestrator.storage.store import Store, open_store
 from orchestrator.tracking.target import resolve_target
 from orchestrator.tracking.tracker import Tracker
+from orchestrator.train.pretrained import find_encoders
 
 _DRAIN_S = 30.0  # for MLflow to take the last events
 
@@ -80,13 +81,14 @@ def train(recipe: Recipe, *, run: str | None, local: bool, console: Console) -> 
 
 
 def _sources(recipe: Recipe, *, view: View, stop: threading.Event) -> dict[str, Index]:
-    """Opens or writes the clips, and checks that every network can take them."""
+    """Finds the encoders, opens or writes the clips, checks that every network can take them."""
 
     def on_clips(split: str, written: int, clips: int) -> None:
         if stop.is_set():
             raise StoppedError("stopped while clips were written; the same command goes on")
         view.event({"kind": "progress", "stage": f"clips/{split}", "step": written, "steps": clips})
 
+    find_encoders(recipe)
     indexes = ensure_sources(recipe, on_clips=on_clips)
     # Late: it imports torch, and Ray is starting in the meantime.
     from orchestrator.train.sources import check_clips

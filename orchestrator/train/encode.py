@@ -6,22 +6,22 @@ encoded again.
 
 from typing import Any
 
-import numpy as np
 import torch
 
 from models.sora.autoencoder import VideoAutoencoder
-from models.text.encoder import TextEncoder, build_text_encoder
+from models.text.encoder import TextEncoder
 from models.text.states import EMPTY_CAPTION
 from orchestrator.data.decode import npy_bytes
 from orchestrator.data.index import Index, Sample, write_index
 from orchestrator.data.reader import Reader
 from orchestrator.data.shards import NewSample, write_shard, written_rows
 from orchestrator.storage.store import Store, open_store
+from orchestrator.train.encoders import load_text
 from orchestrator.train.job import StageJob
 from orchestrator.train.pipeline import load_autoencoder
 from orchestrator.train.pixels import as_pixels
 from orchestrator.train.sources import latents_uri
-from orchestrator.train.text_states import TextTable, pack_states
+from orchestrator.train.text_states import TextTable, encode_captions, preview_prompts
 
 Unit = dict[str, Any]
 
@@ -87,7 +87,7 @@ class Encoder:
     def _states(self, sample: Sample) -> dict[str, bytes]:
         if self._text is None:
             return {}
-        packed = _encode_captions(self._text, sample.captions, device=self._device)
+        packed = encode_captions(self._text, sample.captions, device=self._device)
         return {f"text{number}.npy": npy_bytes(rows) for number, rows in enumerate(packed)}
 
 
@@ -97,8 +97,13 @@ def finish_encode(job: StageJob) -> str:
     source = Index.open(job.recipe.data.train.uri)
     text = _frozen_text(job, device=torch.device("cpu"))
     if text is not None:
-        (empty,) = _encode_captions(text, (EMPTY_CAPTION,), device=torch.device("cpu"))
-        table = TextTable(empty_LD=empty, max_tokens=text.max_length)
+        prompts = preview_prompts(job.recipe, encode=job.stage)
+        empty, *shown = encode_captions(text, (EMPTY_CAPTION, *prompts), device=torch.device("cpu"))
+        table = TextTable(
+            empty_LD=empty,
+            max_tokens=text.max_length,
+            prompts=dict(zip(prompts, shown, strict=True)),
+        )
         table.write(open_store(job.run), folder=job.folder)
     rows = [row for shard in source.shards for row in written_rows(target, shard)]
     return write_index(target, rows, origin={"stage": job.stage, "clips": source.digest})
@@ -116,12 +121,4 @@ def _latents(autoencoder: VideoAutoencoder, x_B3THW: torch.Tensor) -> torch.Tens
 def _frozen_text(job: StageJob, *, device: torch.device) -> TextEncoder | None:
     if job.recipe.text.kind == "byt5":
         return None
-    return build_text_encoder(job.recipe.text).to(device)
-
-
-def _encode_captions(
-    text: TextEncoder, captions: tuple[str, ...], *, device: torch.device
-) -> list[np.ndarray]:
-    with torch.inference_mode():
-        tokens = text.tokenize(list(captions)).to(device)
-        return pack_states(text(tokens.ids_BL, tokens.mask_BL))
+    return load_text(job.recipe.text).to(device)

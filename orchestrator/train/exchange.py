@@ -1,8 +1,10 @@
-"""What ranks tell each other over the process group: small JSON, and rows of a batch."""
+"""What ranks tell each other over the process group: small JSON, arrays, and rows of a batch."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -30,6 +32,27 @@ def gather_json(value: Any, *, device: torch.device) -> list[Any]:
         json.loads(part[:count].cpu().numpy().tobytes())
         for part, count in zip(parts, counts, strict=True)
     ]
+
+
+def broadcast_arrays(arrays: Sequence[np.ndarray], *, device: torch.device) -> list[np.ndarray]:
+    """Rank 0's arrays on every rank; collective.
+
+    Args:
+        arrays: float32, of any shapes; only rank 0's are looked at.
+        device: where the process group's backend expects tensors.
+    """
+    shapes = gather_json([list(array.shape) for array in arrays], device=device)[0]
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return list(arrays)
+    taken: list[np.ndarray] = []
+    for number, shape in enumerate(shapes):
+        if dist.get_rank() == 0:
+            tensor = torch.from_numpy(np.ascontiguousarray(arrays[number])).to(device)
+        else:
+            tensor = torch.empty(shape, device=device)
+        dist.broadcast(tensor, src=0)
+        taken.append(tensor.cpu().numpy())
+    return taken
 
 
 def gather_rows(x_BE: Tensor) -> Tensor:

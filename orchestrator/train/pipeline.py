@@ -6,13 +6,14 @@ from models.diffusion.objective import build_objective
 from models.sora.autoencoder import VideoAutoencoder
 from models.sora.model import TextToVideo
 from models.sora.sample import SoraChain
-from models.text.encoder import TextEncoder, build_text_encoder
-from models.text.pair import ImageTextPair, build_pair
+from models.text.encoder import TextEncoder
+from models.text.pair import ImageTextPair
 from models.text.pair_config import SmallPairConfig
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
 from orchestrator.recipe.train import Train
 from orchestrator.storage.store import Store
+from orchestrator.train.encoders import load_encoders, load_text
 from orchestrator.train.weights import load_into, read_weights
 
 
@@ -37,11 +38,11 @@ def load_pair(store: Store, recipe: Recipe, *, stage: Stage, device: torch.devic
     """
     if stage.pair is None:
         assert recipe.pair is not None
-        pair = build_pair(recipe.pair)
+        pair = load_encoders(recipe.pair)
     else:
         config = recipe.stage(stage.pair).training.model
         assert isinstance(config, SmallPairConfig)
-        pair = build_pair(config)
+        pair = load_encoders(config)
         load_into(pair, read_weights(store, stage=stage.pair), stage=stage.pair)
     return pair.eval().requires_grad_(False).to(device)
 
@@ -62,7 +63,7 @@ def load_chain(store: Store, recipe: Recipe, *, stage: str, device: torch.device
     train = spec.training
     source = recipe.autoencoder_of(spec)
     autoencoder = load_autoencoder(store, recipe, stage=source.id, device=device)
-    text = build_text_encoder(recipe.text)
+    text = load_text(recipe.text)
     model = TextToVideo(
         train.dit,
         channels=source.training.autoencoder.latent_channels,

@@ -17,6 +17,7 @@ from orchestrator.train.cascades import load_cascade
 from orchestrator.train.pipeline import load_chain
 from orchestrator.train.pixels import to_uint8
 from orchestrator.train.randomness import seed_of
+from orchestrator.train.start import seen_frames
 
 Videos = np.ndarray  # uint8 frames [B, T, H, W, 3]
 
@@ -46,6 +47,7 @@ class Sampler:
         *,
         seed: int,
         batch: int,
+        start: Tensor | None = None,
         on_clips: Callable[[int], None] = lambda _: None,
     ) -> dict[str, Videos]:
         """One clip per prompt.
@@ -54,6 +56,8 @@ class Sampler:
             prompts: one per clip.
             seed: prompt i is sampled from noise of (seed, i), whatever the batch.
             batch: clips sampled at once.
+            start: frames that every clip starts from, [1, 3, T, H, W], pixels in [-1, 1]: they
+                stay as they are, and the network goes on from the last of them.
             on_clips: told how many clips are finished.
 
         Returns:
@@ -64,23 +68,37 @@ class Sampler:
             some = list(prompts[first : first + batch])
             seeds = [seed_of(seed, first + index) for index in range(len(some))]
             with torch.inference_mode():
-                clips = self._clips(some, seeds)
+                clips = self._clips(some, seeds, start)
             for name, clip in zip(self.networks, clips, strict=True):
                 parts[name].append(to_uint8(clip))
             on_clips(first + len(some))
         return {name: np.concatenate(part) for name, part in parts.items()}
 
-    def _clips(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Tensor]:
+    def _clips(
+        self, prompts: Sequence[str], seeds: Sequence[int], start: Tensor | None
+    ) -> list[Tensor]:
         if isinstance(self.chain, Cascade | VariedCascade):
+            assert start is None
             return self.chain.sample(prompts, seeds=seeds)
         train = self.stage.training
+        frames = train.clip.frames
+        if start is not None:
+            time_factor = self.chain.autoencoder.config.time_factor
+            video_B3THW = start.expand(len(prompts), -1, -1, -1, -1)
+            given = seen_frames(start.shape[2], frames=frames, time_factor=time_factor)
+            return [
+                self.chain.extend(
+                    video_B3THW,
+                    prompts,
+                    given=given,
+                    frames=frames,
+                    sampler=train.sampler,
+                    seeds=seeds,
+                )
+            ]
         return [
             self.chain.sample(
-                prompts,
-                frames=train.clip.frames,
-                size=train.clip.size,
-                sampler=train.sampler,
-                seeds=seeds,
+                prompts, frames=frames, size=train.clip.size, sampler=train.sampler, seeds=seeds
             )
         ]
 

@@ -1,35 +1,36 @@
 """Asking a finished cascade for another skip, for more frames, or to animate a picture."""
 
 from dataclasses import dataclass, replace
-
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from pathlib import Path
 
 from models.cascade.chain import Cascade
-from models.cascade.lift import shrink
 from models.cascade.varied import Picture, VariedCascade, given_place
 from orchestrator.errors import UserError
+from orchestrator.recipe.fields import Size
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.train.sampling import Sampler
+from orchestrator.train.start import fitted, read_frames
 from orchestrator.train.views import PRETRAINED_SIDE
-
-Image = NDArray  # uint8 [H, W, 3]
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What the interpolation network is asked for.
+    """What a clip shall start from, and what the interpolation network is asked for.
 
     Attributes:
+        image: its first frame becomes the clip's.
+        extend: its frames stay, and the clip goes on from them.
         skip: frames from one known frame to the next; None for the recipe's.
         extrapolate: go on after the last frame.
-        image: becomes the first frame.
     """
 
+    image: Path | None = None
+    extend: Path | None = None
     skip: int | None = None
     extrapolate: bool = False
-    image: Image | None = None
+
+
+NO_WISH = Wish()
 
 
 def vary(sampler: Sampler, wish: Wish, *, recipe: Recipe) -> Sampler:
@@ -43,6 +44,11 @@ def vary(sampler: Sampler, wish: Wish, *, recipe: Recipe) -> Sampler:
         raise UserError(
             f"{_named(wish)}: {recipe.name} has no interpolation network (given_frames), wanted a "
             "run of Make-A-Video"
+        )
+    if wish.extend is not None:
+        raise UserError(
+            f"--extend {wish.extend}: {recipe.name} is a cascade, wanted a run of a video_dit "
+            "with condition_frames: true, or --extrapolate"
         )
     if wish.skip is not None and wish.image is not None:
         raise UserError("--skip with --image: nothing is put between, wanted one of them")
@@ -63,26 +69,17 @@ def vary(sampler: Sampler, wish: Wish, *, recipe: Recipe) -> Sampler:
 
 def _named(wish: Wish) -> str:
     if wish.image is not None:
-        return "--image"
+        return f"--image {wish.image}"
+    if wish.extend is not None:
+        return f"--extend {wish.extend}"
     return "--extrapolate" if wish.skip is None else f"--skip {wish.skip}"
 
 
-def _picture(
-    image: Image, sampler: Sampler, recipe: Recipe, *, size: tuple[int, int], place: int
-) -> Picture:
+def _picture(image: Path, sampler: Sampler, recipe: Recipe, *, size: Size, place: int) -> Picture:
     stage = recipe.stage(sampler.networks[place])
     seen = (PRETRAINED_SIDE, PRETRAINED_SIDE)
     if stage.pair is not None:
         seen = recipe.stage(stage.pair).training.clip.size
-    return Picture(frame_3HW=fitted(image, size=size), seen_3HW=fitted(image, size=seen))
-
-
-def fitted(image: Image, *, size: tuple[int, int]) -> Tensor:
-    """The middle of a picture in the shape of ``size``, resized: [3, H, W], pixels in [-1, 1]."""
-    height, width = image.shape[:2]
-    scale = min(height / size[0], width / size[1])
-    high, wide = max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
-    top, left = (height - high) // 2, (width - wide) // 2
-    cut = torch.from_numpy(image[top : top + high, left : left + wide].copy())
-    pixels_13HW = cut.permute(2, 0, 1)[None].float().div_(127.5).sub_(1.0)
-    return shrink(pixels_13HW, size=size)[0].clamp(-1.0, 1.0)
+    frame_1HW3 = read_frames(image, field=f"--image {image}")[:1]
+    frame_3HW, seen_3HW = (fitted(frame_1HW3, size=one)[0, :, 0] for one in (size, seen))
+    return Picture(frame_3HW=frame_3HW, seen_3HW=seen_3HW)

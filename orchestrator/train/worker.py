@@ -30,6 +30,7 @@ from orchestrator.train.recorder import Recorder
 from orchestrator.train.sources import open_stream
 from orchestrator.train.tasks.base import Task
 from orchestrator.train.tasks.build import build_task
+from orchestrator.train.tasks.pixels import PixelTask
 from orchestrator.train.weights import read_weights
 from orchestrator.train.window import Window, restore_window
 
@@ -125,7 +126,13 @@ class _Session:
             store, self._checkpoints, engines=engines, ranks=ranks, keep=job.spec.save.keep
         )
         self._lost_saves = 0
-        self._preview = Preview(job, store=store, ranks=ranks, event=self._event)
+        self._preview = Preview(
+            job,
+            store=store,
+            ranks=ranks,
+            event=self._event,
+            text=task.frozen if isinstance(task, PixelTask) else None,
+        )
 
     def run(self) -> StageResult:
         start, window = self._resume()

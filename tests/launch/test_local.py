@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +17,73 @@ ROOT = Path(__file__).parents[2]
 LIMIT_S = 280
 
 
-@pytest.fixture
-def recipe_file(tmp_path: Path):
-    def write(*, stages: tuple[str, ...], workers: int, steps: int) -> Path:
-        tree = yaml.safe_load((ROOT / "jobs" / "sora_debug.yaml").read_text())
-        tree |= {"name": "tiny", "runs": str(tmp_path / "runs")}
-        tree["tracking"] = {"uri": f"sqlite:///{tmp_path}/mlflow.db"}
-        for split, count in (("train", 16), ("eval", 4)):
-            tree["data"][split] = {"uri": str(tmp_path / split), "digits": {"clips": count}}
-        tree["stages"] = [stage for stage in tree["stages"] if stage["id"] in stages]
-        for stage in tree["stages"]:
-            if "train" in stage:
-                train = stage["train"]
-                train |= {"steps": steps, "batch": 4, "micro_batch": 2, "log_every": 1}
-                train["optim"]["warmup_steps"] = 1
-                train.pop("preview", None)
-                stage["compute"]["workers"] = workers
-                stage["save"] = {"every_steps": steps}
-            if "evaluate" in stage:
-                stage["evaluate"]["prompts"] = 2
-        path = tmp_path / "tiny.yaml"
-        path.write_text(yaml.safe_dump(tree))
-        return path
+GRAPH = ("autoencoder", "encode", "dit", "evaluate")
+STEPS = 12  # of the gang
+STOPPED = ["rushes: stopped and saved; the same command goes on from here"]
 
-    return write
+
+def write_recipe(folder: Path, *, stages: tuple[str, ...], workers: int, steps: int) -> Path:
+    """A recipe whose clips and run are below ``folder``."""
+    tree = yaml.safe_load((ROOT / "jobs" / "sora_debug.yaml").read_text())
+    tree |= {"name": "tiny", "runs": str(folder / "runs")}
+    tree["tracking"] = {"uri": f"sqlite:///{folder}/mlflow.db"}
+    for split, count in (("train", 16), ("eval", 4)):
+        tree["data"][split] = {"uri": str(folder / split), "digits": {"clips": count}}
+    tree["stages"] = [stage for stage in tree["stages"] if stage["id"] in stages]
+    for stage in tree["stages"]:
+        if "train" in stage:
+            train = stage["train"]
+            train |= {"steps": steps, "batch": 4, "micro_batch": 2, "log_every": 1}
+            train["optim"]["warmup_steps"] = 1
+            train.pop("preview", None)
+            stage["compute"]["workers"] = workers
+            stage["save"] = {"every_steps": steps}
+        if "evaluate" in stage:
+            stage["evaluate"]["prompts"] = 2
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> Any:
+    return partial(write_recipe, tmp_path)
+
+
+def gang_recipe(folder: Path) -> Path:
+    return write_recipe(folder, stages=("autoencoder",), workers=2, steps=STEPS)
+
+
+def graph_recipe(folder: Path) -> Path:
+    return write_recipe(folder, stages=GRAPH, workers=0, steps=2)
+
+
+@pytest.fixture(scope="module")
+def straight_gang(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stages' folder of a run of two ranks that nobody stopped."""
+    return straight(gang_recipe(tmp_path_factory.mktemp("gang")))
+
+
+@pytest.fixture(scope="module")
+def straight_graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stages' folder of a run of a whole graph that nobody stopped."""
+    return straight(graph_recipe(tmp_path_factory.mktemp("graph")))
+
+
+def straight(path: Path) -> Path:
+    code, out, err = ended(start(path))
+    assert (code, err) == (0, ""), out + err
+    return stages_of(path)
+
+
+def stages_of(path: Path) -> Path:
+    return path.parent / "runs" / "tiny" / "stages"
+
+
+def curve(stages: Path, stage: str) -> list[tuple[int, float]]:
+    """Every step and its loss."""
+    lines = (stages / stage / "metrics.jsonl").read_text().splitlines()
+    return [(one["step"], one["loss"]) for one in map(json.loads, lines)]
 
 
 def start(path: Path, *args: str) -> "subprocess.Popen[str]":
@@ -75,27 +119,49 @@ def test_a_whole_graph_runs_in_one_process(recipe_file: Any, tmp_path: Path) -> 
     assert "open MLflow: " in out
 
 
-@pytest.mark.slow
-def test_a_gang_of_processes_stops_saved_and_goes_on(recipe_file: Any, tmp_path: Path) -> None:
-    path = recipe_file(stages=("autoencoder",), workers=2, steps=40)
+def stop_at(path: Path, line: str, *, by: signal.Signals) -> tuple[int, str, str]:
+    """Runs a recipe and sends a signal as soon as a line is printed that begins so."""
     process = start(path)
     assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("autoencoder  running"):
-            process.send_signal(signal.SIGINT)
+    for printed in process.stdout:
+        if printed.startswith(line):
+            process.send_signal(by)
             break
-    code, out, err = ended(process)
-    assert code == 143, out + err
-    assert err.splitlines() == ["rushes: stopped and saved; the same command goes on from here"]
-    stage = tmp_path / "runs" / "tiny" / "stages" / "autoencoder"
-    (commit,) = stage.glob("checkpoints/*/COMMIT")
-    stopped_at = int(commit.parent.name.removeprefix("step-"))
+    return ended(process)
 
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", ["autoencoder  starting", "autoencoder  running"])
+def test_a_stopped_gang_goes_on_with_the_same_losses(
+    straight_gang: Path, tmp_path: Path, line: str
+) -> None:
+    path = gang_recipe(tmp_path)
+    code, out, err = stop_at(path, line, by=signal.SIGINT)
+    assert (code, err.splitlines()) == (143, STOPPED), out + err
+    assert not (stages_of(path) / "autoencoder" / "DONE").exists()
+    commits = list((stages_of(path) / "autoencoder").glob("checkpoints/*/COMMIT"))
     code, out, err = ended(start(path))
-    assert code == 0, out + err
-    assert f"goes on from step {stopped_at}" in out
-    lines = (stage / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == list(range(1, 41))
+    assert (code, err) == (0, ""), out + err
+    for commit in commits:
+        assert f"goes on from step {int(commit.parent.name.removeprefix('step-'))}" in out
+    assert curve(stages_of(path), "autoencoder") == curve(straight_gang, "autoencoder")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["encode", "evaluate"])
+def test_a_graph_that_is_stopped_between_trainings_goes_on_with_the_same_losses(
+    straight_graph: Path, tmp_path: Path, stage: str
+) -> None:
+    path = graph_recipe(tmp_path)
+    code, out, err = stop_at(path, f"{stage}  starting", by=signal.SIGTERM)
+    assert (code, err.splitlines()) == (143, STOPPED), out + err
+    assert not (stages_of(path) / "evaluate" / "DONE").exists()
+    code, out, err = ended(start(path))
+    assert (code, err) == (0, ""), out + err
+    for trained in ("autoencoder", "dit"):
+        assert curve(stages_of(path), trained) == curve(straight_graph, trained)
+    reports = [stages / "evaluate" / "report.json" for stages in (stages_of(path), straight_graph)]
+    assert len({report.read_text() for report in reports}) == 1
 
 
 def test_missing_clips_end_the_command_before_a_worker_starts(

@@ -135,7 +135,7 @@ def test_half_a_checkpoint_is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_checkpoint_is_named() -> None:
-    with pytest.raises(ValueError, match=r"pair\.path=/no/such/clip does not exist"):
+    with pytest.raises(ValueError, match=r"pair\.path=/no/such/clip: seen no such folder"):
         check_pair(config(Path("/no/such/clip")))
     check_pair(PretrainedPairConfig(kind="clip", path="openai/clip-vit-large-patch14"))
     check_pair(SmallPairConfig())

@@ -187,14 +187,14 @@ def test_damaged_checkpoint_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["/no/such/t5", "./t5", "../t5", "t5", "~/no-such-t5", "a/b/c"])
 def test_path_that_does_not_exist_is_named(path: str) -> None:
-    with pytest.raises(ValueError, match=rf"text\.path={path} does not exist"):
+    with pytest.raises(ValueError, match=rf"text\.path={path}: seen no such folder, wanted"):
         check_text(T5Config(kind="t5", path=path))
-    with pytest.raises(ValueError, match="does not exist"):
+    with pytest.raises(ValueError, match="seen no such folder"):
         build_text_encoder(ClipConfig(kind="clip", path=path))
 
 
 def test_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no config\.json"):
+    with pytest.raises(ValueError, match=r"seen no config\.json in it, wanted"):
         check_text(T5Config(kind="t5", path=str(tmp_path)))
 
 

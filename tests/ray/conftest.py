@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
@@ -89,7 +88,9 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
             command, env=env, cwd=folder, stdout=log, stderr=log, start_new_session=True
         )
     try:
-        _wait_for(f"http://127.0.0.1:{dashboard}/api/version", process, folder / "head.log")
+        # Jobs are taken by the dashboard and started by the node's agent, which comes up later.
+        for port, path in ((dashboard, "version"), (agent, "local_raylet_healthz")):
+            _wait_for(f"http://127.0.0.1:{port}/api/{path}", process, folder / "head.log")
         yield Head(gcs=f"127.0.0.1:{gcs}", dashboard=f"http://127.0.0.1:{dashboard}", env=env)
     finally:
         process.kill()  # its children die with it; asked to end, it takes half a minute
@@ -103,9 +104,9 @@ def _wait_for(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
         if process.poll() is not None:
             break
         try:
-            with urlopen(url, timeout=2):
+            with urlopen(url, timeout=10):
                 return
-        except URLError as error:
+        except OSError as error:  # refused, reset, or no answer yet
             if getattr(error, "code", None) == 401:  # it answers, and wants the token
                 return
             time.sleep(0.5)

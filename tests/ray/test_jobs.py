@@ -15,6 +15,7 @@ from tests.ray.conftest import ROOT, Head
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 LIMIT_S = 280
+BIG = 1 << 20  # bytes of the files that no job needs
 
 
 def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
@@ -57,7 +58,9 @@ def test_submit_ends_with_the_exit_code_of_a_failing_recipe(
     assert "Traceback" not in out + err
 
 
-def test_plain_ray_job_submit_runs_a_recipe(head: Head, recipe_file: Any, tmp_path: Path) -> None:
+@pytest.fixture
+def checkout(recipe_file: Any, tmp_path: Path) -> Path:
+    """A folder as a user submits it: our code, a recipe, a secret and something big."""
     folder = tmp_path / "checkout"
     folder.mkdir()
     for name in ("orchestrator", "models"):
@@ -65,12 +68,17 @@ def test_plain_ray_job_submit_runs_a_recipe(head: Head, recipe_file: Any, tmp_pa
     shutil.copy(ROOT / ".rayignore", folder)
     shutil.copy(recipe_file(), folder / "tiny.yaml")
     (folder / ".env").write_text("AWS_SECRET_ACCESS_KEY=planted")
-    submit = subprocess.Popen(
+    (folder / "weights.safetensors").write_bytes(bytes(BIG))
+    (folder / "runs").mkdir()
+    (folder / "runs" / "frames.bin").write_bytes(bytes(BIG))
+    return folder
+
+
+def ray_job_submit(head: Head, folder: Path, *command: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
         [
             *(str(Path(sys.executable).parent / "ray"), "job", "submit"),
-            *("--address", head.dashboard, "--working-dir", "."),
-            *("--", "python", "-m", "orchestrator", "train", "tiny.yaml"),
-            *("--set", "stages.autoencoder.compute.workers=0"),
+            *("--address", head.dashboard, "--working-dir", ".", "--", *command),
         ],
         cwd=folder,
         env=head.env,
@@ -78,9 +86,36 @@ def test_plain_ray_job_submit_runs_a_recipe(head: Head, recipe_file: Any, tmp_pa
         stderr=subprocess.PIPE,
         text=True,
     )
-    code, out, err = ended(submit)
+
+
+def test_plain_ray_job_submit_runs_a_recipe_and_sends_code_only(
+    head: Head, checkout: Path, tmp_path: Path
+) -> None:
+    sent = tmp_path / "sent"
+    listing = ("find", ".", "-type", "f", "-fprintf", str(sent), "%s:%P%%", "&&")
+    training = ("python", "-m", "orchestrator", "train", "tiny.yaml")
+    override = ("--set", "stages.autoencoder.compute.workers=0")
+    code, out, err = ended(ray_job_submit(head, checkout, *listing, *training, *override))
     assert code == 0, out + err
     assert (tmp_path / "runs" / "tiny" / "stages" / "autoencoder" / "DONE").exists()
+    files = [one.partition(":") for one in sent.read_text().split("%") if one]
+    names = {name for _, _, name in files}
+    assert {"tiny.yaml", "orchestrator/__main__.py"} <= names
+    assert not names & {".env", "weights.safetensors", "runs/frames.bin"}
+    assert all(int(size) < BIG for size, _, _ in files)
+
+
+def test_plain_ray_job_submit_fails_with_the_one_line_of_a_failing_recipe(
+    head: Head, checkout: Path
+) -> None:
+    training = ("python", "-m", "orchestrator", "train", "tiny.yaml")
+    override = ("--set", "stages.autoencoder.train.batch=33")
+    code, out, err = ended(ray_job_submit(head, checkout, *training, *override))
+    assert code == 1, out + err
+    reasons = [line for line in (out + err).splitlines() if line.startswith("rushes: ")]
+    assert len(set(reasons)) == 1
+    assert "train.batch=33 is not a multiple" in reasons[0]
+    assert "Traceback" not in out
 
 
 def test_a_stopped_run_goes_on_by_the_same_command(

@@ -119,12 +119,14 @@ def test_the_chain_is_sampled_with_its_intermediate_clips(make_a_video: Path) ->
     [
         (Wish(skip=3), 10, 4),
         (Wish(extrapolate=True), 7 + 4, 4),
-        (Wish(image=np.full((30, 20, 3), 200, np.uint8), extrapolate=True), 7 + 4, 3),
+        (Wish(image=Path("still.npz"), extrapolate=True), 7 + 4, 3),
     ],
 )
 def test_the_interpolation_network_is_asked_for_more(
-    make_a_video: Path, wish: Wish, frames: int, networks: int
+    make_a_video: Path, wish: Wish, frames: int, networks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(make_a_video)
+    np.savez("still.npz", frames=np.full((1, 30, 20, 3), 200, np.uint8))
     folder = f"{make_a_video}/run"
     store, recipe = open_run(folder)
     found = load_sampler(store, recipe, stage="sr_h", distilled=True, device=torch.device("cpu"))

@@ -14,11 +14,12 @@ from models.sora.dit import Condition
 from models.sora.flops import dit_flops
 from models.sora.model import TextToVideo
 from models.text.config import Byt5Config
-from models.text.encoder import TextEncoder, TextStates, Tokens, build_text_encoder
+from models.text.encoder import TextEncoder, TextStates, Tokens
 from models.text.states import EMPTY_CAPTION
 from orchestrator.data.index import Bucket
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
+from orchestrator.train.encoders import load_text
 from orchestrator.train.tasks.base import Forward, Loss, Micro, Work
 from orchestrator.train.text_states import TextTable
 from orchestrator.train.weights import load_into
@@ -39,7 +40,7 @@ class DiffusionTask:
         self._device = device
         self._frozen = frozen
         self._objective = build_objective(train.diffusion)
-        text = build_text_encoder(recipe.text) if frozen is None else None
+        text = load_text(recipe.text) if frozen is None else None
         self._text: TextEncoder | None = text
         self._denoiser = TextToVideo(
             model,

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from models.cascade.model import CaptionedUNet
 from models.diffusion.objective import Objective, build_objective
-from models.text.encoder import TextEncoder, build_text_encoder
+from models.text.encoder import TextEncoder
 from models.text.pair_states import ImageTextPair
 from models.text.states import distinct
 from orchestrator.data.index import Bucket
 from orchestrator.errors import UserError
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
+from orchestrator.train.encoders import load_text
 from orchestrator.train.flops import unet_flops
 from orchestrator.train.tasks.base import Forward, Loss, Micro, Work
 from orchestrator.train.tasks.pixel_batch import PixelBatch, PixelReader
@@ -36,6 +37,9 @@ class PixelTask:
         pair: the encoders behind image embeddings, frozen; None for networks that read none.
         frozen: the frozen text encoder, on the device; None for networks that read none.
         loss: what the network learns: the objective's target, or a teacher's answers.
+
+    Attributes:
+        frozen: the text encoder that the network reads with, if that is not trained along.
     """
 
     def __init__(
@@ -56,7 +60,7 @@ class PixelTask:
         self._objective: Objective = build_objective(train.diffusion)
         self._loss = loss
         model = build_unet(recipe, stage, frozen=frozen)
-        self._model, self._frozen = model, frozen
+        self._model, self.frozen = model, frozen
         self._taken_over: frozenset[str] = frozenset()
         self.networks: dict[str, nn.Module] = {DENOISER: model}
         height, width = train.crop or train.clip.size
@@ -94,9 +98,9 @@ class PixelTask:
             return forward(x, t_B, batch.inputs)
         captions, rows_G = distinct(batch.captions)
         rows_G = rows_G.to(self._device)
-        if self._frozen is not None:
-            tokens = self._frozen.tokenize(captions).to(self._device)
-            text = self._frozen(tokens.ids_BL, tokens.mask_BL).rows(rows_G)
+        if self.frozen is not None:
+            tokens = self.frozen.tokenize(captions).to(self._device)
+            text = self.frozen(tokens.ids_BL, tokens.mask_BL).rows(rows_G)
             return forward(x, t_B, replace(batch.inputs, text=text))
         assert self._model.text is not None
         tokens = self._model.text.tokenize(captions).to(self._device)
@@ -131,7 +135,7 @@ def build_frozen_text(recipe: Recipe, *, device: torch.device) -> TextEncoder | 
     """The frozen text encoder that all networks of a run share; None if each trains its own."""
     if recipe.text.kind == "byt5":
         return None
-    return build_text_encoder(recipe.text).to(device)
+    return load_text(recipe.text).to(device)
 
 
 def build_unet(recipe: Recipe, stage: Stage, *, frozen: TextEncoder | None) -> CaptionedUNet:
@@ -141,7 +145,7 @@ def build_unet(recipe: Recipe, stage: Stage, *, frozen: TextEncoder | None) -> C
         return CaptionedUNet(config, text_width=None, text=None)
     if frozen is not None:
         return CaptionedUNet(config, text_width=frozen.width, text=None)
-    text = build_text_encoder(recipe.text)
+    text = load_text(recipe.text)
     return CaptionedUNet(config, text_width=text.width, text=text)
 
 
