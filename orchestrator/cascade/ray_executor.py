@@ -50,7 +50,7 @@ class RayExecutor:
         wanted = least(job.spec.compute)
         if not beside:
             return fit([wanted], nodes=list(_nodes().values()))
-        placed = ray.get(self._board.placed.remote())
+        placed: Any = ray.get(self._board.placed.remote())
         still = [missing(one.spec.compute, placed=placed.get(one.stage, 0)) for one in beside]
         free = available_resources_per_node()
         return fit([*still, wanted], nodes=[free.get(node, {}) for node in _nodes()])

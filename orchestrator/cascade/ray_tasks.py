@@ -50,7 +50,8 @@ def run_plain(
     config = {"job": job.model_dump_json(), "board": board, "worker": worker}
     ref = _holding(job, env=env)(_plain).remote(config)
     while not ray.wait([ref], timeout=_POLL_S)[0]:
-        if stop.is_set() and not ray.get(board.placed.remote()).get(job.stage):
+        placed: Any = ray.get(board.placed.remote()) if stop.is_set() else None
+        if placed is not None and not placed.get(job.stage):
             ray.cancel(ref)
             return StageResult(status="stopped", step=0)
     return StageResult.model_validate_json(ray.get(ref))
