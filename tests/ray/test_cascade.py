@@ -13,7 +13,7 @@ import yaml
 from tests.ray.conftest import Head
 from tests.tiny import tiny_tree
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 LIMIT_S = 200
 FIX = ("--set", "stages.bad.train.optim.lr=0.001")

@@ -12,7 +12,7 @@ import yaml
 from tests.ray.conftest import Head
 from tests.tiny import tiny_tree
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 LIMIT_S = 300
 STAGES = tuple(f"s{number}" for number in range(7))

@@ -16,7 +16,7 @@ from orchestrator.storage.store import open_store
 from tests.ray.conftest import ROOT
 from tests.tiny import tiny_tree
 
-pytestmark = [pytest.mark.s3, pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.chaos, pytest.mark.s3, pytest.mark.ray, pytest.mark.slow]
 
 STEPS = 100  # of the denoiser
 LIMIT_S = 280

@@ -20,7 +20,7 @@ from orchestrator.tracking.spool import EVENTS
 from orchestrator.tracking.tracker import Tracker
 from orchestrator.train.video import still_png, write_mp4
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 WAIT_S = 120.0
 
 
