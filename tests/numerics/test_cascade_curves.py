@@ -76,10 +76,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("system", "stage", "zero"),
     [
-        ("imagen", "base", 1),
         ("imagen", "base", 3),
         ("imagen", "ssr1", 2),
-        ("imagen", "ssr2", 3),
         ("imagen", "base-guided", 1),
         ("imagen", "base-2", 3),
         ("make-a-video", "pair", 1),

@@ -92,10 +92,10 @@ def test_plain_ray_job_submit_runs_a_recipe_and_sends_code_only(
     head: Head, checkout: Path, tmp_path: Path
 ) -> None:
     sent = tmp_path / "sent"
-    listing = ("find", ".", "-type", "f", "-fprintf", str(sent), "%s:%P%%", "&&")
-    training = ("python", "-m", "orchestrator", "train", "tiny.yaml")
-    override = ("--set", "stages.autoencoder.compute.workers=0")
-    code, out, err = ended(ray_job_submit(head, checkout, *listing, *training, *override))
+    listing = f"find . -type f -fprintf {sent} %s:%P%%"
+    training = "python -m orchestrator train tiny.yaml --set stages.autoencoder.compute.workers=0"
+    job = ray_job_submit(head, checkout, "bash", "-c", f"{listing} && {training}")
+    code, out, err = ended(job)
     assert code == 0, out + err
     assert (tmp_path / "runs" / "tiny" / "stages" / "autoencoder" / "DONE").exists()
     files = [one.partition(":") for one in sent.read_text().split("%") if one]
