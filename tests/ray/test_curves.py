@@ -9,7 +9,7 @@ import pytest
 from tests.numerics.test_recipe_curves import RELATIVE
 from tests.ray.conftest import Head
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 WORKERS = "stages.autoencoder.compute.workers"
 ZERO = "stages.autoencoder.compute.zero"

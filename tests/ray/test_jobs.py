@@ -12,7 +12,7 @@ import pytest
 
 from tests.ray.conftest import ROOT, Head
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 LIMIT_S = 280
 BIG = 1 << 20  # bytes of the files that no job needs
