@@ -219,11 +219,11 @@ class Link:
 
     def _call(self, x_B3THW: Tensor, t_B: Tensor, inputs: UNetInputs) -> Tensor:
         """The network on whole frames, or tile by tile where one clip of them is too much."""
-        unet, frames = self.model.unet, x_B3THW.shape[2]
-        if x_B3THW[0, 0].numel() <= WHOLE_PIXELS or unet.config.attention:
-            return unet(x_B3THW, t_B, inputs)
-        tile = tile_of(frames, most_pixels=WHOLE_PIXELS, stride=unet.config.stride)
-        return tiled(unet, x_B3THW, t_B, inputs, tile=tile.side, overlap=tile.overlap)
+        config, frames = self.model.unet.config, x_B3THW.shape[2]
+        if x_B3THW[0, 0].numel() <= WHOLE_PIXELS or config.attention:
+            return self.model(x_B3THW, t_B, inputs)
+        tile = tile_of(frames, most_pixels=WHOLE_PIXELS, stride=config.stride)
+        return tiled(self.model, x_B3THW, t_B, inputs, stride=config.stride, tile=tile)
 
     def _frame_by_frame(self, request: Request, below: Tensor) -> Tensor:
         """A network of images on every frame of longer clips, all from the same draws.

@@ -8,6 +8,8 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
+from models.diffusion.objective import Objective
+from models.diffusion.preconditioning import Preconditioning
 from models.nn.unet import SpaceTimeUNet
 from models.nn.unet_config import UNetConfig
 from models.nn.unet_inputs import UNetInputs
@@ -24,9 +26,19 @@ class CaptionedUNet(nn.Module):
     """
 
     def __init__(
-        self, config: UNetConfig, *, text_width: int | None, text: TextEncoder | None
+        self,
+        config: UNetConfig,
+        *,
+        text_width: int | None,
+        text: TextEncoder | None,
+        objective: Objective,
     ) -> None:
         super().__init__()
+        self._precondition = (
+            None
+            if config.expected_std is None
+            else Preconditioning(objective, std=config.expected_std, mean=config.expected_mean)
+        )
         self.unet = SpaceTimeUNet(config, text_width=text_width)
         self.text = text
 
@@ -59,7 +71,10 @@ class CaptionedUNet(nn.Module):
             # weight, so those behind the encoder's own pooled vector get one of zeros.
             tokens_BLD = text.tokens_BLD + 0.0 * text.pooled_BD.sum()
             inputs = replace(inputs, text=replace(text, tokens_BLD=tokens_BLD))
-        return self.unet(x_B3THW, t_B, inputs)
+        output = self.unet(x_B3THW, t_B, inputs)
+        if self._precondition is None:
+            return output
+        return self._precondition(output, x_B3THW, t_B, inputs.low_resolution_BCTHW)
 
     def blocks(self) -> list[nn.Module]:
         """The layers, to be compiled or checkpointed one by one."""

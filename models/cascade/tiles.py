@@ -3,15 +3,16 @@
 Shape letters: B clips, T frames, H W height and width.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import isqrt
 
 from torch import Tensor
 
 from models.nn.blend import Span, blend
-from models.nn.unet import SpaceTimeUNet
 from models.nn.unet_inputs import UNetInputs
 
+Network = Callable[[Tensor, Tensor, UNetInputs], Tensor]
 OVERLAP = 64  # pixels, where half a tile is no less
 
 
@@ -43,13 +44,13 @@ def tile_of(frames: int, *, most_pixels: int, stride: int) -> Tile:
 
 
 def tiled(
-    unet: SpaceTimeUNet,
+    network: Network,
     x_B3THW: Tensor,
     t_B: Tensor,
     inputs: UNetInputs,
     *,
-    tile: int,
-    overlap: int,
+    stride: int,
+    tile: Tile,
 ) -> Tensor:
     """The network's output tile by tile, blended over the overlaps.
 
@@ -57,12 +58,12 @@ def tiled(
     training, and for what reaches in from beyond an overlap.
 
     Args:
-        unet: without attention over positions.
+        network: without attention over positions.
         x_B3THW: noisy pixels.
         t_B: times.
         inputs: captions, levels and rates per clip; clips of the size of ``x_B3THW``.
-        tile: side of a square tile, pixels, a multiple of the network's stride.
-        overlap: pixels that two neighbours share, a multiple of the stride.
+        stride: of the network.
+        tile: of multiples of the stride.
 
     Returns:
         [B, 3, T, H, W] or 6 channels with a learned variance.
@@ -70,10 +71,10 @@ def tiled(
     Raises:
         ValueError: if the tiles do not fit the network's stride.
     """
-    stride = unet.config.stride
-    if tile % stride or overlap % stride or 2 * overlap > tile:
+    side, overlap = tile.side, tile.overlap
+    if side % stride or overlap % stride or 2 * overlap > side:
         raise ValueError(
-            f"tile={tile} and overlap={overlap}, wanted multiples of {stride}, overlap at most "
+            f"tile={side} and overlap={overlap}, wanted multiples of {stride}, overlap at most "
             "half a tile"
         )
 
@@ -86,7 +87,7 @@ def tiled(
             low_resolution_BCTHW=cut(inputs.low_resolution_BCTHW, rows, columns),
             given_BCTHW=cut(inputs.given_BCTHW, rows, columns),
         )
-        return unet(x_B3THW[..., slice(*rows), slice(*columns)], t_B, part)
+        return network(x_B3THW[..., slice(*rows), slice(*columns)], t_B, part)
 
     height, width = x_B3THW.shape[-2:]
-    return blend(run, height=height, width=width, tile=tile, overlap=overlap, scale=1)
+    return blend(run, height=height, width=width, tile=side, overlap=overlap, scale=1)

@@ -50,26 +50,6 @@ class Stem(nn.Module):
         return self.time(h_NCHW, frames=conditions.frames, video_B111=conditions.video_B111)
 
 
-class InputGain(nn.Module):
-    """Noisy pixels and the smaller clip straight to the output, by gains that the time decides.
-
-    Where the clip is nearly the smaller one s, v at x_t is nearly (alpha x_t - s) / sigma:
-    with the gains its layers have to learn the difference alone. Zero at first. Ours; the skip
-    connection of Karras et al. 2022, arXiv:2206.00364, equation 7, is set by hand instead.
-    """
-
-    def __init__(self, config: UNetConfig, *, inputs: int) -> None:
-        super().__init__()
-        self.gain = nn.Linear(config.embed_width, inputs)
-        nn.init.zeros_(self.gain.weight)
-        nn.init.zeros_(self.gain.bias)
-
-    def forward(self, pixels_NCHW: Tensor, conditions: Conditions) -> Tensor:
-        """Returns [N, 3, H, W] from the clips that the stem sees, three channels each."""
-        gain_NC11 = self.gain(conditions.cond_ND)[..., None, None]
-        return (gain_NC11 * pixels_NCHW).unflatten(1, (-1, RGB)).sum(dim=1)
-
-
 class Head(nn.Module):
     """Norm, SiLU and the last convolution, zero at first."""
 
@@ -125,9 +105,6 @@ class SpaceTimeUNet(nn.Module):
         self.stem = Stem(config)
         self.body = AdmBody(config) if config.layout == "adm" else EfficientBody(config)
         self.head = Head(self.body.out_channels, config=config)
-        self.input_gain = (
-            InputGain(config, inputs=pixel_channels(config)) if config.input_gain else None
-        )
         number_dropouts(self)
 
     def blocks(self) -> list[nn.Module]:
@@ -200,9 +177,6 @@ class SpaceTimeUNet(nn.Module):
         pixels_NCHW = fold_clips(x_BCTHW.to(dtype))
         x_NCHW = self.stem(pixels_NCHW, given_NCHW, conditions)
         x_NCHW = self.head(self.body(x_NCHW, conditions), conditions).float()
-        if self.input_gain is not None:
-            straight_NCHW = self.input_gain(pixels_NCHW, conditions).float()
-            x_NCHW = torch.cat([x_NCHW[:, :RGB] + straight_NCHW, x_NCHW[:, RGB:]], dim=1)
         return unfold_clips(x_NCHW, clips=clips)
 
     def _conditions(self, x_BCTHW: Tensor, t_B: Tensor, inputs: UNetInputs) -> Conditions:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from models.config import RGB, Strict
 
@@ -39,7 +39,11 @@ class UNetConfig(Strict):
     augmentation: bool = False  # reads the noise level of that clip
     given_frames: bool = False  # reads known frames and where they are
     learned_variance: bool = False  # three more output channels
-    input_gain: bool = False  # the inputs reach the output too, each times a gain per channel
+    # How far pixels lie from what is expected (root mean square): from the smaller clip or, in a
+    # network that reads none, from expected_mean. Its output is then in units of what that leaves
+    # open (models/diffusion/preconditioning.py); null: the output is the objective's target.
+    expected_std: PositiveFloat | None = None
+    expected_mean: float = 0.0
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -117,6 +121,10 @@ class UNetConfig(Strict):
             raise ValueError(
                 f"context_attention={list(self.context_attention)}, wanted text=true or an "
                 "image_embedding to attend to"
+            )
+        if self.expected_mean and (self.expected_std is None or self.low_resolution):
+            raise ValueError(
+                f"expected_mean={self.expected_mean} wants an expected_std and low_resolution=false"
             )
         if self.augmentation and not self.low_resolution:
             raise ValueError("augmentation=true belongs to low_resolution=true")

@@ -35,7 +35,12 @@ def link(
     """A link whose network does something with all that it reads."""
     torch.manual_seed(0)
     text = build_text_encoder(BYT5) if config.text else None
-    model = CaptionedUNet(config, text_width=TEXT_WIDTH if config.text else None, text=text)
+    model = CaptionedUNet(
+        config,
+        text_width=TEXT_WIDTH if config.text else None,
+        text=text,
+        objective=build_objective(V),
+    )
     weights = stirred(config, std=0.1).state_dict()
     model.unet.load_state_dict(weights)
     fields: dict[str, Any] = {"kind": "ddim", "steps": 3, "threshold": "static", **sampler}

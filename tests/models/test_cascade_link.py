@@ -9,7 +9,7 @@ import torch
 
 from models.cascade import link as link_module
 from models.cascade.lift import enlarge, repeat_frames, shrink
-from models.cascade.tiles import tile_of, tiled
+from models.cascade.tiles import Tile, tile_of, tiled
 from models.nn.unet_inputs import UNetInputs
 from tests.models.links import ENLARGING, IMAGES, STARTING, below, link, request
 from tests.models.unets import ADM, EFFICIENT, IMAGE_WIDTH, plain, random
@@ -127,11 +127,13 @@ def test_one_tile_over_the_frame_is_the_network() -> None:
     x, t_B = random(2, 3, 2, 16, 16), torch.tensor([0.5, 0.7])
     inputs = UNetInputs(augmentation_B=t_B, low_resolution_BCTHW=x)
     whole = network(x, t_B, inputs)
-    torch.testing.assert_close(tiled(network, x, t_B, inputs, tile=16, overlap=4), whole)
-    parts = tiled(network, x, t_B, inputs, tile=12, overlap=4)
+    torch.testing.assert_close(
+        tiled(network, x, t_B, inputs, stride=4, tile=Tile(side=16, overlap=4)), whole
+    )
+    parts = tiled(network, x, t_B, inputs, stride=4, tile=Tile(side=12, overlap=4))
     assert parts.shape == whole.shape
     with pytest.raises(ValueError, match="tile=10 and overlap=4, wanted multiples of 4"):
-        tiled(network, x, t_B, inputs, tile=10, overlap=4)
+        tiled(network, x, t_B, inputs, stride=4, tile=Tile(side=10, overlap=4))
 
 
 def test_dropped_embedding_is_zeros_under_guidance() -> None:

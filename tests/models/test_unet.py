@@ -206,19 +206,3 @@ def test_text_width_is_given_exactly_to_networks_that_read_text() -> None:
     for config, text_width in ((ADM, None), (plain(ADM), 12)):
         with pytest.raises(ValueError, match=r"text_width=.*, wanted both or neither"):
             SpaceTimeUNet(config, text_width=text_width)
-
-
-def test_inputs_reach_the_output_by_their_gains_alone() -> None:
-    config = plain(ADM, low_resolution=True, learned_variance=True, input_gain=True)
-    unet = fresh(config)
-    assert unet.input_gain is not None
-    x_BCTHW = clips()
-    inputs = inputs_for(config, x_BCTHW)
-    assert inputs.low_resolution_BCTHW is not None
-    assert not unet(x_BCTHW, times(), inputs).any()
-    with torch.no_grad():
-        unet.input_gain.gain.bias.copy_(torch.tensor([2.0, 2.0, 2.0, -1.0, -1.0, -1.0]))
-    output = unet(x_BCTHW, times(), inputs)
-    wanted = 2.0 * x_BCTHW - inputs.low_resolution_BCTHW
-    torch.testing.assert_close(output[:, :3], wanted)
-    assert not output[:, 3:].any()

@@ -140,13 +140,12 @@ def build_frozen_text(recipe: Recipe, *, device: torch.device) -> TextEncoder | 
 
 def build_unet(recipe: Recipe, stage: Stage, *, frozen: TextEncoder | None) -> CaptionedUNet:
     """A stage's network with fresh weights, and its own text encoder if none is frozen."""
-    config = stage.training.unet
+    config, objective = stage.training.unet, build_objective(stage.training.diffusion)
     if not config.text:
-        return CaptionedUNet(config, text_width=None, text=None)
-    if frozen is not None:
-        return CaptionedUNet(config, text_width=frozen.width, text=None)
-    text = load_text(recipe.text)
-    return CaptionedUNet(config, text_width=text.width, text=text)
+        return CaptionedUNet(config, text_width=None, text=None, objective=objective)
+    text = frozen or load_text(recipe.text)
+    own = None if frozen is not None else text
+    return CaptionedUNet(config, text_width=text.width, text=own, objective=objective)
 
 
 def load_unet(

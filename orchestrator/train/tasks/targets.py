@@ -76,7 +76,7 @@ class Teacher:
             inputs = replace(inputs, text=text)
 
         def call(x_B3THW: Tensor, t_B: Tensor) -> Tensor:
-            return self.model.unet(x_B3THW, t_B, inputs)
+            return self.model(x_B3THW, t_B, inputs)
 
         return call
 
