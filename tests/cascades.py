@@ -60,7 +60,13 @@ def imagen_tree(folder: Path | str, *, workers: int = 0) -> dict[str, Any]:
     """Base, three networks of time and three of space as published, and a distilled base."""
     text = {"text": True, "context_attention": [1]}
     base = {**_EFFICIENT, **text, "temporal_conv": False, "temporal_attention": [0, 1]}
-    enlarging = {**_EFFICIENT, **text, "low_resolution": True, "augmentation": True}
+    enlarging = {
+        **_EFFICIENT,
+        **text,
+        "low_resolution": True,
+        "augmentation": True,
+        "expected_std": 0.2,
+    }
     last = {key: value for key, value in enlarging.items() if key not in text}
     v = {"kind": "v"}
     guided = {"kind": "ddpm", "steps": 4, "variance": 0.3, "threshold": "dynamic"}
@@ -112,7 +118,13 @@ def make_a_video_tree(folder: Path | str, *, workers: int = 0) -> dict[str, Any]
     epsilon = {"kind": "epsilon", "learned_variance": True}
     decoder = {**_ADM, "attention": [1], "image_embedding": 8, "learned_variance": True}
     video = {"temporal_conv": True, "temporal_attention": [1], "fps": True}
-    enlarging = {**_ADM, "low_resolution": True, "augmentation": True, "learned_variance": True}
+    enlarging = {
+        **_ADM,
+        "low_resolution": True,
+        "augmentation": True,
+        "learned_variance": True,
+        "expected_std": 0.2,
+    }
     ddpm = {"sampler": {"kind": "ddpm", "steps": 3, "threshold": "static"}}
     guided = {"sampler": {**ddpm["sampler"], "guidance": {"scale": 2.0}}, "embedding_drop": 0.1}
     noise = {"augmentation": {"level": 0.1}, **ddpm}
