@@ -31,7 +31,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-MEASURED = {"time_ms", "step_s", "clips_per_s", "tokens_per_s", "model_tflops", "data_wait_s"}
+MEASURED = (
+    *("time_ms", "step_s", "clips_per_s", "tokens_per_s", "model_tflops", "data_wait_s"),
+    *("memory_mib", "gpu_memory_mib", "system/"),
+)  # how names begin
 
 
 class KilledError(Exception):
@@ -51,7 +54,7 @@ def logged(folder: Path, run_name: str) -> list[dict[str, Any]]:
     """All that the autoencoder logged but what was measured."""
     path = folder / run_name / "stages/autoencoder/metrics.jsonl"
     return [
-        {name: value for name, value in row.items() if name not in MEASURED and "mem" not in name}
+        {name: value for name, value in row.items() if not name.startswith(MEASURED)}
         for row in map(json.loads, path.read_text().splitlines())
     ]
 
