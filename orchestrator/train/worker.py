@@ -34,7 +34,7 @@ from orchestrator.train.tasks.pixels import PixelTask
 from orchestrator.train.weights import read_weights
 from orchestrator.train.window import Window, restore_window
 
-MAX_LOST_SAVES = 3  # that a stage trains on after
+MAX_LOST_SAVES = 3  # in a row, that a stage trains on after
 
 
 def run(job: StageJob, *, hooks: Hooks) -> StageResult:
@@ -197,10 +197,11 @@ class _Session:
         log = self._log.copy() if self._ranks.rank == 0 else None
         self._saver.begin(step=step.number, extra=extra, beside=log)
 
-    def _tolerant(self, collect: Callable[[], None]) -> None:
-        """Training outlasts a store that is away for some saves, but not for many."""
+    def _tolerant(self, collect: Callable[[], bool]) -> None:
+        """Training outlasts a store that is away for some saves, but not for many in a row."""
         try:
-            collect()
+            if collect():
+                self._lost_saves = 0
         except UnavailableError as error:
             self._lost_saves += 1
             if self._lost_saves > MAX_LOST_SAVES:

@@ -22,7 +22,7 @@ from orchestrator.train.encode import Encoder, encode_units, finish_encode
 from orchestrator.train.evaluate import evaluate, evaluate_stage
 from orchestrator.train.job import StageResult
 from orchestrator.train.randomness import happens_at
-from orchestrator.train.worker import run
+from orchestrator.train.worker import MAX_LOST_SAVES, run
 from tests.tiny import STEPS, tiny_recipe, tiny_tree
 from tests.train.workers import Recorded, job_of
 
@@ -162,6 +162,35 @@ def test_training_outlasts_a_save_that_the_store_does_not_take(
     straight = weights(folder, "straight", "autoencoder")
     for name, tensor in weights(folder, "away", "autoencoder").items():
         assert torch.equal(tensor, straight[name])
+
+
+@pytest.mark.parametrize("is_away_always", [False, True])
+def test_only_saves_that_are_lost_in_a_row_end_a_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_away_always: bool
+) -> None:
+    put = FolderStore.put
+    refused: list[str] = []
+
+    def away(self: FolderStore, key: str, data: bytes | memoryview) -> None:
+        step = next((part for part in key.split("/") if part.startswith("step-")), None)
+        if step is not None and (is_away_always or int(step.removeprefix("step-")) % 2):
+            refused.append(step)
+            raise UnavailableError("the store is away")
+        put(self, key, data)
+
+    monkeypatch.setattr(FolderStore, "put", away)
+    tree = tiny_tree(tmp_path)
+    tree["stages"][0]["train"]["steps"] = 2 * (MAX_LOST_SAVES + 1)
+    tree["stages"][0]["save"]["every_steps"] = 1
+    recipe = parse_recipe(tree, origin="tiny")
+    ensure_sources(recipe, on_clips=lambda *_: None)
+    job = job_of(recipe, "autoencoder", run_uri=f"{tmp_path}/run")
+    if is_away_always:
+        with pytest.raises(UnavailableError, match="the store is away"):
+            run(job, hooks=Recorded())
+    else:
+        assert run(job, hooks=Recorded()).status == "done"
+    assert len(set(refused)) == MAX_LOST_SAVES + 1
 
 
 def test_training_outlasts_metrics_and_samples_that_the_store_does_not_take(

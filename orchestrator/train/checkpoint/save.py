@@ -106,21 +106,26 @@ class Saver:
         pending.thread.start()
         self._pending = pending
 
-    def poll(self) -> None:
+    def poll(self) -> bool:
         """Commits if every rank has written; to be called at every step.
+
+        Returns:
+            Whether a checkpoint was committed.
 
         Raises:
             RushesError: as ``finish``.
         """
         pending = self._pending
         if pending is None:
-            return
+            return False
         assert pending.thread is not None
-        if self._ranks.all(not pending.thread.is_alive()):
-            self.finish()
+        return self._ranks.all(not pending.thread.is_alive()) and self.finish()
 
-    def finish(self) -> None:
+    def finish(self) -> bool:
         """Waits until the checkpoint under way, if any, is committed.
+
+        Returns:
+            Whether there was one.
 
         Raises:
             UnavailableError: on every rank, if any rank could not write; earlier checkpoints stay.
@@ -128,7 +133,7 @@ class Saver:
         """
         pending, self._pending = self._pending, None
         if pending is None:
-            return
+            return False
         assert pending.thread is not None
         pending.thread.join()
         told = {
@@ -141,6 +146,7 @@ class Saver:
             ],
         }
         self._commit(pending, gather_json(told, device=self._ranks.device))
+        return True
 
     def _write(self, pending: _Pending) -> None:
         target = folder(self._prefix, step=pending.step)
