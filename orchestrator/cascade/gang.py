@@ -73,10 +73,11 @@ def _start(
     }
     log = logs / f"{job.stage}-rank{rank}.log"
     read_fd, write_fd = os.pipe()
+    command = [sys.executable, "-m", "orchestrator.train"]
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.train", str(path), "--events", str(write_fd)],
-            stdin=subprocess.DEVNULL,
+            [*command, str(path), "--events", str(write_fd), "--until-eof"],
+            stdin=subprocess.PIPE,  # never written to: it ends when this process does
             stdout=out,
             stderr=out,
             env=environment,
@@ -127,6 +128,8 @@ def _end(ranks: list[_Rank]) -> None:
         except subprocess.TimeoutExpired:
             rank.process.kill()
             rank.process.wait()
+        assert rank.process.stdin is not None
+        rank.process.stdin.close()
         rank.reader.join()
 
 

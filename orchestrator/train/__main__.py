@@ -2,7 +2,8 @@
 
 Under torchrun too: ``torchrun --nproc-per-node 8 -m orchestrator.train JOB.json``. Rank 0 writes
 events as JSON lines to ``--events FD`` or drops them; the last line of every rank is a ``result``
-or an ``error``. SIGTERM and SIGINT save and stop.
+or an ``error``. SIGTERM and SIGINT save and stop, and with ``--until-eof`` so does the end of
+standard input: a rank whose parent was killed must not train on.
 """
 
 import argparse
@@ -30,8 +31,11 @@ class PipeHooks:
         if self._fd is None:
             return
         line = memoryview(json.dumps(event).encode() + b"\n")
-        while line:
-            line = line[os.write(self._fd, line) :]
+        try:
+            while line:
+                line = line[os.write(self._fd, line) :]
+        except BrokenPipeError:  # nobody listens any more
+            self._stop.set()
 
     def should_stop(self) -> bool:
         """True after a signal."""
@@ -41,14 +45,27 @@ class PipeHooks:
         """Asks the loop to save and stop."""
         self._stop.set()
 
+    def stop_at_eof(self, fd: int) -> None:
+        """Asks the same when the other end of a pipe is closed."""
+
+        def wait() -> None:
+            while os.read(fd, 1024):
+                pass
+            self._stop.set()
+
+        threading.Thread(target=wait, name="eof", daemon=True).start()
+
 
 def main() -> int:
     """Runs the rank; the exit code is errors.py's."""
     parser = argparse.ArgumentParser(prog="python -m orchestrator.train")
     parser.add_argument("job", type=Path)
     parser.add_argument("--events", type=int, default=None)
+    parser.add_argument("--until-eof", action="store_true")
     args = parser.parse_args()
     hooks = PipeHooks(args.events)
+    if args.until_eof:
+        hooks.stop_at_eof(sys.stdin.fileno())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, hooks.on_signal)
     # Late: torch takes seconds to import, in which a signal would end the process unheard.
