@@ -74,7 +74,8 @@ class CaptionedUNet(nn.Module):
         output = self.unet(x_B3THW, t_B, inputs)
         if self._precondition is None:
             return output
-        return self._precondition(output, x_B3THW, t_B, inputs.low_resolution_BCTHW)
+        smaller, level_B = inputs.low_resolution_BCTHW, inputs.augmentation_B
+        return self._precondition(output, x_B3THW, t_B, smaller, level_B)
 
     def blocks(self) -> list[nn.Module]:
         """The layers, to be compiled or checkpointed one by one."""

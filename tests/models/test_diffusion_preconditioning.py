@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.diffusion.augmentation import augment
 from models.diffusion.config import DiffusionConfig, FlowConfig
 from models.diffusion.objective import Objective, build_objective
 from models.diffusion.preconditioning import Preconditioning
@@ -47,12 +48,36 @@ def test_zeros_are_the_best_linear_guess_and_ones_its_error(
         return precondition(torch.full_like(x_t, value), x_t, t_B, mean if is_clip else None)
 
     guess, scale = prediction(0.0), prediction(1.0) - prediction(0.0)
-    # Nothing linear in x_t and the mean is left in the error, and its size is the scale. What
-    # remains of so many samples is about 1 / sqrt(SAMPLES).
-    error = (target - guess) / scale
+    assert_nothing_linear_is_left((target - guess) / scale, [x_t, mean] if is_clip else [x_t])
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+@pytest.mark.parametrize("t", [0.05, 0.3, 0.7, 0.95])
+@pytest.mark.parametrize("level", [0.02, 0.3, 1.0])
+def test_the_best_guess_from_a_smaller_clip_with_noise_knows_its_level(
+    config: FlowConfig | DiffusionConfig, t: float, level: float
+) -> None:
+    objective = build_objective(config)
+    generator = torch.Generator().manual_seed(1)
+    white, noise = (
+        torch.randn(1, 1, 1, 1, SAMPLES, generator=generator, dtype=torch.float64) for _ in range(2)
+    )
+    level_B = torch.tensor([level])
+    smaller = augment(white, noise, level_B)
+    x_t, t_B, target = targets(objective, t, mean=white)
+    precondition = Preconditioning(objective, std=STD, mean=0.0)
+
+    def prediction(value: float) -> Tensor:
+        return precondition(torch.full_like(x_t, value), x_t, t_B, smaller, level_B)
+
+    guess, scale = prediction(0.0), prediction(1.0) - prediction(0.0)
+    assert_nothing_linear_is_left((target - guess) / scale, [x_t, smaller])
+
+
+def assert_nothing_linear_is_left(error: Tensor, known: list[Tensor]) -> None:
+    """Its size is one, too. What remains of so many samples is about 1 / sqrt(SAMPLES)."""
     assert float(error.square().mean()) == pytest.approx(1.0, abs=0.01)
     assert abs(float(error.mean())) < 0.01
-    known = [x_t, mean] if is_clip else [x_t]
     for one in known:
         centred = (one - one.mean()) / one.std()
         assert abs(float((error * centred).mean())) < 0.01
