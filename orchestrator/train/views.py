@@ -74,6 +74,9 @@ def frame_numbers(
 ) -> NDArray[np.int64]:
     """The stored frames that are nearest to ``frames`` frames at a rate, [T].
 
+    The window takes in the time that they stand for, T / ``fps`` seconds, where the clip is so
+    long: a network that puts frames between them, and after the last, then stays within the clip.
+
     Args:
         uniform: draw in [0, 1) that places the window in the stored clip.
         stored: F.
@@ -82,8 +85,8 @@ def frame_numbers(
         fps: frames per second that are wanted; see ``possible_fps``.
     """
     offsets = np.floor(np.arange(frames) * stored_fps / fps + 0.5).astype(np.int64)
-    room = stored - int(offsets[-1])
-    return offsets + int(uniform * room)
+    span = round(frames * stored_fps / fps) if frames > 1 else 1
+    return offsets + int(uniform * (max(stored - span, 0) + 1))
 
 
 def possible_fps(fps: float, *, stored: int, stored_fps: float, frames: int) -> float:
