@@ -1,11 +1,13 @@
 """The bare loop of overhead.py: one rank, the stage's own task and engine, and nothing else.
 
 Run by overhead.py as ``python benchmarks/bare.py JOB.json OUT.json``; no Ray, stream, log, tracker,
-checkpoint or look for a stop. The batches are those of the full stack, read before the first step.
+checkpoint or look for a stop. The batches are those of the full stack, read before the first step,
+at which the process stops itself until it is let run.
 """
 
 import argparse
 import json
+import signal
 import time
 from contextlib import closing
 from pathlib import Path
@@ -48,6 +50,8 @@ def train(job: StageJob) -> dict[str, float]:
         for name, network in task.networks.items()
     }
     batches = _read_all(job, ranks=ranks)
+    ranks.barrier()
+    signal.raise_signal(signal.SIGSTOP)
     ends = {"parameters": float(sum(engine.num_params for engine in engines.values()))}
     for step, batch in enumerate(batches):
         for micro in _micros(job, batch):

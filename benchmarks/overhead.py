@@ -1,57 +1,92 @@
 """What the full stack costs: its step time over that of a bare PyTorch loop.
 
 Both train the ``dit`` stage of jobs/sora_debug.yaml with the same task, engine, batches and draws,
-in blocks that alternate. docs/benchmarks.md says what is counted and how.
+one stopped while the other runs, in turns of seconds. docs/benchmarks.md says what is counted and
+how.
 """
 
 import argparse
 import json
 import os
 import platform
-import shutil
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from blocks import ROOT, bare_block, full_block, run_recipe
+from blocks import ROOT, Both, Trained, run_recipe, take_turns
 
 RECIPE = ROOT / "jobs" / "sora_debug.yaml"
 BUDGET = 1.03
-LOG_EVERY = 5  # steps in a window
-SAVING = 2  # windows after a save that its writing may slow down
+SAVING = 3  # windows after a save that its writing may slow down
 SAVE_EVERY = 200  # the default interval, over which a checkpoint's cost is spread
-MIN_PAIRS = 2
+WARM_UP = 2  # windows
+PARTS = 5  # of the time, each with a ratio of its own
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model and how long a block of it is; ``steps`` and ``save_at`` in tens."""
+    """A model and how long it is trained; ``steps`` in twenties."""
 
     name: str
     train: Mapping[str, Any]  # changes to the stage's train section
     steps: int
-    save_at: int
+    log_every: int  # steps in a window
+
+    @property
+    def save_at(self) -> int:
+        """The step with a checkpoint, beside the last one."""
+        return self.steps // 2
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A full block and the bare block beside it, without the windows that warm up or save."""
+class Window:
+    """Some steps: when they began, how long one took, and whether all lay within one turn."""
+
+    start_s: float
+    step_ms: float
+    is_whole: bool
+
+
+@dataclass(frozen=True)
+class Result:
+    """Windows of both sides that lie within a turn, without those that warm up or save."""
 
     case: str
-    full_ms: list[float]  # mean step of each window
-    bare_ms: list[float]
+    parameters: float
+    full: list[Window]
+    bare: list[Window]
     save_ms: float  # what one checkpoint adds to the windows after it
+
+    @property
+    def ratio(self) -> float:
+        """Full step, with its share of a checkpoint, over the bare one: means of all windows."""
+        return (_mean_ms(self.full) + self.save_ms / SAVE_EVERY) / _mean_ms(self.bare)
+
+    @property
+    def is_within(self) -> bool:
+        """Whether that is in the budget."""
+        return self.ratio <= BUDGET
+
+    def parts(self) -> list[float]:
+        """The same ratio in each part of the time."""
+        first_s, last_s = (side(one.start_s for one in self.bare) for side in (min, max))
+        part_s = (last_s - first_s) / PARTS
+        edges = [(first_s + part * part_s, first_s + (part + 1) * part_s) for part in range(PARTS)]
+        return [
+            replace(self, full=_between(self.full, *edge), bare=_between(self.bare, *edge)).ratio
+            for edge in edges
+        ]
 
 
 CASES = (
-    Case(name="debug", train={}, steps=60, save_at=30),
+    Case(name="debug", train={}, steps=400, log_every=5),
     Case(
         name="30M",
         train={
@@ -65,52 +100,27 @@ CASES = (
             "batch": 4,
             "micro_batch": 2,
         },
-        steps=40,
-        save_at=20,
+        steps=160,
+        log_every=2,
     ),
 )
 
 
-def measure(
-    cases: Sequence[Case], *, folder: Path, workers: int, zero: int, pairs: int, limit_s: float
-) -> tuple[list[Pair], dict[str, float]]:
-    """Alternates full and bare blocks; returns what each pair took, and parameter counts.
-
-    A round of all cases starts only if it would end before ``limit_s``, but for the first two.
-    """
+def measure(cases: Sequence[Case], *, folder: Path, workers: int, zero: int) -> list[Result]:
+    """Trains every case in both ways."""
     started_s = time.monotonic()
     trees = {case.name: _tree(case, folder=folder, workers=workers, zero=zero) for case in cases}
     prepared = folder / "prepared"
     _say("preparing clips, autoencoder and latents", since=started_s)
     first = trees[cases[0].name]
-    run_recipe({**first, "stages": first["stages"][:2]}, run=prepared, local=True)
-    results: list[Pair] = []
-    parameters: dict[str, float] = {}
-    longest_s = 0.0
-    for number in range(pairs):
-        round_s = time.monotonic()
-        if number >= MIN_PAIRS and round_s - started_s + longest_s > limit_s:
-            _say(f"stopping after {number} of {pairs} pairs: {limit_s:.0f} s", since=started_s)
-            break
-        for case in cases:
-            tree = trees[case.name]
-            run = folder / f"{case.name}-{number}"
-            # Every second pair begins with the bare loop: a machine that slows down favours none.
-            order = ("full", "bare") if number % 2 == 0 else ("bare", "full")
-            ends: dict[str, dict[int, float]] = {}
-            for kind in order:
-                where = f"{case.name} pair {number + 1}/{pairs}: {kind} loop"
-                _say(f"{where}, {case.steps} steps", since=started_s)
-                if kind == "full":
-                    ends[kind] = full_block(tree, prepared=prepared, run=run)
-                else:
-                    ends[kind], parameters[case.name] = bare_block(tree, prepared=prepared, run=run)
-            shutil.rmtree(run)
-            pair = _compare(case, full_s=ends["full"], bare_s=ends["bare"])
-            results.append(pair)
-            _say(f"{case.name} pair {number + 1}: {Result.of([pair]).ratio:.4f}", since=started_s)
-        longest_s = max(longest_s, time.monotonic() - round_s)
-    return results, parameters
+    run_recipe({**first, "stages": first["stages"][:2]}, run=prepared)
+    results: list[Result] = []
+    for case in cases:
+        _say(f"{case.name}: {case.steps} steps of each, in turns", since=started_s)
+        both = take_turns(trees[case.name], prepared=prepared, run=folder / case.name)
+        results.append(_counted(case, both))
+        _say(f"{case.name}: {results[-1].ratio:.4f}", since=started_s)
+    return results
 
 
 def _tree(case: Case, *, folder: Path, workers: int, zero: int) -> dict[str, Any]:
@@ -125,7 +135,7 @@ def _tree(case: Case, *, folder: Path, workers: int, zero: int) -> dict[str, Any
     autoencoder, encode, dit = tree["stages"][:3]
     autoencoder["train"] |= {"steps": 2}
     autoencoder["compute"] = {"workers": 1, "zero": 0}
-    dit["train"] |= {"steps": case.steps, "log_every": LOG_EVERY, **case.train}
+    dit["train"] |= {"steps": case.steps, "log_every": case.log_every, **case.train}
     del dit["train"]["preview"]
     dit["compute"] = {"workers": workers, "zero": zero}
     dit["save"] = {"every_steps": case.save_at}
@@ -133,69 +143,62 @@ def _tree(case: Case, *, folder: Path, workers: int, zero: int) -> dict[str, Any
     return tree
 
 
-def _compare(case: Case, *, full_s: Mapping[int, float], bare_s: Mapping[int, float]) -> Pair:
-    """Windows of both blocks at the same steps; the first two warm up."""
-    starts = range(2 * LOG_EVERY, case.steps, LOG_EVERY)
-    saving = range(case.save_at, case.save_at + SAVING * LOG_EVERY, LOG_EVERY)
-    plain = [start for start in starts if start not in saving]
-    full = [_window_ms(full_s, start) for start in plain]
-    usual_ms = statistics.median(full)
-    return Pair(
+def _counted(case: Case, both: Both) -> Result:
+    full = _windows(case, both.full)
+    saving = [case.save_at + case.log_every * number for number in range(SAVING)]
+    plain = [one for start, one in full.items() if one.is_whole and start not in saving]
+    usual_ms = statistics.median(one.step_ms for one in plain)
+    return Result(
         case=case.name,
-        full_ms=full,
-        bare_ms=[_window_ms(bare_s, start) for start in plain],
-        save_ms=LOG_EVERY * sum(_window_ms(full_s, start) - usual_ms for start in saving),
+        parameters=both.parameters,
+        full=plain,
+        bare=[one for one in _windows(case, both.bare).values() if one.is_whole],
+        save_ms=case.log_every * sum(full[start].step_ms - usual_ms for start in saving),
     )
 
 
-def _window_ms(ends_s: Mapping[int, float], start: int) -> float:
-    return 1000 * (ends_s[start + LOG_EVERY] - ends_s[start]) / LOG_EVERY
-
-
-@dataclass(frozen=True)
-class Result:
-    """Both sides over some pairs: means, so that a stall counts however rare it is."""
-
-    full_ms: float
-    bare_ms: float
-    save_ms: float
-
-    @classmethod
-    def of(cls, pairs: Sequence[Pair]) -> "Result":
-        """Pools the windows of all pairs."""
-        return cls(
-            full_ms=statistics.fmean(one for pair in pairs for one in pair.full_ms),
-            bare_ms=statistics.fmean(one for pair in pairs for one in pair.bare_ms),
-            save_ms=statistics.fmean(pair.save_ms for pair in pairs),
+def _windows(case: Case, side: Trained) -> dict[int, Window]:
+    """By the step that they start from, but for those that warm up."""
+    windows: dict[int, Window] = {}
+    for start in range(WARM_UP * case.log_every, case.steps, case.log_every):
+        from_s, to_s = side.ends_s[start], side.ends_s[start + case.log_every]
+        let_run_s = sum(
+            max(0.0, min(to_s, turn_to_s) - max(from_s, turn_from_s))
+            for turn_from_s, turn_to_s in side.turns
         )
+        windows[start] = Window(
+            start_s=from_s,
+            step_ms=1000 * let_run_s / case.log_every,
+            is_whole=any(turn[0] <= from_s and to_s <= turn[1] for turn in side.turns),
+        )
+    return windows
 
-    @property
-    def ratio(self) -> float:
-        """Full step, with its share of a checkpoint, over the bare one."""
-        return (self.full_ms + self.save_ms / SAVE_EVERY) / self.bare_ms
+
+def _between(windows: Sequence[Window], from_s: float, to_s: float) -> list[Window]:
+    return [one for one in windows if from_s <= one.start_s < to_s]
 
 
-def table(pairs: Sequence[Pair], *, parameters: Mapping[str, float], workers: int) -> str:
-    """A Markdown table, with the lowest and the highest ratio of a pair alone."""
+def _mean_ms(windows: Sequence[Window]) -> float:
+    """A mean, so that a stall counts however rare it is."""
+    return statistics.fmean(one.step_ms for one in windows)
+
+
+def table(results: Sequence[Result], *, workers: int) -> str:
+    """A Markdown table, with the lowest and the highest ratio of a part of the time."""
     lines = [
-        "| model | workers | parameters | pairs | bare step | full step | checkpoint "
-        f"| ratio | of one pair | at most {BUDGET} |",
+        "| model | workers | parameters | windows | bare step | full step | checkpoint "
+        f"| ratio | of a fifth of the time | at most {BUDGET} |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for name, count in parameters.items():
-        own = [pair for pair in pairs if pair.case == name]
-        alone = [Result.of([pair]).ratio for pair in own]
-        result = Result.of(own)
+    for one in results:
+        parts = one.parts()
         lines.append(
-            f"| {name} | {workers} | {count / 1e6:.1f}M | {len(own)} | {result.bare_ms:.1f} ms "
-            f"| {result.full_ms:.1f} ms | {result.save_ms:.0f} ms | {result.ratio:.4f} "
-            f"| {min(alone):.3f} to {max(alone):.3f} | {_verdict(own)} |"
+            f"| {one.case} | {workers} | {one.parameters / 1e6:.1f}M "
+            f"| {len(one.bare)} and {len(one.full)} | {_mean_ms(one.bare):.1f} ms "
+            f"| {_mean_ms(one.full):.1f} ms | {one.save_ms:.0f} ms | {one.ratio:.4f} "
+            f"| {min(parts):.3f} to {max(parts):.3f} | {'pass' if one.is_within else 'fail'} |"
         )
     return "\n".join(lines)
-
-
-def _verdict(pairs: Sequence[Pair]) -> str:
-    return "pass" if Result.of(pairs).ratio <= BUDGET else "fail"
 
 
 def _say(text: str, *, since: float) -> None:
@@ -207,32 +210,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="full stack over a bare loop, step time")
     parser.add_argument("--workers", type=int, choices=(1, 2), default=1)
     parser.add_argument("--zero", type=int, choices=(0, 1, 2, 3), default=1)
-    parser.add_argument("--pairs", type=int, default=5, help="blocks of each kind and model")
-    parser.add_argument(
-        "--limit-s", type=float, default=480.0, help="start no round that ends later"
-    )
     parser.add_argument("--case", choices=[case.name for case in CASES], action="append")
-    parser.add_argument("--steps", type=int, help="steps of a block, a multiple of 20 from 40 on")
+    parser.add_argument("--steps", type=int, help="a multiple of 20, from 100 on")
     parser.add_argument("--out", type=Path, help="write the measurements as JSON")
     args = parser.parse_args()
-    if args.pairs < 1 or (args.steps is not None and (args.steps < 40 or args.steps % 20)):
-        parser.error("wanted --pairs of at least 1 and --steps in multiples of 20, from 40 on")
+    if args.steps is not None and (args.steps < 100 or args.steps % 20):
+        parser.error("wanted --steps in multiples of 20, from 100 on")
     cases = [case for case in CASES if args.case is None or case.name in args.case]
     if args.steps is not None:
-        cases = [
-            Case(name=c.name, train=c.train, steps=args.steps, save_at=args.steps // 2)
-            for c in cases
-        ]
+        cases = [replace(case, steps=args.steps) for case in cases]
     with tempfile.TemporaryDirectory(prefix="rushes-overhead-") as folder:
-        pairs, parameters = measure(
-            cases,
-            folder=Path(folder),
-            workers=args.workers,
-            zero=args.zero,
-            pairs=args.pairs,
-            limit_s=args.limit_s,
-        )
-    print(table(pairs, parameters=parameters, workers=args.workers))
+        results = measure(cases, folder=Path(folder), workers=args.workers, zero=args.zero)
+    print(table(results, workers=args.workers))
     if args.out is not None:
         about = {
             "machine": platform.platform(),
@@ -242,12 +231,10 @@ def main() -> int:
             "zero": args.zero,
             "budget": BUDGET,
             "save_every_steps": SAVE_EVERY,
-            "parameters": parameters,
-            "pairs": [asdict(pair) for pair in pairs],
+            "results": [asdict(one) for one in results],
         }
         args.out.write_text(json.dumps(about, indent=1) + "\n")
-    by_case = [[pair for pair in pairs if pair.case == name] for name in parameters]
-    return int(any(_verdict(own) == "fail" for own in by_case))
+    return int(not all(one.is_within for one in results))
 
 
 if __name__ == "__main__":

@@ -4,33 +4,27 @@ Tolerance as in test_recipe_curves.py, with the same reason.
 """
 
 import json
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch.distributed as dist
 
-from orchestrator.cascade.local_executor import LocalExecutor
 from orchestrator.data.sources import ensure_sources
 from orchestrator.recipe.load import parse_recipe
 from orchestrator.train.job import StageJob
+from orchestrator.train.worker import run
 from tests.cascades import STEPS, imagen_tree, make_a_video_tree
+from tests.numerics.gang import Gang
+from tests.numerics.stages import train_stage
+from tests.train.workers import Recorded
 
 RELATIVE = 2e-5
 TREES = {"imagen": imagen_tree, "make-a-video": make_a_video_tree}
 
 
-@pytest.fixture(autouse=True)
-def one_process() -> Iterator[None]:
-    yield
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
-def run_stage(folder: Path, system: str, stage: str, *, run: Path, zero: int | None) -> None:
-    """Trains a stage in a plain process, or by two ranks under a ZeRO stage."""
+def job_of(folder: Path, system: str, stage: str, *, run: Path, zero: int | None) -> StageJob:
+    """A stage for a plain process, or for two ranks under a ZeRO stage."""
     tree = TREES[system](folder / system, workers=0 if zero is None else 2)
     for one in tree["stages"]:
         if zero is not None and one["id"] == stage:
@@ -44,11 +38,7 @@ def run_stage(folder: Path, system: str, stage: str, *, run: Path, zero: int | N
             one["compute"] = {"workers": 2, "zero": zero}
     recipe = parse_recipe(tree, origin=system)
     ensure_sources(recipe, on_clips=lambda *_: None)
-    job = StageJob(recipe=recipe, stage=stage, run=str(run), attempt=1)
-    executor = LocalExecutor(logs=folder / "logs")
-    assert executor.run(job, on_event=lambda _: None, stop=threading.Event()).status == "done"
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    return StageJob(recipe=recipe, stage=stage, run=str(run), attempt=1)
 
 
 def curve(run: Path, stage: str) -> list[float]:
@@ -69,7 +59,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("make-a-video", ("pair", "prior", "decoder", "decoder_video", "interpolation")),
     ):
         for stage in stages:
-            run_stage(folder, system, stage, run=folder / f"{system}-plain", zero=None)
+            job = job_of(folder, system, stage, run=folder / f"{system}-plain", zero=None)
+            assert run(job, hooks=Recorded()).status == "done"
+            dist.destroy_process_group()
     return folder
 
 
@@ -87,12 +79,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_two_sharded_ranks_train_as_one_plain_process(
-    folder: Path, tmp_path: Path, system: str, stage: str, zero: int
+    folder: Path, gangs: dict[int, Gang], tmp_path: Path, system: str, stage: str, zero: int
 ) -> None:
     plain, sharded = folder / f"{system}-plain", tmp_path / "run"
     (sharded / "stages").mkdir(parents=True)
     for done in (plain / "stages").iterdir():
         if done.name != stage:
             (sharded / "stages" / done.name).symlink_to(done)
-    run_stage(folder, system, stage, run=sharded, zero=zero)
+    job = job_of(folder, system, stage, run=sharded, zero=zero)
+    assert gangs[2].run(train_stage, job=job.model_dump_json()) == ["done", "done"]
     assert curve(sharded, stage) == pytest.approx(curve(plain, stage), rel=RELATIVE)

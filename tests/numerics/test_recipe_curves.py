@@ -10,7 +10,6 @@ compared too.
 
 import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +19,17 @@ import torch.distributed as dist
 from orchestrator.cascade.local_executor import LocalExecutor
 from orchestrator.data.sources import ensure_sources
 from orchestrator.train.job import StageJob
+from tests.numerics.gang import Gang
+from tests.numerics.stages import train_stage
 from tests.tiny import STEPS, tiny_recipe
 
 RELATIVE = 2e-5
 
 
-@pytest.fixture(autouse=True)
-def one_process() -> Iterator[None]:
-    yield
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
-def run_stage(folder: Path, stage: str, *, run: str, workers: int, zero: int) -> None:
+def job_of(folder: Path, stage: str, *, run: str, workers: int, zero: int) -> StageJob:
     recipe = tiny_recipe(folder, workers=workers, zero=zero)
     ensure_sources(recipe, on_clips=lambda *_: None)
-    job = StageJob(recipe=recipe, stage=stage, run=f"{folder}/{run}", attempt=1)
-    executor = LocalExecutor(logs=folder / "logs")
-    assert executor.run(job, on_event=lambda _: None, stop=threading.Event()).status == "done"
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    return StageJob(recipe=recipe, stage=stage, run=f"{folder}/{run}", attempt=1)
 
 
 def curves(folder: Path, stage: str, *, run: str) -> list[float]:
@@ -55,8 +45,12 @@ def curves(folder: Path, stage: str, *, run: str) -> list[float]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("curves")
+    executor = LocalExecutor(logs=folder / "logs")
     for stage in ("autoencoder", "encode", "dit"):
-        run_stage(folder, stage, run="plain", workers=0, zero=1)
+        job = job_of(folder, stage, run="plain", workers=0, zero=1)
+        assert executor.run(job, on_event=lambda _: None, stop=threading.Event()).status == "done"
+        if dist.is_initialized():
+            dist.destroy_process_group()
     return folder
 
 
@@ -68,19 +62,23 @@ def link_upstream(folder: Path, *, run: str) -> None:
 
 
 @pytest.mark.parametrize("zero", [1, 2, 3])
-def test_two_sharded_ranks_train_the_denoiser_as_one_plain_process(folder: Path, zero: int) -> None:
+def test_two_sharded_ranks_train_the_denoiser_as_one_plain_process(
+    folder: Path, gangs: dict[int, Gang], zero: int
+) -> None:
     run = f"zero-{zero}"
     link_upstream(folder, run=run)
-    run_stage(folder, "dit", run=run, workers=2, zero=zero)
+    job = job_of(folder, "dit", run=run, workers=2, zero=zero)
+    assert gangs[2].run(train_stage, job=job.model_dump_json()) == ["done", "done"]
     plain = curves(folder, "dit", run="plain")
     assert curves(folder, "dit", run=run) == pytest.approx(plain, rel=RELATIVE)
 
 
 @pytest.mark.parametrize("zero", [1, 3])
 def test_two_sharded_ranks_train_autoencoder_and_critic_as_one_plain_process(
-    folder: Path, zero: int
+    folder: Path, gangs: dict[int, Gang], zero: int
 ) -> None:
     run = f"autoencoder-zero-{zero}"
-    run_stage(folder, "autoencoder", run=run, workers=2, zero=zero)
+    job = job_of(folder, "autoencoder", run=run, workers=2, zero=zero)
+    assert gangs[2].run(train_stage, job=job.model_dump_json()) == ["done", "done"]
     plain = curves(folder, "autoencoder", run="plain")
     assert curves(folder, "autoencoder", run=run) == pytest.approx(plain, rel=RELATIVE)
