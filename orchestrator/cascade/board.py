@@ -11,7 +11,8 @@ from ray.exceptions import RayError
 
 log = logging.getLogger(__name__)
 
-_EXCHANGE_S = 0.25  # how old the stop flag may be in a worker
+# How old the stop flag may be in a worker. Its training waits while Python is busy with a call.
+_EXCHANGE_S = 1.0
 _FLUSH_S = 30.0
 
 

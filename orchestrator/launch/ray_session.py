@@ -21,7 +21,7 @@ _ANYWHERE = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep their meaning
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how late an end or a failure is seen
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # how late an end or a failure is seen
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "120",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
     "RAY_TRAIN_METRICS_ENABLED": "0",
@@ -31,6 +31,7 @@ _ANYWHERE = {
 _PRIVATE = {
     # The name is historical: 0 makes Ray call itself 127.0.0.1, so that nothing listens outside.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_enable_metrics_collection": "0",  # nobody asks for them
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody drains this machine's only node
     "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
 }
