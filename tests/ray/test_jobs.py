@@ -118,6 +118,7 @@ def test_plain_ray_job_submit_fails_with_the_one_line_of_a_failing_recipe(
     assert "Traceback" not in out
 
 
+@pytest.mark.chaos
 def test_a_stopped_run_goes_on_by_the_same_command(
     head: Head, recipe_file: Any, tmp_path: Path
 ) -> None:
