@@ -23,7 +23,7 @@ from orchestrator.train.job import StageJob
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGE = "dit"
-TURN_S = 12.0
+TURN_S = 6.0
 POLL_S = 0.05
 Running = subprocess.Popen[bytes]
 

@@ -24,9 +24,9 @@ from blocks import ROOT, Both, Trained, run_recipe, take_turns
 
 RECIPE = ROOT / "jobs" / "sora_debug.yaml"
 BUDGET = 1.03
-SAVING = 3  # windows after a save that its writing may slow down
+SAVING = 4  # windows after a save that its writing may slow down
 SAVE_EVERY = 200  # the default interval, over which a checkpoint's cost is spread
-WARM_UP = 2  # windows
+WARM_UP = 5  # windows
 PARTS = 5  # of the time, each with a ratio of its own
 
 
@@ -86,7 +86,7 @@ class Result:
 
 
 CASES = (
-    Case(name="debug", train={}, steps=400, log_every=5),
+    Case(name="debug", train={}, steps=500, log_every=2),
     Case(
         name="30M",
         train={
@@ -101,7 +101,7 @@ CASES = (
             "micro_batch": 2,
         },
         steps=160,
-        log_every=2,
+        log_every=1,
     ),
 )
 
