@@ -9,6 +9,7 @@ import argparse
 import json
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -99,7 +100,10 @@ def main() -> None:
     parser.add_argument("job", type=Path)
     parser.add_argument("out", type=Path)
     args = parser.parse_args()
-    ends = train(StageJob.model_validate_json(args.job.read_text()))
+    job = StageJob.model_validate_json(args.job.read_text())
+    # In a thread, as a Ray Train worker does: the same allocator arena, the same caches.
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        ends = thread.submit(train, job).result()
     args.out.write_text(json.dumps(ends))
 
 
