@@ -1,6 +1,6 @@
 """Recipes of both cascades with every stage and mechanism, small enough for a test.
 
-Both train on 8 frames of 16x16 at 8 frames per second.
+Both train on 8 frames of 16x16 at 8 frames per second; Make-A-Video has images of its own.
 """
 
 from pathlib import Path
@@ -26,6 +26,10 @@ data:
     digits: {{clips: 8, shapes: [{{frames: 8, size: [16, 16]}}]}}
 text: {{kind: byt5, width: 16, depth: 1, heads: 2, stride: 4}}
 tracking: {{uri: "sqlite:///{folder}/mlflow.db"}}
+"""
+_IMAGES = """
+uri: {folder}/data/images
+digits: {{clips: 12, shapes: [{{frames: 1, size: [16, 16]}}]}}
 """
 _TRAIN = {
     "steps": STEPS,
@@ -140,7 +144,7 @@ def make_a_video_tree(folder: Path | str, *, workers: int = 0) -> dict[str, Any]
                 **one,
                 "model": {**pair, "text": byt5},
                 "objective": {"kind": "contrastive"},
-                "clip": _clip(4, 16),
+                "clip": _clip(1, 16),
             },
         },
         {
@@ -150,7 +154,7 @@ def make_a_video_tree(folder: Path | str, *, workers: int = 0) -> dict[str, Any]
                 **_TRAIN,
                 "model": prior,
                 "objective": {"kind": "x0"},
-                "clip": _clip(4, 16),
+                "clip": _clip(1, 16),
                 "caption_drop": 0.1,
                 "sampler": {"kind": "ddim", "steps": 2, "guidance": {"scale": 2.0}},
             },
@@ -219,7 +223,9 @@ def make_a_video_tree(folder: Path | str, *, workers: int = 0) -> dict[str, Any]
     for stage in stages:
         if stage["id"] in {**fast, **slow_rate}:
             stage["train"]["clip"]["fps"] = {**fast, **slow_rate}[stage["id"]]
-    return _tree("tiny-make-a-video", folder, stages, workers=workers)
+    tree = _tree("tiny-make-a-video", folder, stages, workers=workers)
+    tree["data"]["images"] = yaml.safe_load(_IMAGES.format(folder=folder))
+    return tree
 
 
 def imagen_recipe(folder: Path | str, *, workers: int = 0) -> Recipe:

@@ -25,7 +25,7 @@ def begin(store: Store, recipe: Recipe, *, data: Mapping[str, str]) -> int:
     Args:
         store: the run's folder.
         recipe: what is to be run.
-        data: digests of the data indexes, ``{"train": ..., "eval": ...}``.
+        data: digests of the data indexes by field, ``{"train": ..., "eval": ...}``.
 
     Returns:
         The number of this start, from 1.
@@ -71,8 +71,10 @@ def _check_finished(
         if stage.id in here and done["input"] == input_digest(recipe, here[stage.id], data=data):
             continue
         made_from = _above(before, stage.id)
-        splits = {"eval" if before.stage(one).evaluate else "train" for one in made_from}
-        clips = _other_clips(found["data"], {split: data[split] for split in sorted(splits)})
+        names = {name for one in made_from for name in before.reads(before.stage(one))}
+        clips = _other_clips(
+            found["data"], {name: data[name] for name in sorted(names) if name in data}
+        )
         what = clips or _other_key(before, recipe, stages=made_from)
         raise UserError(
             f"{what or f'stages.{stage.id}: other inputs'}, and stage {stage.id} of the run in "

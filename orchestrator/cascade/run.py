@@ -237,17 +237,16 @@ class Graph:
     def _datasets(self, stage: Stage) -> list[dict[str, Any]]:
         if stage.latents is not None:
             return []
-        name = "eval" if stage.evaluate else "train"
-        source = self.recipe.data.eval if stage.evaluate else self.recipe.data.train
         return [
             {
                 "kind": "dataset",
                 "stage": stage.id,
                 "name": f"{self.recipe.name}-{name}",
-                "uri": source.uri,
+                "uri": self.recipe.data.sources[name].uri,
                 "digest": self.data[name],
                 "context": "evaluation" if stage.evaluate else "training",
             }
+            for name in self.recipe.reads(stage)
         ]
 
     def _about_run(self) -> dict[str, Any]:

@@ -29,7 +29,12 @@ Rows = list[dict[str, Any]]
 
 
 def ensure_digits(
-    spec: Digits, *, split: Split, uri: str, on_clips: Callable[[int, int], None]
+    spec: Digits,
+    *,
+    split: Split,
+    uri: str,
+    on_clips: Callable[[int, int], None],
+    field: str = "digits",
 ) -> Index:
     """Writes the clips unless they are there; a writer that was stopped goes on.
 
@@ -38,12 +43,13 @@ def ensure_digits(
         split: which handwritten digits to draw from.
         uri: the source's folder.
         on_clips: told (written, all) clips.
+        field: where the recipe has ``spec``, for errors.
 
     Raises:
         UserError: if other clips are there, a shape is too small for a digit, or the folder
             cannot be written.
     """
-    _check_shapes(spec, split=split)
+    _check_shapes(spec, split=split, field=field)
     store = open_store(uri)
     origin = {"digits": spec.model_dump(mode="json"), "split": split, "version": VERSION}
     if store.exists(HEAD):
@@ -68,12 +74,12 @@ def ensure_digits(
     return Index.open(uri)
 
 
-def _check_shapes(spec: Digits, *, split: Split) -> None:
+def _check_shapes(spec: Digits, *, split: Split, field: str) -> None:
     for shape in spec.shapes:
         try:
             _clip(spec, shape, split=split, index=0)
         except ValueError as error:
-            raise UserError(f"data.{split}.digits.shapes: {error}") from None
+            raise UserError(f"{field}.shapes: {error}") from None
 
 
 def _check_origin(uri: str, *, seen: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -7,27 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.data.index import Bucket, Index, Sample
-from orchestrator.data.order import BucketOrder, BucketSchedule, is_packed
+from orchestrator.data.order import BucketOrder, BucketSchedule
+from orchestrator.data.packing import Image, PackedSlots, Packing
 from orchestrator.data.reader import Reader, View
 from orchestrator.errors import UserError
 
 PREFETCHED_STEPS = 3
-
-
-@dataclass(frozen=True)
-class Image:
-    """A clip that gives one image to a packed slot, and its wordings."""
-
-    sample: dict[str, Any]
-    captions: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Packing:
-    """Some slots hold so many independent images instead of a clip."""
-
-    share: float  # of the slots
-    images: int
 
 
 @dataclass(frozen=True)
@@ -41,7 +26,7 @@ class StepBatch:
         samples: decoded arrays by name, one per slot.
         captions: wordings, one tuple per slot; none if the stream reads no captions.
         fps: frames per second, one per slot.
-        packed: for a slot that holds images of other clips, those; empty for the others.
+        packed: for a slot that holds independent images, those; empty for the others.
         bucket: frames, height and width of every clip of this step on every rank.
     """
 
@@ -69,7 +54,8 @@ class Stream:
         world_size: number of processes; must divide ``batch``.
         cache_dir, cache_bytes, memory_bytes, view: as for ``Reader``.
         captions: whether captions are read at all.
-        packing: slots that hold images of other clips, or None for clips alone.
+        packing: slots that hold independent images, or None for clips alone. Images of a source
+            of their own share ``memory_bytes`` evenly with the clips.
 
     Raises:
         UserError: if the source has no clips.
@@ -97,23 +83,33 @@ class Stream:
         self._batch = batch
         self._slots = tuple(range(rank, batch, world_size))
         self._captions = captions
-        self._packing = packing
+        self._images = None if packing is None else packing.index
         self._buckets = list(index.buckets.items())
         self._orders = [
             BucketOrder(len(rows), seed=seed, name=repr(shape)) for shape, rows in self._buckets
         ]
-        self._image_orders = [
-            BucketOrder(len(rows), seed=seed, name=f"images {shape}")
-            for shape, rows in self._buckets
-        ]
         self._schedule = BucketSchedule([len(rows) for _, rows in self._buckets])
-        self._reader = Reader(
-            index,
-            cache_dir=cache_dir,
-            cache_bytes=cache_bytes,
-            memory_bytes=memory_bytes,
-            view=view,
-        )
+
+        def reader(source: Index) -> Reader:
+            return Reader(
+                source,
+                cache_dir=cache_dir,
+                cache_bytes=cache_bytes,
+                memory_bytes=memory_bytes // (1 if self._images is None else 2),
+                view=view,
+            )
+
+        self._reader = reader(index)
+        self._packed = None
+        if packing is not None:
+            self._packed = PackedSlots(
+                packing,
+                reader=self._reader if self._images is None else reader(self._images),
+                buckets=self._buckets,
+                seed=seed,
+                batch=batch,
+                captions=captions,
+            )
         self._step = 0
         self._wait_s = 0.0
         self._ahead: _Ahead | None = None
@@ -135,7 +131,8 @@ class Stream:
 
     def state_dict(self) -> dict[str, Any]:
         """The position; no world size is in it."""
-        return {"step": self._step, "seed": self._seed, "index": self._index.digest}
+        state = {"step": self._step, "seed": self._seed, "index": self._index.digest}
+        return state if self._images is None else state | {"images": self._images.digest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a saved position.
@@ -144,11 +141,11 @@ class Stream:
             UserError: if it was saved over other clips or another order.
         """
         own = self.state_dict()
-        for name in ("seed", "index"):
-            if state[name] != own[name]:
+        for name in ("seed", "index", "images"):
+            if state.get(name) != own.get(name):
                 raise UserError(
                     f"{self._index.store.uri}: the checkpoint was made with {name}="
-                    f"{state[name]}, seen {own[name]}; use the same data or a new --run"
+                    f"{state.get(name)}, seen {own.get(name)}; use the same data or a new --run"
                 )
         self.close()
         self._step = int(state["step"])
@@ -173,7 +170,9 @@ class Stream:
             captions=tuple(self._wordings(sample) for sample, _ in read),
             fps=tuple(sample.fps for sample, _ in read),
             packed=tuple(
-                self._images(slot, step=step, bucket=bucket, ordinal=ordinal)
+                self._packed.at(slot, step=step, bucket=bucket, ordinal=ordinal)
+                if self._packed is not None
+                else ()
                 for slot in self._slots
             ),
             bucket=shape,
@@ -181,17 +180,6 @@ class Stream:
 
     def _wordings(self, sample: Sample) -> tuple[str, ...]:
         return sample.captions if self._captions else ()
-
-    def _images(self, slot: int, *, step: int, bucket: int, ordinal: int) -> tuple[Image, ...]:
-        packing = self._packing
-        if packing is None or not is_packed(slot, seed=self._seed, step=step, share=packing.share):
-            return ()
-        rows = self._buckets[bucket][1]
-        order = self._image_orders[bucket].batch(ordinal * self._batch + slot, size=packing.images)
-        read = [self._reader.read(rows[one]) for one in order]
-        return tuple(
-            Image(sample=arrays, captions=self._wordings(sample)) for sample, arrays in read
-        )
 
 
 class _Ahead:

@@ -25,6 +25,7 @@ def print_check(recipe: Recipe, *, console: Console) -> None:
     for line in (
         f"run     {run_uri(recipe, run=None)}",
         f"clips   {recipe.data.train.uri}",
+        *([f"images  {recipe.data.images.uri}"] if recipe.data.images is not None else []),
         f"digest  {recipe_digest(recipe)[:16]}",
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)

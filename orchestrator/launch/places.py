@@ -13,7 +13,7 @@ def with_absolute_uris(recipe: Recipe) -> Recipe:
     data = recipe.data
     sources = {
         name: source.model_copy(update={"uri": resolve(source.uri)})
-        for name, source in (("train", data.train), ("eval", data.eval))
+        for name, source in data.sources.items()
     }
     cache = None if data.cache_dir is None else str(Path(data.cache_dir).expanduser().resolve())
     return recipe.model_copy(

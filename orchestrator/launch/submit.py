@@ -107,10 +107,7 @@ def _places(recipe: Recipe, *, run: str | None, address: str) -> dict[str, str]:
         UserError: for a relative folder or file where it is another one.
     """
     uri = run or run_uri(recipe, run=None)
-    places = {
-        "data.train.uri": recipe.data.train.uri,
-        "data.eval.uri": recipe.data.eval.uri,
-    }
+    places = {f"data.{name}.uri": source.uri for name, source in recipe.data.sources.items()}
     is_here = urlsplit(address).hostname in _LOOPBACK
     if not is_here:
         given = {"--run": run or recipe.runs, **places}

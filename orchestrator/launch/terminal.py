@@ -185,6 +185,7 @@ def header(recipe: Recipe, *, run: str, where: str) -> list[str]:
         f"rushes train {recipe.name}: {stages}",
         f"run      {run}",
         f"clips    {recipe.data.train.uri}",
+        *([f"images   {recipe.data.images.uri}"] if recipe.data.images is not None else []),
         f"tracking {recipe.tracking.uri} (experiment {recipe.tracking.experiment})",
         f"on       {where}",
     ]

@@ -83,17 +83,17 @@ def train(recipe: Recipe, *, run: str | None, local: bool, console: Console) -> 
 def _sources(recipe: Recipe, *, view: View, stop: threading.Event) -> dict[str, Index]:
     """Finds the encoders, opens or writes the clips, checks that every network can take them."""
 
-    def on_clips(split: str, written: int, clips: int) -> None:
+    def on_clips(name: str, written: int, clips: int) -> None:
         if stop.is_set():
             raise StoppedError("stopped while clips were written; the same command goes on")
-        view.event({"kind": "progress", "stage": f"clips/{split}", "step": written, "steps": clips})
+        view.event({"kind": "progress", "stage": f"clips/{name}", "step": written, "steps": clips})
 
     find_encoders(recipe)
     indexes = ensure_sources(recipe, on_clips=on_clips)
     # Late: it imports torch, and Ray is starting in the meantime.
     from orchestrator.train.sources import check_clips
 
-    check_clips(recipe, indexes["train"], uri=recipe.data.train.uri)
+    check_clips(recipe, indexes)
     return indexes
 
 

@@ -18,7 +18,7 @@ def input_digest(recipe: Recipe, stage: Stage, *, data: Mapping[str, str]) -> st
     Args:
         recipe: the whole recipe.
         stage: one of its stages.
-        data: digests of the data indexes: ``{"train": ..., "eval": ...}``.
+        data: digests of the data indexes by field: ``{"train": ..., "eval": ...}``.
     """
     above = {
         needed: input_digest(recipe, recipe.stage(needed), data=data)
@@ -27,7 +27,7 @@ def input_digest(recipe: Recipe, stage: Stage, *, data: Mapping[str, str]) -> st
     identity = {
         "stage": stage_identity(stage),
         "needs": above,
-        "data": {"eval": data["eval"]} if stage.evaluate else {"train": data["train"]},
+        "data": {name: data[name] for name in recipe.reads(stage)},
         "seed": recipe.seed,
         "text": recipe.text.model_dump(mode="json"),
     }

@@ -7,6 +7,8 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from models.config import Strict
 from orchestrator.recipe.fields import Size
 
+TRAIN, EVAL, IMAGES = "train", "eval", "images"
+
 
 class ClipShape(Strict):
     """Geometry of the clips of one shape bucket; one frame is an image."""
@@ -42,10 +44,22 @@ class Source(Strict):
 
 
 class Data(Strict):
-    """Training and held-out clips, and the local cache in front of them."""
+    """Training and held-out clips, and the local cache in front of them.
+
+    With ``images``, stages of single frames and slots of ``packed_images`` are filled from there
+    and not with frames of ``train``, whose clips then need no captions where no network of videos
+    reads them.
+    """
 
     train: Source
     eval: Source
+    images: Source | None = None
     cache_dir: str | None = None  # default: a folder under the system's temporary folder
     cache_bytes: PositiveInt = 20_000_000_000
     memory_bytes: NonNegativeInt = 512_000_000  # decoded samples kept in memory per worker
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """The named ones, by field."""
+        named = {TRAIN: self.train, EVAL: self.eval, IMAGES: self.images}
+        return {name: source for name, source in named.items() if source is not None}

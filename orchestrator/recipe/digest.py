@@ -50,7 +50,7 @@ def recipe_identity(recipe: Recipe) -> dict[str, Any]:
     tree = recipe_tree(recipe)
     for field in ("runs", "tracking"):
         del tree[field]
-    for source in ("train", "eval"):
+    for source in recipe.data.sources:
         tree["data"][source].pop("uri")
     for field in ("cache_dir", "cache_bytes", "memory_bytes"):
         del tree["data"][field]

@@ -10,7 +10,7 @@ from models.sora.autoencoder_config import AutoencoderConfig
 from models.text.config import Byt5Config, TextConfig
 from models.text.pair_config import PretrainedPairConfig
 from orchestrator.recipe.chain import chain, makes_clips, result_stage
-from orchestrator.recipe.data import Data
+from orchestrator.recipe.data import EVAL, IMAGES, TRAIN, Data
 from orchestrator.recipe.fields import Slug
 from orchestrator.recipe.relations import check_stage
 from orchestrator.recipe.stage import Evaluate, Stage
@@ -50,6 +50,16 @@ class Recipe(Strict):
         if stage.evaluate is not None and makes_clips(self.stage(stage.evaluate.model)):
             needed = set(self._evaluated(stage.evaluate))
         return tuple(one.id for one in self.stages if one.id in needed)
+
+    def reads(self, stage: Stage) -> tuple[str, ...]:
+        """Fields of ``data`` whose clips or images a stage reads, itself or as latents of them."""
+        if stage.evaluate is not None:
+            return (EVAL,)
+        if self.data.images is None or stage.train is None:
+            return (TRAIN,)
+        if stage.train.clip.frames == 1:
+            return (IMAGES,)
+        return (TRAIN, IMAGES) if stage.train.packed_images else (TRAIN,)
 
     def _evaluated(self, evaluate: Evaluate) -> Iterator[str]:
         for link in self.chain(evaluate.model, distilled=evaluate.distilled):
@@ -97,6 +107,13 @@ class Recipe(Strict):
     def _stages_fit(self) -> Self:
         for stage in self.stages:
             check_stage(stage, self._by_id, has_pretrained_pair=self.pair is not None)
+        if self.data.images is not None and not any(
+            IMAGES in self.reads(stage) for stage in self.stages
+        ):
+            raise ValueError(
+                f"data.images.uri={self.data.images.uri}: no stage reads it, wanted one with "
+                "train.clip.frames: 1 or train.packed_images"
+            )
         return self
 
 

@@ -1,9 +1,13 @@
 """The stream of clips or latents that a training stage reads."""
 
+from collections.abc import Mapping
+
 from models.sora.dit_config import DiTConfig
 from orchestrator.data.index import Index
-from orchestrator.data.stream import Packing, Stream
+from orchestrator.data.packing import Packing
+from orchestrator.data.stream import Stream
 from orchestrator.errors import UserError
+from orchestrator.recipe.data import IMAGES
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
 from orchestrator.storage.store import join_uri
@@ -25,7 +29,15 @@ def open_stream(job: StageJob, *, ranks: Ranks) -> Stream:
     stage = job.spec
     train = stage.training
     data = job.recipe.data
-    uri = latents_uri(job.run, stage=stage.latents) if stage.latents else data.train.uri
+    names = job.recipe.reads(stage)
+    if stage.latents is not None:
+        uri = latents_uri(job.run, stage=stage.latents)
+    else:
+        uri = data.sources[names[0]].uri
+    packing = None
+    if train.packed_images:
+        images = Index.open(data.sources[names[-1]].uri) if len(names) > 1 else None
+        packing = Packing(share=train.packed_images, images=train.clip.frames, index=images)
     return Stream(
         Index.open(uri),
         seed=seed_of(job.recipe.seed, stage.id, "order"),
@@ -37,29 +49,33 @@ def open_stream(job: StageJob, *, ranks: Ranks) -> Stream:
         memory_bytes=data.memory_bytes,
         view=view_of(job.recipe, stage),
         captions=train.reads_captions,
-        packing=(
-            Packing(share=train.packed_images, images=train.clip.frames)
-            if train.packed_images
-            else None
-        ),
+        packing=packing,
     )
 
 
-def check_clips(recipe: Recipe, index: Index, *, uri: str) -> None:
-    """Raises UserError unless every shape bucket of the clips fits every network that sees it."""
+def check_clips(recipe: Recipe, indexes: Mapping[str, Index]) -> None:
+    """Raises UserError unless every shape bucket of the clips fits every network that sees it.
+
+    Args:
+        recipe: the whole recipe.
+        indexes: of its sources, by field of ``data``.
+    """
     for stage in recipe.stages:
         if stage.train is None:
             continue
-        for frames, height, width in index.buckets:
-            _check_bucket(recipe, stage, (frames, height, width), uri=uri)
+        for name in recipe.reads(stage):
+            for frames, height, width in indexes[name].buckets:
+                _check_bucket(recipe, stage, (frames, height, width), name=name)
 
 
-def _check_bucket(recipe: Recipe, stage: Stage, bucket: tuple[int, int, int], *, uri: str) -> None:
+def _check_bucket(recipe: Recipe, stage: Stage, bucket: tuple[int, int, int], *, name: str) -> None:
     train = stage.training
     frames, *size = bucket
-    field = f"data.train.uri={uri}: clips of {frames}x{size[0]}x{size[1]}"
+    uri = recipe.data.sources[name].uri
+    field = f"data.{name}.uri={uri}: clips of {frames}x{size[0]}x{size[1]}"
     if view_of(recipe, stage) is not None:
-        _check_view(stage, bucket, field=field)
+        wanted = 1 if name == IMAGES else train.clip.frames
+        _check_view(stage, bucket, frames=wanted, field=field)
         return
     model = recipe.autoencoder_config(stage) if stage.latents else train.autoencoder
     if (frames - 1) % model.time_factor:
@@ -75,12 +91,12 @@ def _check_bucket(recipe: Recipe, stage: Stage, bucket: tuple[int, int, int], *,
             raise UserError(f"{field}, wanted sides in multiples of {step} for stage {stage.id}")
 
 
-def _check_view(stage: Stage, bucket: tuple[int, int, int], *, field: str) -> None:
+def _check_view(stage: Stage, bucket: tuple[int, int, int], *, frames: int, field: str) -> None:
     """Clips of pixel networks are resized, so they must be large enough and of the same shape."""
     clip = stage.training.clip
-    frames, *size = bucket
-    if frames < clip.frames:
-        raise UserError(f"{field}, wanted at least {clip.frames} frames for stage {stage.id}")
+    stored, *size = bucket
+    if stored < frames:
+        raise UserError(f"{field}, wanted at least {frames} frames for stage {stage.id}")
     smaller = any(have < want for have, want in zip(size, clip.size, strict=True))
     if smaller or size[0] * clip.size[1] != size[1] * clip.size[0]:
         raise UserError(

@@ -22,7 +22,7 @@ def frames_of(number: int, bucket: Bucket) -> NDArray[np.uint8]:
     )
 
 
-def new_clip(number: int, bucket: Bucket) -> NewSample:
+def new_clip(number: int, bucket: Bucket, *, captions: bool = True) -> NewSample:
     """Clip ``number`` as it is written."""
     return NewSample(
         key=f"clip-{number:03d}",
@@ -30,16 +30,16 @@ def new_clip(number: int, bucket: Bucket) -> NewSample:
         bucket=bucket,
         fps=8.0,
         source="noise",
-        captions=(f"clip {number}", f"noise number {number}"),
+        captions=(f"clip {number}", f"noise number {number}") if captions else (),
         labels={"number": number},
     )
 
 
-def write_source(uri: str, shapes: Mapping[Bucket, int]) -> Index:
+def write_source(uri: str, shapes: Mapping[Bucket, int], *, captions: bool = True) -> Index:
     """An indexed source with so many clips of each shape, PER_SHARD to a shard."""
     store = open_store(uri)
     buckets = [bucket for bucket, count in shapes.items() for _ in range(count)]
-    clips = [new_clip(number, bucket) for number, bucket in enumerate(buckets)]
+    clips = [new_clip(number, one, captions=captions) for number, one in enumerate(buckets)]
     rows = [
         row
         for first in range(0, len(clips), PER_SHARD)

@@ -113,7 +113,7 @@ def test_shapes_come_as_often_as_their_share(tmp_path: Path) -> None:
 
 def test_shape_without_room_for_a_digit_is_the_users_error(tmp_path: Path) -> None:
     small = Digits(clips=4, shapes=(ClipShape(), ClipShape(frames=9, size=(8, 8))))
-    with pytest.raises(UserError, match=r"data\.train\.digits\.shapes: size=\[8, 8\], wanted"):
+    with pytest.raises(UserError, match=r"^digits\.shapes: size=\[8, 8\], wanted"):
         ensure(tmp_path, small)
     assert list(tmp_path.iterdir()) == []
 

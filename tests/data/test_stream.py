@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from orchestrator.data.index import Bucket, Index
-from orchestrator.data.stream import PREFETCHED_STEPS, Packing, StepBatch, Stream
+from orchestrator.data.packing import Packing
+from orchestrator.data.stream import PREFETCHED_STEPS, StepBatch, Stream
 from orchestrator.errors import UserError
 from orchestrator.storage.errors import NotFoundError
 from orchestrator.storage.store import join_uri, open_store
@@ -245,6 +246,38 @@ def test_packed_slots_hold_images_of_other_clips(local_index: Index, tmp_path: P
     assert 0.35 < len(packed) / len(whole) < 0.65
     assert all(len(images) == 3 for images in packed)
     assert any(len(set(images)) == 3 for images in packed)
+
+
+def test_packed_slots_hold_images_of_their_own_source(local_index: Index, tmp_path: Path) -> None:
+    images = write_source(str(tmp_path / "images"), {(1, 8, 8): 5, (1, 16, 16): 4})
+    packing = Packing(share=0.5, images=3, index=images)
+
+    def stream(rank: int, world_size: int) -> Stream:
+        return Stream(
+            local_index, seed=5, batch=BATCH, rank=rank, world_size=world_size, packing=packing
+        )
+
+    def packed(parts: list[Stream]) -> dict[tuple[int, int], tuple[tuple[str, ...], ...]]:
+        batches = [part.read_step(step) for step in range(STEPS) for part in parts]
+        return {
+            (batch.step, slot): tuple(image.captions for image in images)
+            for batch in batches
+            for slot, images in zip(batch.slots, batch.packed, strict=True)
+            if images
+        }
+
+    alone = stream(0, 1)
+    whole = packed([alone])
+    assert whole == packed([stream(rank, 3) for rank in range(3)])
+    assert len({captions for found in whole.values() for captions in found}) == len(images)
+    shapes = {
+        image.sample["frames"].shape for found in alone.read_step(0).packed for image in found
+    }
+    assert shapes == {(1, 8, 8, 3), (1, 16, 16, 3)}
+    state = alone.state_dict()
+    stream(0, 1).load_state_dict(state)
+    with pytest.raises(UserError, match="the checkpoint was made with images="):
+        open_stream(local_index, tmp_path).load_state_dict(state)
 
 
 def test_stream_without_captions_has_none_to_give(local_index: Index) -> None:

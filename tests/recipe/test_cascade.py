@@ -110,6 +110,43 @@ def test_digests_follow_geometry_and_samplers() -> None:
     assert digest("tsr1") == digest("tsr1", "stages.base.train.steps=7")
 
 
+def test_single_frames_and_packed_slots_read_the_images() -> None:
+    def names(path: Path) -> dict[str, tuple[str, ...]]:
+        recipe = load_recipe(path, overrides=["data.images.uri=images"])
+        return {stage.id: recipe.reads(stage) for stage in recipe.stages}
+
+    videos, images, both = ("train",), ("images",), ("train", "images")
+    assert names(MAKE_A_VIDEO) == {
+        **dict.fromkeys(("pair", "prior", "decoder_video", "interpolation", "sr_l_video"), videos),
+        **dict.fromkeys(("decoder", "sr_l", "sr_h"), images),
+        **dict.fromkeys(("evaluate", "evaluate-prior", "evaluate-upsamplers"), ("eval",)),
+    }
+    found = names(IMAGEN)
+    assert {stage for stage, one in found.items() if one == both} == {
+        *(name for name in ("base", "ssr1", "ssr2", "ssr3")),
+        *(f"{name}-8" for name in ("base", "ssr1", "ssr2", "ssr3")),
+        "base-guided",
+        "base-16",
+    }
+    assert found["tsr1"] == found["tsr3-8"] == videos
+
+
+def test_digests_follow_the_images_of_the_networks_that_read_them() -> None:
+    recipe = load_recipe(MAKE_A_VIDEO, overrides=["data.images.uri=images"])
+
+    def changed(stage: str) -> bool:
+        digests = {
+            input_digest(
+                recipe, recipe.stage(stage), data={"train": "a", "eval": "b", "images": images}
+            )
+            for images in ("c", "d")
+        }
+        return len(digests) == 2
+
+    assert [changed(stage) for stage in ("prior", "decoder", "sr_h")] == [False, True, True]
+    assert changed("decoder_video")  # it begins with the decoder's weights
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

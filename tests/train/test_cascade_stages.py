@@ -12,7 +12,6 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-from orchestrator.data.index import Index
 from orchestrator.data.sources import ensure_sources
 from orchestrator.errors import UserError
 from orchestrator.launch.evaluate import shown
@@ -28,6 +27,7 @@ from orchestrator.train.sources import check_clips, open_stream
 from orchestrator.train.varied import Wish, vary
 from orchestrator.train.worker import run
 from tests.cascades import STEPS, imagen_recipe, make_a_video_recipe
+from tests.data.clips import write_source
 from tests.train.test_worker import Recorded
 
 ALONE = Ranks(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
@@ -189,6 +189,20 @@ def test_video_networks_of_make_a_video_are_given_no_captions(make_a_video: Path
         assert set(batch.captions) == {()}
 
 
+def test_videos_without_captions_and_captioned_images_train_make_a_video(tmp_path: Path) -> None:
+    recipe = make_a_video_recipe(tmp_path)
+    write_source(recipe.data.train.uri, {(8, 16, 16): 12}, captions=False)
+    tree = recipe.model_dump(mode="json")
+    tree["data"]["train"]["digits"] = None
+    tree["stages"] = [one for one in tree["stages"] if one["train"] is not None]
+    split = Recipe.model_validate_json(json.dumps(tree))
+    run_all(split, tmp_path)
+    for stage in split.stages:
+        with closing(open_stream(job_of(split, stage.id, folder=tmp_path), ranks=ALONE)) as one:
+            frames, *_ = one.next().bucket
+        assert frames == (1 if stage.training.clip.frames == 1 else 8)
+
+
 def test_students_begin_as_their_teachers(imagen: Path) -> None:
     recipe = imagen_recipe(imagen)
     frozen = recipe.model_dump(mode="json")
@@ -264,14 +278,24 @@ def test_layers_taken_over_from_images_learn_at_their_own_rate(make_a_video: Pat
 def test_clips_that_are_too_short_or_too_small_are_refused(tmp_path: Path) -> None:
     recipe = imagen_recipe(tmp_path)
     indexes = ensure_sources(recipe, on_clips=lambda *_: None)
-    check_clips(recipe, indexes["train"], uri="here")
+    check_clips(recipe, indexes)
     tree = recipe.model_dump(mode="json")
     for stage in tree["stages"]:
         if stage["train"] is not None and stage["id"] == "ssr2":
             stage["train"]["clip"]["size"] = [32, 32]
     larger = Recipe.model_validate_json(json.dumps(tree))
     with pytest.raises(UserError, match="8x16x16, wanted at least 32x32 and its aspect for stage"):
-        check_clips(larger, Index.open(recipe.data.train.uri), uri="here")
+        check_clips(larger, indexes)
+
+
+def test_images_are_checked_by_the_networks_that_read_them(tmp_path: Path) -> None:
+    tree = make_a_video_recipe(tmp_path).model_dump(mode="json")
+    tree["data"]["images"]["digits"]["shapes"][0]["size"] = [12, 12]
+    recipe = Recipe.model_validate_json(json.dumps(tree))
+    indexes = ensure_sources(recipe, on_clips=lambda *_: None)
+    wanted = r"data.images.uri=\S+: clips of 1x12x12, wanted at least 16x16 and its aspect"
+    with pytest.raises(UserError, match=wanted):
+        check_clips(recipe, indexes)
 
 
 def test_numbers_of_reports_have_their_units() -> None:

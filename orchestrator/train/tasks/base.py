@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from orchestrator.data.index import Bucket
-from orchestrator.data.stream import Image
+from orchestrator.data.packing import Image
 from orchestrator.train.randomness import SlotRandom
 
 

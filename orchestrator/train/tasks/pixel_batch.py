@@ -24,7 +24,7 @@ from models.make_a_video.interpolation import (
 from models.nn.unet_inputs import UNetInputs
 from models.text.pair_states import ImageTextPair
 from models.text.states import EMPTY_CAPTION
-from orchestrator.data.stream import Image
+from orchestrator.data.packing import Image
 from orchestrator.recipe.chain import Upsampling, upsampling
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage

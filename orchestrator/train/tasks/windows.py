@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.make_a_video.fps import draw_fps
-from orchestrator.data.stream import Image
+from orchestrator.data.packing import Image
 from orchestrator.recipe.train import Train
 from orchestrator.train.tasks.base import Micro
 from orchestrator.train.views import FRAMES, PICTURE, frame_numbers, possible_fps
@@ -72,7 +72,8 @@ def _window(stored: int, stored_fps: float, *, fps: float, place: float, frames:
 
 
 def _packed(images: Sequence[Image], window: Window, *, name: str) -> NDArray[np.uint8]:
-    """Frame t of the slot is frame t of the t-th image's clip."""
+    """Frame t of the slot is frame t of the t-th image's clip, or the image itself."""
+    frames = [image.sample[name] for image in images]
     return np.stack(
-        [image.sample[name][number] for image, number in zip(images, window.frames, strict=True)]
+        [one[number % len(one)] for one, number in zip(frames, window.frames, strict=True)]
     )
