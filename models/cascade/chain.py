@@ -24,9 +24,9 @@ class PriorLink:
     chain: PriorChain
     sampler: SamplerConfig
 
-    def sample(self, prompts: Sequence[str], *, seeds: Sequence[int]) -> Tensor:
+    def sample(self, prompts: Sequence[str], *, generators: Sequence[torch.Generator]) -> Tensor:
         """One embedding per prompt, [B, E], norm 1."""
-        return self.chain.sample(prompts, sampler=self.sampler, seeds=seeds)
+        return self.chain.sample(prompts, sampler=self.sampler, generators=generators)
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,17 @@ class Cascade:
     def request(self, prompts: Sequence[str], *, seeds: Sequence[int]) -> Request:
         """What every network is asked for; the prior imagines its picture here.
 
+        The prior is the first to draw from a clip's generator.
+
         Raises:
             ValueError: if the counts differ.
         """
         if not prompts or len(prompts) != len(seeds):
             raise ValueError(f"got {len(prompts)} prompts and {len(seeds)} seeds, wanted as many")
-        embedding = None if self.prior is None else self.prior.sample(prompts, seeds=seeds)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        embedding = None
+        if self.prior is not None:
+            embedding = self.prior.sample(prompts, generators=generators)
         return Request(prompts=prompts, generators=generators, embedding_BE=embedding)
 
     def run(self, request: Request, below: Tensor | None = None) -> list[Tensor]:

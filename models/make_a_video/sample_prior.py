@@ -34,7 +34,7 @@ class PriorChain:
         prompts: Sequence[str],
         *,
         sampler: SamplerConfig,
-        seeds: Sequence[int],
+        generators: Sequence[torch.Generator],
         candidates: int = CANDIDATES,
     ) -> Tensor:
         """One image embedding per prompt: the candidate that is closest to its text.
@@ -42,8 +42,9 @@ class PriorChain:
         Args:
             prompts: captions, "" for none.
             sampler: rule, steps and guidance.
-            seeds: one per prompt. An embedding depends on its own prompt, its seed and the
-                number of candidates only; the seed means the same noise on every device.
+            generators: one per prompt, on the CPU, so that a seed means the same noise on every
+                device. An embedding depends on its own prompt, its generator and the number of
+                candidates only.
             candidates: embeddings that are drawn per prompt.
 
         Returns:
@@ -53,24 +54,22 @@ class PriorChain:
         Raises:
             ValueError: if the counts differ or are below 1, or a prompt is too long.
         """
-        if not prompts or len(prompts) != len(seeds):
-            raise ValueError(f"got {len(prompts)} prompts and {len(seeds)} seeds, wanted as many")
+        if not prompts or len(prompts) != len(generators):
+            raise ValueError(
+                f"got {len(prompts)} prompts and {len(generators)} generators, wanted as many"
+            )
         if candidates < 1:
             raise ValueError(f"candidates={candidates}, wanted at least 1")
         text = self._read(prompts)
         # Candidates of a prompt are rows in a row, and take turns with the prompt's generator.
-        generators = [
-            one
-            for one in (torch.Generator().manual_seed(seed) for seed in seeds)
-            for _ in range(candidates)
-        ]
-        noise = [torch.randn(self.prior.embedding_width, generator=one) for one in generators]
+        sources = [one for one in generators for _ in range(candidates)]
+        noise = [torch.randn(self.prior.embedding_width, generator=one) for one in sources]
         drawn = sample(
             self._denoiser(text, sampler=sampler, prompts=prompts, candidates=candidates),
             torch.stack(noise).to(self._device),
             objective=self.objective,
             config=sampler,
-            generators=generators,
+            generators=sources,
         )
         return closest(unit(drawn).unflatten(0, (-1, candidates)), text.embedding_BE)
 

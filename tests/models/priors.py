@@ -6,12 +6,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from models.diffusion.config import DiffusionConfig
+from models.diffusion.objective import build_objective
 from models.make_a_video.prior import Prior
 from models.make_a_video.prior_config import PriorConfig
+from models.make_a_video.sample_prior import PriorChain
+from models.text.config import Byt5Config
+from models.text.pair_config import SmallPairConfig
 from models.text.pair_states import PairText, unit
+from models.text.small_pair import SmallPair
 from models.text.states import TextStates
 
 EMBEDDING, TEXT_WIDTH, TEXT_TOKENS = 6, 10, 7
+CHAIN_EMBEDDING = 8
 SMALL = PriorConfig(width=16, heads=2, depth=2, text_tokens=TEXT_TOKENS)
 
 
@@ -27,6 +34,22 @@ def stirred(config: PriorConfig = SMALL, *, embedding: int = EMBEDDING) -> Prior
     for parameter in prior.parameters():
         nn.init.normal_(parameter, std=0.5)
     return prior
+
+
+def small_chain() -> PriorChain:
+    """A pair and a stirred prior of its widths."""
+    torch.manual_seed(0)
+    pair = SmallPair(
+        SmallPairConfig(
+            text=Byt5Config(width=16, depth=1, heads=2), embedding_width=CHAIN_EMBEDDING
+        )
+    )
+    config = PriorConfig(width=32, heads=2, depth=2, text_tokens=64)
+    prior = Prior(config, embedding_width=CHAIN_EMBEDDING, text_width=pair.width)
+    for parameter in prior.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    objective = build_objective(DiffusionConfig(kind="x0"))
+    return PriorChain(pair=pair.eval(), prior=prior.eval(), objective=objective)
 
 
 def random(*shape: int) -> Tensor:

@@ -4,26 +4,19 @@ import itertools
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from models.diffusion.config import (
-    DiffusionConfig,
     GuidanceConfig,
     OscillationConfig,
     SamplerConfig,
 )
 from models.diffusion.guidance import guided
-from models.diffusion.objective import build_objective
 from models.diffusion.samplers import sample
-from models.make_a_video.prior import Prior
-from models.make_a_video.prior_config import PriorConfig
 from models.make_a_video.sample_prior import PriorChain, closest
-from models.text.config import Byt5Config
-from models.text.pair_config import SmallPairConfig
 from models.text.pair_states import unit
-from models.text.small_pair import SmallPair
+from tests.models.priors import CHAIN_EMBEDDING, small_chain
 
-EMBEDDING = 8
 PROMPTS = ["a red three", "a handwritten nine in blue", "the digit one, drawn in green"]
 SEEDS = [1, 2, 3]
 ROUNDING = 1e-5  # float32 over a few steps and layers; other matrix sizes round otherwise
@@ -37,16 +30,11 @@ every_sampler = pytest.mark.parametrize("sampler", [DDIM, ANCESTRAL, GUIDED])
 
 @pytest.fixture(scope="module")
 def chain() -> PriorChain:
-    torch.manual_seed(0)
-    pair = SmallPair(
-        SmallPairConfig(text=Byt5Config(width=16, depth=1, heads=2), embedding_width=EMBEDDING)
-    )
-    config = PriorConfig(width=32, heads=2, depth=2, text_tokens=64)
-    prior = Prior(config, embedding_width=EMBEDDING, text_width=pair.width)
-    for parameter in prior.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    objective = build_objective(DiffusionConfig(kind="x0"))
-    return PriorChain(pair=pair.eval(), prior=prior.eval(), objective=objective)
+    return small_chain()
+
+
+def seeded() -> list[Generator]:
+    return [Generator().manual_seed(seed) for seed in SEEDS]
 
 
 @torch.no_grad()
@@ -54,8 +42,8 @@ def candidates_by_hand(
     chain: PriorChain, prompt: str, *, sampler: SamplerConfig, seed: int, count: int
 ) -> tuple[Tensor, Tensor]:
     """Candidates [count, E] of one prompt, all drawn from one generator, and its text [E]."""
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.stack([torch.randn(EMBEDDING, generator=generator) for _ in range(count)])
+    generator = Generator().manual_seed(seed)
+    noise = torch.stack([torch.randn(CHAIN_EMBEDDING, generator=generator) for _ in range(count)])
     with_text = chain.pair.text(chain.pair.tokenize([prompt] * count))
     both = chain.pair.text(chain.pair.tokenize([prompt] * count + [""] * count))
     drawn = sample(
@@ -76,8 +64,8 @@ def candidates_by_hand(
 def test_the_candidate_with_the_largest_product_is_kept(
     chain: PriorChain, sampler: SamplerConfig
 ) -> None:
-    found = chain.sample(PROMPTS, sampler=sampler, seeds=SEEDS, candidates=5)
-    assert found.shape == (3, EMBEDDING)
+    found = chain.sample(PROMPTS, sampler=sampler, generators=seeded(), candidates=5)
+    assert found.shape == (3, CHAIN_EMBEDDING)
     for index, (prompt, seed) in enumerate(zip(PROMPTS, SEEDS, strict=True)):
         drawn, text_E = candidates_by_hand(chain, prompt, sampler=sampler, seed=seed, count=5)
         best = max(drawn, key=lambda one: float(one @ text_E))
@@ -85,8 +73,8 @@ def test_the_candidate_with_the_largest_product_is_kept(
 
 
 def test_two_candidates_are_the_default(chain: PriorChain) -> None:
-    found = chain.sample(PROMPTS, sampler=DDIM, seeds=SEEDS)
-    two = chain.sample(PROMPTS, sampler=DDIM, seeds=SEEDS, candidates=2)
+    found = chain.sample(PROMPTS, sampler=DDIM, generators=seeded())
+    two = chain.sample(PROMPTS, sampler=DDIM, generators=seeded(), candidates=2)
     assert torch.equal(found, two)
 
 
@@ -99,7 +87,9 @@ def test_closest_takes_each_rows_own_best() -> None:
 def test_more_candidates_never_lower_the_product(chain: PriorChain) -> None:
     text_BE = chain.pair.text(chain.pair.tokenize(PROMPTS)).embedding_BE
     products = [
-        (chain.sample(PROMPTS, sampler=DDIM, seeds=SEEDS, candidates=count) * text_BE).sum(dim=1)
+        (chain.sample(PROMPTS, sampler=DDIM, generators=seeded(), candidates=count) * text_BE).sum(
+            dim=1
+        )
         for count in (1, 2, 8)
     ]
     for fewer, more in itertools.pairwise(products):
@@ -111,13 +101,13 @@ def test_more_candidates_never_lower_the_product(chain: PriorChain) -> None:
 def test_an_embedding_does_not_depend_on_its_batch_mates(
     chain: PriorChain, sampler: SamplerConfig
 ) -> None:
-    together = chain.sample(PROMPTS, sampler=sampler, seeds=SEEDS)
-    alone = chain.sample(PROMPTS[:1], sampler=sampler, seeds=SEEDS[:1])
+    together = chain.sample(PROMPTS, sampler=sampler, generators=seeded())
+    alone = chain.sample(PROMPTS[:1], sampler=sampler, generators=seeded()[:1])
     torch.testing.assert_close(together[:1], alone, rtol=0, atol=ROUNDING)
 
 
 def test_embeddings_have_norm_one(chain: PriorChain) -> None:
-    found = chain.sample(PROMPTS, sampler=ANCESTRAL, seeds=SEEDS)
+    found = chain.sample(PROMPTS, sampler=ANCESTRAL, generators=seeded())
     torch.testing.assert_close(found, unit(found))
 
 
@@ -125,12 +115,12 @@ def test_an_oscillating_scale_is_counted_in_the_samplers_steps(chain: PriorChain
     always = OscillationConfig(constant_share=1.0)
     swinging = DDIM.model_copy(update={"guidance": GuidanceConfig(scale=3.0, oscillation=always)})
     constant = DDIM.model_copy(update={"guidance": GuidanceConfig(scale=3.0)})
-    found = chain.sample(PROMPTS, sampler=swinging, seeds=SEEDS)
-    torch.testing.assert_close(found, chain.sample(PROMPTS, sampler=constant, seeds=SEEDS))
+    found = chain.sample(PROMPTS, sampler=swinging, generators=seeded())
+    torch.testing.assert_close(found, chain.sample(PROMPTS, sampler=constant, generators=seeded()))
 
 
 def test_counts_that_do_not_fit_are_refused(chain: PriorChain) -> None:
-    with pytest.raises(ValueError, match="got 3 prompts and 2 seeds"):
-        chain.sample(PROMPTS, sampler=DDIM, seeds=[1, 2])
+    with pytest.raises(ValueError, match="got 3 prompts and 2 generators"):
+        chain.sample(PROMPTS, sampler=DDIM, generators=seeded()[:2])
     with pytest.raises(ValueError, match="candidates=0, wanted at least 1"):
-        chain.sample(PROMPTS, sampler=DDIM, seeds=SEEDS, candidates=0)
+        chain.sample(PROMPTS, sampler=DDIM, generators=seeded(), candidates=0)

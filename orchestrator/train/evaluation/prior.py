@@ -33,7 +33,8 @@ def evaluate_prior(job: StageJob, *, store: Store, hooks: Hooks, device: torch.d
         true_BE = pair.image(held_out.pixels[PICTURE][:, :, 0].to(device))
         text_BE = pair.text(pair.tokenize(captions).to(device)).embedding_BE
         seeds = [seed_of(spec.seed, index) for index in range(len(captions))]
-        prior_BE = link.sample(captions, seeds=seeds)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        prior_BE = link.sample(captions, generators=generators)
     say_progress(job, hooks, done=len(captions), of=len(captions))
     report: Report = {
         COUNT: len(captions),
