@@ -9,15 +9,63 @@ import torch
 from orchestrator.errors import UserError
 from orchestrator.launch.run_folder import open_run
 from orchestrator.recipe.train import Clip
-from orchestrator.train.sampling import load_sampler
+from orchestrator.train.sampling import Sampler, Videos, load_sampler
+from orchestrator.train.sheets import same_size, sheet, tile
 from orchestrator.train.start import read_start
 from orchestrator.train.varied import NO_WISH, Wish, vary
-from orchestrator.train.video import same_size, sheet, write_gif, write_mp4
+from orchestrator.train.video import Pixels, write_gif, write_mp4
 
 MOST_CLIPS = 16  # sampled at once
 MOST_PIXELS = 16_000_000  # of the clips sampled at once, in the last network's size
 ON_A_SHEET = 20  # clips beside each other in one picture
 STAGE_ROWS = 6  # prompts in the picture of all networks
+
+
+class _Shown:
+    """Tiles of the first clips, for the pictures of several."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._networks, self._rates = sampler.networks, sampler.rates
+        self._results: list[Pixels] = []
+        self._rows: list[list[Pixels]] = []
+
+    def add(self, made: Mapping[str, Videos]) -> None:
+        """Takes what is shown of a finished batch."""
+        room = ON_A_SHEET - len(self._results)
+        self._results += [tile(clip) for clip in made[self._networks[-1]][:room]]
+        if len(made) > 1:
+            room = STAGE_ROWS - len(self._rows)
+            rows = list(zip(*made.values(), strict=True))[:room]
+            self._rows += [same_size(row, fps=self._rates) for row in rows]
+
+    def write(self, prompts: Sequence[str], out: Path) -> list[Path]:
+        """Writes stages.*, a row per prompt and a column per network, and sheet.*."""
+        paths: list[Path] = []
+        if self._rows:
+            names = self._networks
+            paths += _write_sheet(
+                sheet(
+                    [one for row in self._rows for one in row],
+                    captions=[
+                        f"{name}: {prompts[row]}"
+                        for row in range(len(self._rows))
+                        for name in names
+                    ],
+                    fps=max(self._rates),
+                    columns=len(names),
+                ),
+                out / "stages",
+            )
+        if len(prompts) > 1:
+            some = self._results
+            shown = sheet(
+                some,
+                captions=prompts[: len(some)],
+                fps=self._rates[-1],
+                columns=min(4, len(some)),
+            )
+            paths += _write_sheet(shown, out / "sheet")
+        return paths
 
 
 def read_prompts(prompts: Sequence[str], *, file: Path | None) -> list[str]:
@@ -53,6 +101,7 @@ def sample_run(
 
     A cascade also gets stages.mp4, stages.gif and stages.png: what each network made, side by side.
     Several prompts also get sheet.mp4, sheet.gif and sheet.png: the first 20 beside each other.
+    A batch's files are written as soon as it is done.
     Every clip starts from the first frame of ``wish.image`` or all of ``wish.extend``, if given.
 
     Raises:
@@ -76,22 +125,15 @@ def sample_run(
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror}") from None
     clips_of = [recipe.stage(name).training.clip for name in sampler.networks]
-    made = sampler.sample(
-        prompts, seed=seed, batch=batch_of(clips_of), start=start, on_clips=on_clips
-    )
-    clips, fps = made[sampler.networks[-1]], sampler.fps
-    paths = [
-        path
-        for number, clip in enumerate(clips)
-        for path in _write(clip, out / f"{number:04d}", fps=fps, npz=npz)
-    ]
-    if len(made) > 1:
-        paths += _write_stages(made, prompts, out, fps=fps)
-    if len(clips) > 1:
-        some = list(clips[:ON_A_SHEET])
-        shown = sheet(some, captions=prompts[: len(some)], fps=fps, columns=min(4, len(some)))
-        paths += _write_sheet(shown, out / "sheet")
-    return paths
+    paths: list[Path] = []
+    shown, done = _Shown(sampler), 0
+    for made in sampler.batches(prompts, seed=seed, batch=batch_of(clips_of), start=start):
+        for clip in made[sampler.networks[-1]]:
+            paths += _write(clip, out / f"{done:04d}", fps=sampler.fps, npz=npz)
+            done += 1
+        shown.add(made)
+        on_clips(done)
+    return paths + shown.write(prompts, out)
 
 
 def batch_of(clips: Sequence[Clip]) -> int:
@@ -104,17 +146,6 @@ def batch_of(clips: Sequence[Clip]) -> int:
     height, width = clips[-1].size
     pixels = max(clip.frames for clip in clips) * height * width
     return max(1, min(MOST_CLIPS, MOST_PIXELS // pixels))
-
-
-def _write_stages(
-    made: Mapping[str, np.ndarray], prompts: Sequence[str], out: Path, *, fps: float
-) -> list[Path]:
-    """A row per prompt, a column per network: what each made of the one before."""
-    rows = range(min(STAGE_ROWS, len(prompts)))
-    tiles = [tile for row in rows for tile in same_size([clips[row] for clips in made.values()])]
-    captions = [f"{name}: {prompts[row]}" for row in rows for name in made]
-    shown = sheet(tiles, captions=captions, fps=fps, columns=len(made))
-    return _write_sheet(shown, out / "stages")
 
 
 def _write_sheet(shown: Mapping[str, bytes], stem: Path) -> list[Path]:

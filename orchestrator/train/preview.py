@@ -24,9 +24,9 @@ from orchestrator.train.pipeline import assemble, load_autoencoder
 from orchestrator.train.pixels import to_uint8
 from orchestrator.train.randomness import seed_of
 from orchestrator.train.ranks import Ranks
+from orchestrator.train.sheets import sheet
 from orchestrator.train.tasks.diffusion import DENOISER
 from orchestrator.train.text_states import StoredText, TextTable, encode_captions
-from orchestrator.train.video import sheet
 
 
 class Preview:

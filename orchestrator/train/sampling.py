@@ -1,6 +1,6 @@
 """Prompts to finished clips from a run's weights."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from models.cascade.chain import Cascade
+from models.cascade.link import Link
 from models.cascade.varied import VariedCascade
 from models.sora.sample import SoraChain
 from orchestrator.recipe.recipe import Recipe
@@ -28,18 +29,18 @@ class Sampler:
 
     Attributes:
         networks: ids of the stages whose clips are made, in order; the last one's is the result.
-        pace: frames per second over those of the stage.
+        rates: frames per second of the clips of each.
     """
 
     chain: SoraChain | Cascade | VariedCascade
     networks: tuple[str, ...]
     stage: Stage
-    pace: float = 1.0
+    rates: tuple[float, ...]
 
     @property
     def fps(self) -> float:
         """Frames per second of the result."""
-        return self.stage.training.clip.fps * self.pace
+        return self.rates[-1]
 
     def sample(
         self,
@@ -47,10 +48,29 @@ class Sampler:
         *,
         seed: int,
         batch: int,
-        start: Tensor | None = None,
         on_clips: Callable[[int], None] = lambda _: None,
     ) -> dict[str, Videos]:
-        """One clip per prompt.
+        """All that ``batches`` gives, in one.
+
+        Args:
+            prompts: one per clip.
+            seed: see ``batches``.
+            batch: clips sampled at once.
+            on_clips: told how many clips are finished.
+        """
+        parts: dict[str, list[Videos]] = {name: [] for name in self.networks}
+        done = 0
+        for made in self.batches(prompts, seed=seed, batch=batch):
+            for name, clips in made.items():
+                parts[name].append(clips)
+            done += len(made[self.networks[-1]])
+            on_clips(done)
+        return {name: np.concatenate(part) for name, part in parts.items()}
+
+    def batches(
+        self, prompts: Sequence[str], *, seed: int, batch: int, start: Tensor | None = None
+    ) -> Iterator[dict[str, Videos]]:
+        """One clip per prompt, as each batch is done.
 
         Args:
             prompts: one per clip.
@@ -58,21 +78,16 @@ class Sampler:
             batch: clips sampled at once.
             start: frames that every clip starts from, [1, 3, T, H, W], pixels in [-1, 1]: they
                 stay as they are, and the network goes on from the last of them.
-            on_clips: told how many clips are finished.
 
-        Returns:
+        Yields:
             uint8 frames [B, T, H, W, 3] by stage, in sampling order.
         """
-        parts: dict[str, list[Videos]] = {name: [] for name in self.networks}
         for first in range(0, len(prompts), batch):
             some = list(prompts[first : first + batch])
             seeds = [seed_of(seed, first + index) for index in range(len(some))]
             with torch.inference_mode():
                 clips = self._clips(some, seeds, start)
-            for name, clip in zip(self.networks, clips, strict=True):
-                parts[name].append(to_uint8(clip))
-            on_clips(first + len(some))
-        return {name: np.concatenate(part) for name, part in parts.items()}
+            yield {name: to_uint8(clip) for name, clip in zip(self.networks, clips, strict=True)}
 
     def _clips(
         self, prompts: Sequence[str], seeds: Sequence[int], start: Tensor | None
@@ -114,7 +129,21 @@ def load_sampler(
     spec = recipe.stage(stage)
     if spec.latents is not None:
         chain = load_chain(store, recipe, stage=stage, device=device)
-        return Sampler(chain=chain, networks=(stage,), stage=spec)
+        rates = (spec.training.clip.fps,)
+        return Sampler(chain=chain, networks=(stage,), stage=spec, rates=rates)
     cascade = load_cascade(store, recipe, last=stage, distilled=distilled, device=device)
     links = recipe.chain(stage, distilled=distilled)
-    return Sampler(chain=cascade, networks=tuple(link.id for link in links), stage=links[-1])
+    return Sampler(
+        chain=cascade,
+        networks=tuple(link.id for link in links),
+        stage=links[-1],
+        rates=_rates(cascade.links),
+    )
+
+
+def _rates(links: Sequence[Link]) -> tuple[float, ...]:
+    """Frames per second of each network's clips: enlarging frames leaves their number as it is."""
+    rates: list[float] = []
+    for link in links:
+        rates.append(rates[-1] if rates and link.step == "space" else link.fps)
+    return tuple(rates)

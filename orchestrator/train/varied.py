@@ -59,11 +59,13 @@ def vary(sampler: Sampler, wish: Wish, *, recipe: Recipe) -> Sampler:
     picture = None
     if wish.image is not None:
         picture = _picture(wish.image, sampler, recipe, size=link.size, place=place)
+    pace = 1.0 if wish.skip is None else wish.skip / link.factor
+    rates = (*sampler.rates[:place], *(rate * pace for rate in sampler.rates[place:]))
     return replace(
         sampler,
         chain=VariedCascade(cascade, skip=wish.skip, extrapolate=wish.extrapolate, picture=picture),
         networks=sampler.networks if wish.image is None else sampler.networks[place:],
-        pace=1.0 if wish.skip is None else wish.skip / link.factor,
+        rates=rates if wish.image is None else rates[place:],
     )
 
 

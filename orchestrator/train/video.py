@@ -1,4 +1,4 @@
-"""Clips as files that people can look at: MP4, GIF, PNG and a grid of several clips."""
+"""Clips as files that people can look at: MP4, GIF and PNG."""
 
 # Shape letters in this file:
 #   T frames   H height   W width   C channels (3, RGB)
@@ -6,7 +6,6 @@
 import io
 import math
 import tempfile
-from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import IO
@@ -14,17 +13,13 @@ from typing import IO
 import av
 import numpy as np
 import PIL.Image
-import PIL.ImageDraw
-import PIL.ImageFont
 from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
 
 _SHORT_SIDE = 256  # pixels that a small clip is enlarged to at least
-_GAP = 2
-_CAPTION_PIXELS = 11
-_BACKGROUND = 24
+_PALETTE_VALUES = 50_000_000  # that a GIF's palette is chosen from
 
 
 def viewing_scale(size: tuple[int, int]) -> int:
@@ -47,7 +42,7 @@ def write_mp4(
     Raises:
         ValueError: if the clip is not [T, H, W, 3] uint8 with a frame, or fps, scale not above 0.
     """
-    frames_THWC = _enlarged(clip_THWC, scale=scale)
+    frames_THWC = enlarged(clip_THWC, scale=scale)
     if fps <= 0:
         raise ValueError(f"fps={fps}, wanted more than 0")
     _, height, width, _ = frames_THWC.shape
@@ -80,11 +75,12 @@ def write_gif(
     Raises:
         ValueError: as ``write_mp4``.
     """
-    frames_THWC = _enlarged(clip_THWC, scale=scale)
+    frames_THWC = enlarged(clip_THWC, scale=scale)
     if fps <= 0:
         raise ValueError(f"fps={fps}, wanted more than 0")
     # The palette is chosen from the clip before it was enlarged: same colours, fewer pixels.
-    whole = PIL.Image.fromarray(clip_THWC.reshape(-1, clip_THWC.shape[2], 3))
+    every = math.ceil(clip_THWC.size / _PALETTE_VALUES)
+    whole = PIL.Image.fromarray(clip_THWC[::every].reshape(-1, clip_THWC.shape[2], 3))
     palette = whole.quantize(256, method=PIL.Image.Quantize.MEDIANCUT)
     images = [
         PIL.Image.fromarray(frame_HWC).quantize(palette=palette, dither=PIL.Image.Dither.NONE)
@@ -113,7 +109,7 @@ def still_png(file: str | Path | IO[bytes], frame_HWC: Pixels, *, scale: int | N
     Raises:
         ValueError: as ``write_mp4``.
     """
-    PIL.Image.fromarray(_enlarged(frame_HWC[None], scale=scale)[0]).save(file, format="PNG")
+    PIL.Image.fromarray(enlarged(frame_HWC[None], scale=scale)[0]).save(file, format="PNG")
 
 
 def png_bytes(frame_HWC: Pixels) -> bytes:
@@ -121,79 +117,6 @@ def png_bytes(frame_HWC: Pixels) -> bytes:
     buffer = io.BytesIO()
     still_png(buffer, frame_HWC, scale=1)
     return buffer.getvalue()
-
-
-def sheet(
-    clips: Sequence[Pixels], *, captions: Sequence[str], fps: float, columns: int | None = None
-) -> dict[str, bytes]:
-    """Captioned clips beside each other as files: mp4, gif, and the middle frame as png."""
-    shown_THWC = grid(clips, captions=captions, columns=columns)
-    return {
-        "mp4": mp4_bytes(shown_THWC, fps=fps, scale=1),
-        "gif": gif_bytes(shown_THWC, fps=fps, scale=1),
-        "png": png_bytes(shown_THWC[len(shown_THWC) // 2]),
-    }
-
-
-def grid(
-    clips: Sequence[Pixels], *, captions: Sequence[str] = (), columns: int | None = None
-) -> Pixels:
-    """Several clips beside each other as one clip.
-
-    Args:
-        clips: each [T, H, W, 3] uint8, of one height and width; a shorter one stays on its
-            last frame.
-        captions: one text under each clip, cut to its width; small clips are enlarged to have
-            room for it.
-        columns: clips in a row; default: about as many as rows.
-
-    Returns:
-        [T, H', W', 3] uint8. Without captions every clip keeps its pixels as they are.
-
-    Raises:
-        ValueError: if there is no clip, sizes differ, or captions are not one per clip.
-    """
-    if not clips:
-        raise ValueError("no clips, wanted at least one")
-    sizes = {clip_THWC.shape[1:] for clip_THWC in clips}
-    if len(sizes) > 1:
-        raise ValueError(f"clips of sizes {sorted(sizes)}, wanted one size")
-    if captions and len(captions) != len(clips):
-        raise ValueError(f"{len(captions)} captions for {len(clips)} clips")
-    tiles = [_enlarged(clip, scale=None if captions else 1) for clip in clips]
-    frames = max(len(tile) for tile in tiles)
-    tiles = [_lengthened(tile, frames=frames) for tile in tiles]
-    tiles = [_captioned(tile, text=text) for tile, text in zip(tiles, captions, strict=False)] or (
-        tiles
-    )
-    columns = columns or math.ceil(math.sqrt(len(tiles)))
-    rows = math.ceil(len(tiles) / columns)
-    _, height, width, channels = tiles[0].shape
-    canvas = np.full(
-        (frames, rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, channels),
-        _BACKGROUND,
-        dtype=np.uint8,
-    )
-    for position, tile in enumerate(tiles):
-        row, column = divmod(position, columns)
-        top, left = row * (height + _GAP), column * (width + _GAP)
-        canvas[:, top : top + height, left : left + width] = tile
-    return canvas
-
-
-def same_size(clips: Sequence[Pixels]) -> list[Pixels]:
-    """Clips of one scene at the largest one's frames and size, pixels and frames repeated.
-
-    Args:
-        clips: uint8 [T, H, W, 3] each, of one length in seconds; sides divide the largest ones.
-    """
-    frames, height, width = (max(clip.shape[dim] for clip in clips) for dim in range(3))
-    return [
-        clip[np.arange(frames) * len(clip) // frames][
-            :, np.arange(height) * clip.shape[1] // height
-        ][:, :, np.arange(width) * clip.shape[2] // width]
-        for clip in clips
-    ]
 
 
 def _encode(path: str, frames_THWC: Pixels, *, fps: float) -> None:
@@ -214,7 +137,12 @@ def _encode(path: str, frames_THWC: Pixels, *, fps: float) -> None:
         container.mux(stream.encode(None))
 
 
-def _enlarged(clip_THWC: Pixels, *, scale: int | None) -> Pixels:
+def enlarged(clip_THWC: Pixels, *, scale: int | None) -> Pixels:
+    """Every pixel becomes a square of this side; None: ``viewing_scale``.
+
+    Raises:
+        ValueError: if the clip is not [T, H, W, 3] uint8 with a frame, or the side is below 1.
+    """
     if clip_THWC.dtype != np.uint8 or clip_THWC.ndim != 4 or clip_THWC.shape[-1] != 3:
         raise ValueError(
             f"clip {clip_THWC.dtype} {list(clip_THWC.shape)}, wanted uint8 [T, H, W, 3]"
@@ -225,22 +153,3 @@ def _enlarged(clip_THWC: Pixels, *, scale: int | None) -> Pixels:
     if factor < 1:
         raise ValueError(f"scale={factor}, wanted at least 1")
     return clip_THWC.repeat(factor, axis=1).repeat(factor, axis=2)
-
-
-def _lengthened(clip_THWC: Pixels, *, frames: int) -> Pixels:
-    missing = frames - len(clip_THWC)
-    return np.pad(clip_THWC, ((0, missing), (0, 0), (0, 0), (0, 0)), mode="edge")
-
-
-def _captioned(clip_THWC: Pixels, *, text: str) -> Pixels:
-    frames, _, width, channels = clip_THWC.shape
-    font = PIL.ImageFont.load_default(_CAPTION_PIXELS)
-    image = PIL.Image.new("RGB", (width, 2 * _CAPTION_PIXELS), (_BACKGROUND,) * 3)
-    draw = PIL.ImageDraw.Draw(image)
-    while text and draw.textlength(text, font=font) > width - 8:
-        text = text[:-1]
-    draw.text((4, _CAPTION_PIXELS), text, font=font, fill=(255, 255, 255), anchor="lm")
-    band_HWC = np.asarray(image)
-    band_THWC = np.broadcast_to(band_HWC, (frames, *band_HWC.shape))
-    assert band_HWC.shape[1:] == (width, channels)
-    return np.concatenate([clip_THWC, band_THWC], axis=1)

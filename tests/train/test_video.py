@@ -11,7 +11,6 @@ from av.video.reformatter import Colorspace
 from numpy.typing import NDArray
 
 from orchestrator.train.video import (
-    grid,
     mp4_bytes,
     png_bytes,
     still_png,
@@ -128,36 +127,6 @@ def test_a_still_is_exact(tmp_path: Path) -> None:
         )
 
 
-def test_a_grid_shows_every_clip_unchanged() -> None:
-    clips = [moving_square(colour=colour) for colour in COLOURS]
-    sheet_THWC = grid(clips)
-    assert sheet_THWC.shape == (9, 66, 66, 3)
-    np.testing.assert_array_equal(sheet_THWC[:, :32, :32], clips[0])
-    np.testing.assert_array_equal(sheet_THWC[:, :32, 34:], clips[1])
-    np.testing.assert_array_equal(sheet_THWC[:, 34:, :32], clips[2])
-
-
-def test_a_shorter_clip_stays_on_its_last_frame() -> None:
-    short, long = moving_square(3), moving_square(9, colour="blue")
-    sheet_THWC = grid([short, long], columns=2)
-    assert len(sheet_THWC) == 9
-    np.testing.assert_array_equal(sheet_THWC[8, :, :32], short[2])
-
-
-def test_captions_are_drawn_under_their_clips() -> None:
-    clips = [moving_square(colour=colour) for colour in COLOURS]
-    captions = ["a red seven moving right", "", "x" * 500]
-    sheet_THWC = grid(clips, captions=captions, columns=3)
-    assert sheet_THWC.shape == (9, 256 + 22, 3 * 258 - 2, 3)
-    bands = [sheet_THWC[0, 256:, 258 * n : 258 * n + 256] for n in range(3)]
-    assert (bands[0] > 200).any()
-    assert not (bands[1] > 200).any()
-    assert (bands[2] > 200).any()
-    np.testing.assert_array_equal(
-        sheet_THWC[:, :256, :256], clips[0].repeat(8, axis=1).repeat(8, axis=2)
-    )
-
-
 def test_wrong_input_says_what_it_saw() -> None:
     clip_THWC = moving_square()
     with pytest.raises(ValueError, match=r"clip float32 \[9, 32, 32, 3\], wanted uint8"):
@@ -166,9 +135,3 @@ def test_wrong_input_says_what_it_saw() -> None:
         mp4_bytes(clip_THWC[:0], fps=8)
     with pytest.raises(ValueError, match="fps=0"):
         mp4_bytes(clip_THWC, fps=0)
-    with pytest.raises(ValueError, match="no clips"):
-        grid([])
-    with pytest.raises(ValueError, match="1 captions for 2 clips"):
-        grid([clip_THWC] * 2, captions=["one"])
-    with pytest.raises(ValueError, match="wanted one size"):
-        grid([clip_THWC, moving_square(side=16)])

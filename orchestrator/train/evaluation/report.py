@@ -9,7 +9,7 @@ from orchestrator.errors import StoppedError
 from orchestrator.storage.store import Store, join_uri
 from orchestrator.train.hooks import Hooks
 from orchestrator.train.job import StageJob
-from orchestrator.train.video import sheet
+from orchestrator.train.sheets import sheet
 
 REPORT = "report.json"
 COUNT = "prompts"  # of the report: how many prompts or clips it is about

@@ -29,8 +29,8 @@ from orchestrator.train.job import StageJob
 from orchestrator.train.pipeline import load_pair
 from orchestrator.train.pixels import to_uint8
 from orchestrator.train.randomness import seed_of
+from orchestrator.train.sheets import same_size
 from orchestrator.train.tasks.pixels import build_frozen_text
-from orchestrator.train.video import same_size
 from orchestrator.train.views import FRAMES, LOW, PICTURE
 
 NETWORK = "network"
@@ -44,6 +44,7 @@ class _Trial:
     small: Tensor
     true: Tensor
     enlarged: dict[str, Tensor]
+    slower: int  # how many times as long a frame of the small clip lasts
 
 
 def evaluate_upsamplers(
@@ -122,7 +123,8 @@ def _try(
     else:
         enlarged["repeat"] = repeat(small, factor=link.factor, frames=link.frames)
         enlarged["blend"] = blend(small, factor=link.factor, frames=link.frames)
-    return _Trial(small=small, true=true, enlarged=enlarged)
+    slower = 1 if link.step == "space" else link.factor
+    return _Trial(small=small, true=true, enlarged=enlarged, slower=slower)
 
 
 def _small(link: Link, held_out: HeldOut) -> Tensor:
@@ -136,13 +138,16 @@ def _show(job: StageJob, trials: dict[str, _Trial], *, store: Store, hooks: Hook
     """A row per network and clip: the small one, the network's, interpolation's, the true one."""
     clips: list[Tensor] = []
     captions: list[str] = []
+    rates: list[float] = []
     for name, trial in trials.items():
         plain = list(trial.enlarged)[-1]
         shown = {"small": trial.small, NETWORK: trial.enlarged[NETWORK]}
         shown |= {plain: trial.enlarged[plain], "true": trial.true}
+        fps = job.recipe.stage(name).training.clip.fps
         for row in range(min(SHOWN, len(trial.true))):
             clips += [one[row] for one in shown.values()]
             captions += [f"{name}: {one}" for one in shown]
-    fps = max(job.recipe.stage(name).training.clip.fps for name in trials)
+            rates += [fps / trial.slower, fps, fps, fps]
     frames = [to_uint8(clip[None])[0] for clip in clips]
-    publish_clips(job, store, hooks, same_size(frames), captions=captions, fps=fps, columns=4)
+    tiles = same_size(frames, fps=rates)
+    publish_clips(job, store, hooks, tiles, captions=captions, fps=max(rates), columns=4)
