@@ -11,10 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from models.cascade.conditions import doubled, part_of
+from models.cascade.conditions import doubled
 from models.cascade.lift import enlarge, repeat_frames
 from models.cascade.model import CaptionedUNet
-from models.cascade.tiles import tile_of, tiled
+from models.cascade.parts import free_bytes, in_parts, pixels_at_once
 from models.config import RGB
 from models.diffusion.augmentation import augment
 from models.diffusion.config import SamplerConfig
@@ -25,7 +25,6 @@ from models.make_a_video.interpolation import every_kth, given_channels, spread
 from models.nn.unet_inputs import UNetInputs
 from models.text.states import EMPTY_CAPTION, TextEncoder, TextStates
 
-WHOLE_PIXELS = 8_000_000  # of a call of the network; more go through it in parts
 Step = Literal["start", "space", "time", "given"]
 
 
@@ -54,6 +53,9 @@ class Link:
         step: what it makes of the clip before.
         factor: how many times as many frames, or pixels along a side.
         level: noise on the smaller clip, for a network that was trained with it.
+        most_bytes: memory for the values of one call; None for what the device has free. Larger
+            clips go through the network in parts (see ``in_parts``). Tiles, if it comes to them,
+            depend on it a little, so give a number to get the same clip on every machine.
     """
 
     model: CaptionedUNet
@@ -66,6 +68,7 @@ class Link:
     step: Step
     factor: int = 1
     level: float = 0.0
+    most_bytes: int | None = None
 
     @torch.no_grad()
     def sample(self, request: Request, below: Tensor | None = None) -> Tensor:
@@ -120,7 +123,7 @@ class Link:
 
     def _from_noise(self, request: Request, inputs: UNetInputs, noise: Tensor) -> Tensor:
         return sample(
-            self._denoiser(request, inputs),
+            self._denoiser(request, inputs, pixels=self._pixels_at_once(noise)),
             noise,
             objective=self.objective,
             config=self.sampler,
@@ -175,10 +178,10 @@ class Link:
     def _filled(self, clips: int, value: float) -> Tensor:
         return torch.full((clips,), value, device=self._device)
 
-    def _denoiser(self, request: Request, inputs: UNetInputs) -> Denoise:
+    def _denoiser(self, request: Request, inputs: UNetInputs, *, pixels: int) -> Denoise:
         """The network with its conditions, guided away from none."""
         config, prompts = self.model.unet.config, list(request.prompts)
-        conditional = self._bind(self._with_text(inputs, prompts))
+        conditional = self._bind(self._with_text(inputs, prompts), pixels=pixels)
         if self.sampler.guidance.scale == 1.0:
             return conditional
         twice = doubled(inputs)
@@ -188,7 +191,9 @@ class Link:
         times = [moment.t for moment in grid_of(self.objective, config=self.sampler)[:-1]]
         return guided(
             conditional=conditional,
-            both=self._bind(self._with_text(twice, [*prompts, *[EMPTY_CAPTION] * len(prompts)])),
+            both=self._bind(
+                self._with_text(twice, [*prompts, *[EMPTY_CAPTION] * len(prompts)]), pixels=pixels
+            ),
             config=self.sampler.guidance,
             times=times,
         )
@@ -205,25 +210,26 @@ class Link:
         tokens = encoder.tokenize(captions).to(self._device)
         return encoder(tokens.ids_BL, tokens.mask_BL)
 
-    def _bind(self, inputs: UNetInputs) -> Denoise:
+    def _bind(self, inputs: UNetInputs, *, pixels: int) -> Denoise:
         def denoise(x_B3THW: Tensor, t_B: Tensor) -> Tensor:
-            at_once = max(1, WHOLE_PIXELS // x_B3THW[0, 0].numel())
-            if len(x_B3THW) <= at_once:
-                return self._call(x_B3THW, t_B, inputs)
-            parts = [slice(i, i + at_once) for i in range(0, len(x_B3THW), at_once)]
-            return torch.cat(
-                [self._call(x_B3THW[part], t_B[part], part_of(inputs, part)) for part in parts]
+            return in_parts(
+                self.model,
+                x_B3THW,
+                t_B,
+                inputs,
+                config=self.model.unet.config,
+                most_pixels=pixels,
             )
 
         return denoise
 
-    def _call(self, x_B3THW: Tensor, t_B: Tensor, inputs: UNetInputs) -> Tensor:
-        """The network on whole frames, or tile by tile where one clip of them is too much."""
-        config, frames = self.model.unet.config, x_B3THW.shape[2]
-        if x_B3THW[0, 0].numel() <= WHOLE_PIXELS or config.attention:
-            return self.model(x_B3THW, t_B, inputs)
-        tile = tile_of(frames, most_pixels=WHOLE_PIXELS, stride=config.stride)
-        return tiled(self.model, x_B3THW, t_B, inputs, stride=config.stride, tile=tile)
+    def _pixels_at_once(self, noise: Tensor) -> int:
+        return pixels_at_once(
+            self.model.unet.config,
+            bytes_per_value=self.model.unet.stem.space.weight.element_size(),
+            most_bytes=free_bytes(self._device) if self.most_bytes is None else self.most_bytes,
+            sampled_pixels=noise[:, 0].numel(),
+        )
 
     def _frame_by_frame(self, request: Request, below: Tensor) -> Tensor:
         """A network of images on every frame of longer clips, all from the same draws.

@@ -33,13 +33,28 @@ def load_cascade(
         prior = load_prior(store, recipe, stage=first.prior, device=device)
     reads_text = any(stage.training.unet.text for stage in stages)
     frozen = build_frozen_text(recipe, device=device) if reads_text else None
-    links = [load_link(store, recipe, stage=stage, frozen=frozen) for stage in stages]
+    links = [
+        load_link(store, recipe, stage=stage, frozen=frozen, device=device) for stage in stages
+    ]
     return Cascade(links=tuple(links), prior=prior, device=device)
 
 
-def load_link(store: Store, recipe: Recipe, *, stage: Stage, frozen: TextEncoder | None) -> Link:
-    """One finished network on the CPU, and how it is sampled."""
+def load_link(
+    store: Store,
+    recipe: Recipe,
+    *,
+    stage: Stage,
+    frozen: TextEncoder | None,
+    device: torch.device,
+) -> Link:
+    """One finished network, still on the CPU, and how it is sampled on a device.
+
+    On a GPU its weights have the precision that they were trained in; on a CPU they are float32,
+    which is the faster there.
+    """
     model = load_unet(recipe, stage, read_weights(store, stage=stage.id), frozen=frozen)
+    if device.type == "cuda" and stage.training.precision == "bf16":
+        model.to(torch.bfloat16)
     return link_of(recipe, stage, model=model, text=frozen)
 
 

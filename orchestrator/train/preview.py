@@ -1,6 +1,7 @@
 """Clips sampled while a denoiser trains, from its EMA weights, on all ranks."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -27,6 +28,10 @@ from orchestrator.train.ranks import Ranks
 from orchestrator.train.sheets import sheet
 from orchestrator.train.tasks.diffusion import DENOISER
 from orchestrator.train.text_states import StoredText, TextTable, encode_captions
+
+# For the values of one forward pass. Not what is free, which differs between ranks: under ZeRO-3
+# all of them have to make the same calls.
+_MOST_BYTES = 16 * 2**30
 
 
 class Preview:
@@ -91,6 +96,7 @@ class Preview:
         seeds = [seed_of(self._job.recipe.seed, "preview", i) for i in range(len(prompts))]
         if isinstance(model, CaptionedUNet):
             link = link_of(self._job.recipe, self._job.spec, model=model, text=self._text)
+            link = replace(link, most_bytes=_MOST_BYTES)
             generators = [torch.Generator().manual_seed(seed) for seed in seeds]
             return link.sample(Request(prompts=prompts, generators=generators))
         assert isinstance(model, TextToVideo)

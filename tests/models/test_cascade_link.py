@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from models.cascade import link as link_module
 from models.cascade.lift import enlarge, repeat_frames, shrink
+from models.cascade.link import Link
+from models.cascade.parts import SAMPLER_VALUES
 from models.cascade.tiles import Tile, tile_of, tiled
 from models.nn.unet_inputs import UNetInputs
+from models.nn.unet_reach import peak_values
 from tests.models.links import ENLARGING, IMAGES, STARTING, below, link, request
 from tests.models.unets import ADM, EFFICIENT, IMAGE_WIDTH, plain, random
 
@@ -82,12 +84,18 @@ def test_a_clip_depends_on_its_own_prompt_and_seed_only() -> None:
     torch.testing.assert_close(together[:1], alone, rtol=1e-4, atol=1e-5)
 
 
-def test_parts_of_a_batch_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+def limited(one: Link, *, pixels: int, sampled: int) -> Link:
+    """Memory for so many pixels in a call, while so many are sampled."""
+    network = peak_values(one.model.unet.config) * 4 * pixels
+    return replace(one, most_bytes=int(network) + 4 * SAMPLER_VALUES * sampled + 1)
+
+
+def test_parts_of_a_batch_give_what_the_whole_gives() -> None:
     one = link(IMAGES, "space", frames=1, side=16, factor=2)
     small = below(frames=3, side=8)
     whole = one.sample(request(), small)
-    monkeypatch.setattr(link_module, "WHOLE_PIXELS", 16 * 16 * 2)
-    torch.testing.assert_close(one.sample(request(), small), whole, rtol=1e-4, atol=1e-5)
+    less = limited(one, pixels=16 * 16 * 2, sampled=2 * 3 * 16 * 16)
+    torch.testing.assert_close(less.sample(request(), small), whole, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("guidance", [{}, {"scale": 2.0}])
@@ -108,8 +116,7 @@ def test_no_call_of_the_network_is_above_the_limit(
     whole = one.sample(request(), small)
     for limit in (3 * 2 * 32 * 32, 2 * 32 * 32, 2 * 32 * 31, 2 * 12 * 12):
         calls.clear()
-        monkeypatch.setattr(link_module, "WHOLE_PIXELS", limit)
-        found = one.sample(request(), small)
+        found = limited(one, pixels=limit, sampled=2 * 2 * 32 * 32).sample(request(), small)
         torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-5)
         assert max(shape[0] * prod(shape[2:]) for shape in calls) <= limit
 

@@ -100,7 +100,7 @@ def _try(
     spec = job.spec.evaluate
     assert spec is not None
     held_out = read_held_out(job.recipe, stage, count=spec.prompts)
-    link = load_link(store, job.recipe, stage=stage, frozen=frozen)
+    link = load_link(store, job.recipe, stage=stage, frozen=frozen, device=device)
     link.model.to(device)
     small, true = _small(link, held_out), held_out.pixels[FRAMES]
     embedding = None
