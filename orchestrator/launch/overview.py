@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.launch.terminal import Line, update
@@ -11,10 +12,14 @@ from orchestrator.recipe.recipe import Recipe
 EVERY_S = 15.0  # at most this often while nothing starts or ends
 
 _COLUMNS = ("stage", "kind", "state", "step", "loss", "speed", "time left", "why")
+_LOST = "its command died; the same command goes on"
 
 
 class Overview:
     """Takes every event of a run, from any thread, and hands on a table where it has changed.
+
+    With it goes the table that holds if nothing more is heard of this process (``if_lost``): who
+    finds that out has no other way to make one.
 
     Args:
         recipe: whose stages they are.
@@ -45,7 +50,14 @@ class Overview:
             ticked = event["kind"] == "progress" and self._clock() >= self._told_s + EVERY_S
             if moved or ticked:
                 self._told_s = self._clock()
-                self._tell({"kind": "overview", "stage": None, "text": self._table()})
+                self._tell(
+                    {
+                        "kind": "overview",
+                        "stage": None,
+                        "text": _table(self._rows(self._lines, why=self._why)),
+                        "if_lost": self._table_if_lost(),
+                    }
+                )
 
     def _take(self, event: Mapping[str, Any]) -> None:
         stage = event.get("stage")
@@ -54,15 +66,30 @@ class Overview:
             if event["kind"] == "note" and event.get("failure"):
                 self._why[stage] = event["text"]
         elif stage is None and event["kind"] == "end":
-            for line in self._lines.values():
-                line.state = "not started" if line.state == "waiting" else line.state
+            self._lines = {name: _unless_waiting(line) for name, line in self._lines.items()}
 
-    def _table(self) -> str:
-        rows = [_COLUMNS, tuple("---" for _ in _COLUMNS)]
-        for stage, line in self._lines.items():
-            cells = (stage, self._kinds[stage], *line.cells(), self._why.get(stage, ""))
-            rows.append(tuple(_cell(one) for one in cells))
-        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    def _table_if_lost(self) -> str:
+        active = [one for one, line in self._lines.items() if line.state in ("starting", "running")]
+        lines = {name: _unless_waiting(line) for name, line in self._lines.items()}
+        lines |= {name: replace(lines[name], state="stopped") for name in active}
+        return _table(self._rows(lines, why=self._why | dict.fromkeys(active, _LOST)))
+
+    def _rows(self, lines: Mapping[str, Line], *, why: Mapping[str, str]) -> list[tuple[str, ...]]:
+        return [
+            (stage, self._kinds[stage], *line.cells(), why.get(stage, ""))
+            for stage, line in lines.items()
+        ]
+
+
+def _unless_waiting(line: Line) -> Line:
+    """What a line says once no stage starts any more."""
+    return replace(line, state="not started") if line.state == "waiting" else line
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    head = [_COLUMNS, tuple("---" for _ in _COLUMNS)]
+    body = [tuple(_cell(one) for one in row) for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [*head, *body])
 
 
 def _cell(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Stills, data sets and models in MLflow; each call may be repeated."""
+"""Stills, data sets, models and descriptions in MLflow; each call may be repeated."""
 
 import re
 from pathlib import Path
@@ -9,10 +9,14 @@ from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, InputTag
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_LOGGED_IMAGES
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_DATASET_CONTEXT,
+    MLFLOW_LOGGED_IMAGES,
+    MLFLOW_RUN_NOTE,
+)
 
 from orchestrator.storage.uri import FILE_SCHEMES, local_path, scheme_of
-from orchestrator.tracking.params import clean_name, cut
+from orchestrator.tracking.params import TAG_CHARS, clean_name, cut
 
 NEWEST = "newest"
 """Alias of the version registered last; MLflow keeps ``latest`` for itself."""
@@ -112,3 +116,20 @@ def _logged_model(client: MlflowClient, *, run_id: str, name: str, tags: dict[st
     )
     client.finalize_logged_model(model.model_id, "READY")
     return model.model_id
+
+
+def describe(client: MlflowClient, *, run_id: str, text: str) -> None:
+    """Takes the place of a run's description, so no notes beside it."""
+    client.set_tag(run_id, MLFLOW_RUN_NOTE, cut(text, chars=TAG_CHARS), synchronous=True)
+
+
+def add_note(client: MlflowClient, *, run_id: str, text: str) -> None:
+    """A line in a run's description; the oldest go where it gets too long."""
+    known = client.get_run(run_id).data.tags.get(MLFLOW_RUN_NOTE, "")
+    if text in known.splitlines():
+        return
+    # Two spaces and a line feed: a line break in Markdown.
+    lines = [*known.splitlines(), text]
+    while len("  \n".join(lines)) > TAG_CHARS and len(lines) > 1:
+        del lines[0]
+    describe(client, run_id=run_id, text="  \n".join(lines))

@@ -8,7 +8,7 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE, MLFLOW_USER
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_USER
 
 from orchestrator.tracking import mlflow_assets as assets
 from orchestrator.tracking.fetch import fetched
@@ -39,6 +39,7 @@ class MlflowSink:
         self._client: MlflowClient | None = None
         self._experiment_id: str | None = None
         self._runs: dict[str, str] = {}  # stage ("" = the run itself) -> MLflow's run id
+        self._if_lost: dict[str, str] = {}  # what is described instead once the driver is gone
 
     def find_run(self) -> str | None:
         """MLflow's id of the parent run."""
@@ -104,18 +105,23 @@ class MlflowSink:
                         through_server=self._target.is_server,
                     )
                 case "note":
-                    self._note(self._run(stage), text=event["text"])
-                case "overview":  # takes the place of the description, so no notes beside it
-                    text = cut(event["text"], chars=TAG_CHARS)
-                    self.client.set_tag(self._run(stage), MLFLOW_RUN_NOTE, text, synchronous=True)
+                    assets.add_note(self.client, run_id=self._run(stage), text=event["text"])
+                case "overview":
+                    assets.describe(self.client, run_id=self._run(stage), text=event["text"])
+                    self._if_lost[stage] = event.get("if_lost", event["text"])
                 case "end":
                     self._end(stage, status=event["status"], time_ms=event["time_ms"])
                 case other:
                     raise RejectedError(f"unknown kind {other!r}")
 
     def abandon(self) -> None:
-        """Marks the run and its stages as killed where they are running."""
+        """Marks the run and its stages as killed where they are running.
+
+        Their table is replaced by the one that the driver left for this case.
+        """
         with self._judged():
+            for stage, text in self._if_lost.items():
+                assets.describe(self.client, run_id=self._run(stage), text=text)
             parent = self._runs.get("") or self._find("")
             for run_id in (*self._runs.values(), *([parent] if parent else [])):
                 if self.client.get_run(run_id).info.status == _RUNNING:
@@ -187,18 +193,6 @@ class MlflowSink:
         running = f"{self._filter_children()} and attributes.status = '{_RUNNING}'"
         for child in self.client.search_runs([self._experiment_of()], filter_string=running):
             self.client.set_terminated(child.info.run_id, status, end_time=time_ms)
-
-    def _note(self, run_id: str, *, text: str) -> None:
-        """A line in the run's description; the oldest go where it gets too long."""
-        known = self.client.get_run(run_id).data.tags.get(MLFLOW_RUN_NOTE, "")
-        if text in known.splitlines():
-            return
-        # Two spaces and a line feed: a line break in Markdown.
-        lines = [*known.splitlines(), text]
-        while len("  \n".join(lines)) > TAG_CHARS and len(lines) > 1:
-            del lines[0]
-        note = cut("  \n".join(lines), chars=TAG_CHARS)
-        self.client.set_tag(run_id, MLFLOW_RUN_NOTE, note, synchronous=True)
 
     def _run(self, stage: str, *, name: str | None = None, time_ms: int | None = None) -> str:
         if stage not in self._runs:

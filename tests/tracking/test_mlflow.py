@@ -275,6 +275,7 @@ def test_a_driver_that_died_leaves_a_killed_run(
     run = f"{folder}/runs/orphan"
     tracker = start(run, spool="orphan")
     tracker.event({"kind": "run", "name": "orphan", "params": {}, "tags": {}})
+    tracker.event({"kind": "overview", "stage": None, "text": "running", "if_lost": "stopped"})
     tracker.event(metrics(1, loss=2.0))
     pipe = tracker._feeder.stdin
     assert pipe is not None
@@ -282,6 +283,7 @@ def test_a_driver_that_died_leaves_a_killed_run(
     assert tracker._feeder.wait(DRAIN_S) == 0
     parent, children = runs_of(client, run)
     assert parent.info.status == children["dit"].info.status == "KILLED"
+    assert parent.data.tags["mlflow.note.content"] == "stopped"
     assert children["dit"].data.metrics == {"loss": 2.0}
     assert not list((folder / "orphan").glob("*/rejected.jsonl"))
 
