@@ -14,7 +14,7 @@ from orchestrator.cascade.executor import EventSink, NoRoomError
 from orchestrator.cascade.explain import explain
 from orchestrator.cascade.ray_tasks import run_encode, run_evaluate, run_plain
 from orchestrator.cascade.ray_train import WORKER, train
-from orchestrator.cascade.room import fit, least, missing, shortage
+from orchestrator.cascade.room import fit, least, left, missing, shortage
 from orchestrator.cascade.worker_env import LOOPBACK, worker_env
 from orchestrator.errors import UserError
 from orchestrator.train.job import StageJob, StageResult
@@ -54,7 +54,7 @@ class RayExecutor:
         placed: Any = ray.get(self._board.placed.remote())
         still = [missing(one.spec.compute, placed=placed.get(one.stage, 0)) for one in beside]
         free = available_resources_per_node()
-        return fit([*still, wanted], nodes=[free.get(node, {}) for node in _nodes()])
+        return fit([wanted], nodes=left(still, nodes=[free.get(node, {}) for node in _nodes()]))
 
     def run(self, job: StageJob, *, on_event: EventSink, stop: threading.Event) -> StageResult:
         """Runs a stage; blocks.

@@ -53,14 +53,33 @@ def fit(gangs: Sequence[Gang], *, nodes: Sequence[Resources]) -> bool:
         nodes: what each node has left.
     """
     free = [dict(node) for node in nodes]
+    return all(_place(needs, free=free) for needs in _workers(gangs))
+
+
+def left(gangs: Sequence[Gang], *, nodes: Sequence[Resources]) -> list[Resources]:
+    """What nodes have left beside gangs that wait for a place.
+
+    A worker that finds none needs a node to come, or a stage to end: it keeps nobody waiting.
+    """
+    free = [dict(node) for node in nodes]
+    for needs in _workers(gangs):
+        _place(needs, free=free)
+    return list(free)
+
+
+def _workers(gangs: Sequence[Gang]) -> list[Resources]:
+    """What each worker needs, the largest first."""
     workers = [gang.needs for gang in gangs for _ in range(gang.workers)]
-    workers.sort(key=lambda needs: (needs["GPU"], needs["CPU"]), reverse=True)
-    for needs in workers:
-        home = next((node for node in free if _has(node, needs)), None)
-        if home is None:
-            return False
-        for name, amount in needs.items():
-            home[name] = home.get(name, 0.0) - amount
+    return sorted(workers, key=lambda needs: (needs["GPU"], needs["CPU"]), reverse=True)
+
+
+def _place(needs: Resources, *, free: Sequence[dict[str, float]]) -> bool:
+    """Takes a worker's share from the first node that has it; False if none has."""
+    home = next((node for node in free if _has(node, needs)), None)
+    if home is None:
+        return False
+    for name, amount in needs.items():
+        home[name] = home.get(name, 0.0) - amount
     return True
 
 

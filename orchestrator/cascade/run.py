@@ -89,6 +89,7 @@ class Graph:
     stop: threading.Event
     logs: Path
     outcomes: dict[str, Outcome] = field(default_factory=dict[str, Outcome])
+    passed: set[str] = field(default_factory=set[str])  # waiting; a later stage went first once
 
     def run(self) -> dict[str, Outcome]:
         """Runs what is not finished; returns how every stage ended, in the recipe's order."""
@@ -152,11 +153,17 @@ class Graph:
             running[submit(self._run, job)] = job
 
         ready = [self._job(stage) for stage in waiting if not self._missing(stage)]
+        behind: set[str] = set()
         for job in ready:
             if self.stop.is_set():
                 return
             if self.executor.fits(job, beside=tuple(running.values())):
                 start(job)
+                self.passed = (self.passed | behind) - {job.stage}
+            elif job.stage in self.passed and self.executor.fits(job, beside=()):
+                break  # it keeps its room until it starts
+            else:
+                behind.add(job.stage)
         if ready and not running and not self.stop.is_set():
             start(ready[0])  # it fits not even alone; a cluster may grow
 

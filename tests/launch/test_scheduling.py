@@ -9,12 +9,11 @@ import pytest
 
 from orchestrator.cascade.attempt import begin
 from orchestrator.cascade.executor import EventSink, NoRoomError
-from orchestrator.cascade.room import Gang, fit, least, missing, shortage
+from orchestrator.cascade.room import fit, least, missing
 from orchestrator.cascade.run import Graph, Outcome
 from orchestrator.errors import StoppedError, UserError
 from orchestrator.recipe.load import parse_recipe
 from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.train import Compute
 from orchestrator.storage.store import open_store
 from orchestrator.train.job import StageJob, StageResult
 from tests.tiny import tiny_tree
@@ -32,8 +31,12 @@ class HeldExecutor:
     def __init__(self) -> None:
         self._ends: dict[str, Future[StageResult]] = {}
         self._changed = threading.Condition()
+        self._asked: list[tuple[str, set[str]]] = []
 
     def fits(self, job: StageJob, *, beside: tuple[StageJob, ...]) -> bool:
+        with self._changed:
+            self._asked.append((job.stage, {other.stage for other in beside}))
+            self._changed.notify_all()
         held = [missing(other.spec.compute, placed=0) for other in beside]
         return fit([*held, least(job.spec.compute)], nodes=ROOM)
 
@@ -51,6 +54,12 @@ class HeldExecutor:
         with self._changed:
             assert self._changed.wait_for(lambda: len(self._ends) >= count, LIMIT_S), self._ends
             return set(self._ends)
+
+    def turned_away(self, stage: str, *, beside: set[str]) -> None:
+        """Waits until a stage has found no room twice; what comes behind it had a turn too."""
+        with self._changed:
+            asked = (stage, beside)
+            assert self._changed.wait_for(lambda: self._asked.count(asked) >= 2, LIMIT_S)
 
     def end(self, *stages: str, error: Exception | None = None) -> None:
         with self._changed:
@@ -135,6 +144,21 @@ def test_a_stage_that_does_not_fit_waits_while_smaller_ones_behind_it_run(start:
     assert walk.result(LIMIT_S)["big"].status == "done"
 
 
+def test_a_stage_that_was_passed_over_once_keeps_its_room(start: Any) -> None:
+    executor = HeldExecutor()
+    walk = start(recipe_of(small=1, big=2, a=1, b=1, c=1), executor)
+    assert executor.running(2) == {"small", "a"}  # once, a later stage goes first
+    executor.end("small")
+    executor.turned_away("big", beside={"a"})
+    assert executor.running(1) == {"a"}  # `b` and `c` would fit
+    executor.end("a")
+    assert executor.running(1) == {"big"}
+    executor.end("big")
+    assert executor.running(2) == {"b", "c"}
+    executor.end("b", "c")
+    assert {one.status for one in walk.result(LIMIT_S).values()} == {"done"}
+
+
 def test_a_stage_larger_than_the_cluster_starts_when_all_others_are_over(start: Any) -> None:
     executor = HeldExecutor()
     walk = start(recipe_of(huge=8, small=1, other=2), executor)
@@ -151,10 +175,11 @@ def test_a_stage_without_a_place_waits_for_another_turn(start: Any) -> None:
     walk = start(recipe_of(first=1, big=2, last=1), executor, on_event=events.append)
     assert executor.running(2) == {"first", "last"}
     executor.end("first", error=NoRoomError("needs 1 CPU, the nodes have: nothing"))
-    assert executor.running(2) == {"first", "last"}  # again, beside the one that runs on
-    executor.end("first", "last")
-    assert executor.running(1) == {"big"}
+    executor.end("last")
+    assert executor.running(1) == {"big"}  # which was passed over when the others started
     executor.end("big")
+    assert executor.running(1) == {"first"}
+    executor.end("first")
     assert {one.status for one in walk.result(LIMIT_S).values()} == {"done"}
     notes = [(one["stage"], one["text"]) for one in events if one["kind"] == "note"]
     assert notes == [("first", "needs 1 CPU, the nodes have: nothing; waits for room")]
@@ -218,44 +243,3 @@ def test_a_second_signal_does_not_wait_for_a_stage_that_hangs(tmp_path: Path) ->
         graph.run()
     assert executor.running(1) == {"hangs"}
     executor.end("hangs")
-
-
-def gang(workers: int, *, cpus: float = 1.0, gpus: float = 0.0) -> Gang:
-    return Gang(workers=workers, needs={"CPU": cpus, "GPU": gpus})
-
-
-@pytest.mark.parametrize(
-    ("gangs", "nodes", "fits"),
-    [
-        ([gang(1), gang(1)], [{"CPU": 2.0}], True),
-        ([gang(1), gang(2)], [{"CPU": 2.0}], False),
-        ([gang(1, cpus=2)], [{"CPU": 1.0}, {"CPU": 1.0}], False),  # no worker is cut in two
-        ([gang(2), gang(1, cpus=3)], [{"CPU": 3.0}, {"CPU": 2.0}], True),
-        ([gang(1, gpus=1)], [{"CPU": 4.0}], False),
-        ([gang(3), gang(2, gpus=1)], [{"CPU": 2.0, "GPU": 2.0}, {"CPU": 3.0}], True),
-    ],
-)
-def test_workers_are_placed_whole(gangs: Any, nodes: Any, fits: bool) -> None:
-    assert fit(gangs, nodes=nodes) is fits
-
-
-def test_an_elastic_stage_starts_small_and_keeps_room_to_grow() -> None:
-    elastic = Compute(workers=3, min_workers=1)
-    assert least(elastic).workers == 1
-    assert missing(elastic, placed=0).workers == 3
-    assert missing(elastic, placed=1).workers == 2
-    assert missing(elastic, placed=3).workers == 0
-
-
-def test_what_two_nodes_have_left_is_not_room_for_one_worker() -> None:
-    small = Compute(workers=1)
-    still = [missing(small, placed=1), missing(small, placed=1)]  # one on each node of two CPUs
-    assert not fit([*still, gang(1, cpus=2)], nodes=[{"CPU": 1.0}, {"CPU": 1.0}])
-    assert fit([*still, gang(2)], nodes=[{"CPU": 1.0}, {"CPU": 1.0}])
-
-
-def test_a_shortage_says_what_is_needed_and_what_there_is() -> None:
-    compute = Compute(workers=2, gpus_per_worker=1, cpus_per_worker=4)
-    assert shortage(compute, nodes=[{"CPU": 2.0, "memory": 9.0}, {"CPU": 8.0, "GPU": 1.0}]) == (
-        "needs 2 workers with 4 CPU, 1 GPU each on one node, the nodes have: 2 CPU; 8 CPU, 1 GPU"
-    )
