@@ -9,6 +9,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from orchestrator.errors import RushesError
+
 log = logging.getLogger(__name__)
 
 # How old the stop flag may be in a worker. Its training waits while Python is busy with a call.
@@ -112,11 +114,15 @@ class BoardHooks:
                     self._stop.set()
             except RayError as error:
                 log.warning("the driver's board is gone: %s", error)
+                self._stop.set()  # nobody would hear of what comes next: it is saved instead
                 return
 
 
 class Reader:
-    """The driver's end: a thread that hands a stage's events to a sink until it is closed."""
+    """The driver's end: a thread that hands a stage's events to a sink until it is closed.
+
+    A board that is lost ends the thread, so does a sink that fails; ``close`` says so.
+    """
 
     def __init__(self, board: Any, *, stage: str, sink: Any, stop: threading.Event) -> None:
         self._board = board
@@ -124,15 +130,32 @@ class Reader:
         self._sink = sink
         self._stop = stop
         self._closed = threading.Event()
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._read, name=f"events-{stage}", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Hands over what has arrived, then ends."""
+        """Hands over what has arrived, then ends.
+
+        Raises:
+            RayError: if the board was lost, and with it the stage's last events.
+            RushesError: what the sink raised.
+        """
         self._closed.set()
         self._thread.join()
+        if self._error is not None:
+            raise self._error
 
     def _read(self) -> None:
+        try:
+            self._carry()
+        except RayError as error:  # handed over to the thread that closes this
+            self._error = error
+        except RushesError as error:  # the sink takes no more: what the stage has is saved
+            self._error = error
+            self._board.stop.remote(self._stage)
+
+    def _carry(self) -> None:
         asked = False
         last = False
         while not last:

@@ -51,6 +51,14 @@ class Executor(Protocol):
         """
         ...
 
+    def check(self) -> None:
+        """Called again and again while stages run.
+
+        Raises:
+            UnavailableError: if what they run on is gone; ``run`` may never return then.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class DirectHooks:

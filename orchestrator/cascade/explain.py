@@ -10,6 +10,19 @@ from orchestrator.errors import RushesError, UnavailableError
 _NO_PLACE = "WorkerGroupStartupTimeoutError"  # a later try may find one
 _TOO_LARGE = "InsufficientClusterResourcesError"  # beyond what the cluster may grow to
 
+# What a driver gets of a cluster that is gone. By name, for plain processes know nothing of Ray.
+_LOST = (
+    "GetTimeoutError",
+    "LocalRayletDiedError",
+    "NodeDiedError",
+    "OwnerDiedError",
+    "RayActorError",
+    "RpcError",
+)
+_LOST_HERE = ("ConnectionError", "RaySystemError")  # from a worker: its own trouble
+
+AGAIN = "start the same command again, it goes on from what is saved"
+
 
 def explain(error: BaseException, *, stage: str, log: Path) -> RushesError:
     """The error that ends a stage.
@@ -24,6 +37,8 @@ def explain(error: BaseException, *, stage: str, log: Path) -> RushesError:
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text("\n\n".join(str(cause) for cause in causes) + "\n")
     last = causes[-1]
+    if _is_lost(causes):
+        return UnavailableError(f"stage {stage}: lost Ray: {one_line(last)}; {AGAIN}; log: {log}")
     text = f"stage {stage}: {one_line(last)}; log: {log}"
     if type(last).__name__ == _NO_PLACE:
         return NoRoomError(text)
@@ -36,6 +51,14 @@ def one_line(error: BaseException) -> str:
     """The class and the first line of an error's text."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _is_lost(causes: list[BaseException]) -> bool:
+    """False for a worker that died again and again: that is a failure of the stage."""
+    if any(hasattr(cause, "worker_failures") for cause in causes):
+        return False
+    kinds = _LOST + (_LOST_HERE if len(causes) == 1 else ())
+    return any(kind.__name__ in kinds for kind in type(causes[-1]).__mro__)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

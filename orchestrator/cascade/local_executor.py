@@ -27,6 +27,9 @@ class LocalExecutor:
         """One stage at a time."""
         return not beside
 
+    def check(self) -> None:
+        """This machine is there."""
+
     def run(self, job: StageJob, *, on_event: EventSink, stop: threading.Event) -> StageResult:
         """Runs a stage; blocks."""
         match job.spec.kind:

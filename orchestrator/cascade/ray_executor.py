@@ -12,6 +12,7 @@ from ray.exceptions import RayError
 from orchestrator.cascade.board import Reader, open_board
 from orchestrator.cascade.executor import EventSink, NoRoomError
 from orchestrator.cascade.explain import explain
+from orchestrator.cascade.head import Head, reaching_ray
 from orchestrator.cascade.ray_tasks import run_encode, run_evaluate, run_plain
 from orchestrator.cascade.ray_train import WORKER, train
 from orchestrator.cascade.room import fit, least, left, missing, shortage
@@ -44,42 +45,54 @@ class RayExecutor:
         self._scratch = scratch
         self._logs = logs
         self._worker = worker
-        self._board = open_board()
+        with reaching_ray():
+            self._head = Head(ray.get_runtime_context().gcs_address)
+            self._board = open_board()
 
     def fits(self, job: StageJob, *, beside: tuple[StageJob, ...]) -> bool:
         """Beside others: on what Ray has left, less what those still wait for."""
-        wanted = least(job.spec.compute)
-        if not beside:
-            return fit([wanted], nodes=list(_nodes().values()))
-        placed: Any = ray.get(self._board.placed.remote())
-        still = [missing(one.spec.compute, placed=placed.get(one.stage, 0)) for one in beside]
-        free = available_resources_per_node()
-        return fit([wanted], nodes=left(still, nodes=[free.get(node, {}) for node in _nodes()]))
+        with reaching_ray():
+            return self._fits(job, beside=beside)
+
+    def check(self) -> None:
+        """Looks for the head now and then."""
+        self._head.check()
 
     def run(self, job: StageJob, *, on_event: EventSink, stop: threading.Event) -> StageResult:
         """Runs a stage; blocks.
 
         Raises:
             UserError: if it is larger than this machine, where this Ray has no other.
+            UnavailableError: if Ray is lost.
         """
         if not self.fits(job, beside=()):
             self._say_too_large(job, on_event=on_event)
-        reader = Reader(self._board, stage=job.stage, sink=on_event, stop=stop)
-        try:
-            return self._run(job, stop=stop)
-        except NoRoomError:
-            raise NoRoomError(_shortage(job)) from None
-        finally:
-            ray.get(self._board.place.remote(job.stage, 0))
-            reader.close()
+        with reaching_ray():
+            reader = Reader(self._board, stage=job.stage, sink=on_event, stop=stop)
+            try:
+                return self._run(job, stop=stop)
+            except NoRoomError:
+                raise NoRoomError(self._shortage(job)) from None
+            finally:
+                ray.get(self._board.place.remote(job.stage, 0))
+                reader.close()
+
+    def _fits(self, job: StageJob, *, beside: tuple[StageJob, ...]) -> bool:
+        nodes, wanted = self._nodes(), least(job.spec.compute)
+        if not beside:
+            return fit([wanted], nodes=list(nodes.values()))
+        placed: Any = ray.get(self._board.placed.remote())
+        still = [missing(one.spec.compute, placed=placed.get(one.stage, 0)) for one in beside]
+        free = available_resources_per_node()
+        return fit([wanted], nodes=left(still, nodes=[free.get(node, {}) for node in nodes]))
 
     def _say_too_large(self, job: StageJob, *, on_event: EventSink) -> None:
         if self._private:
             raise UserError(
-                f"stages.{job.stage}.compute: {_shortage(job)}; wanted a smaller stage, or a "
+                f"stages.{job.stage}.compute: {self._shortage(job)}; wanted a smaller stage, or a "
                 "cluster's RAY_ADDRESS"
             )
-        text = f"{_shortage(job)}; waits for a larger cluster"
+        text = f"{self._shortage(job)}; waits for a larger cluster"
         on_event({"kind": "note", "stage": job.stage, "text": text})
 
     def _run(self, job: StageJob, *, stop: threading.Event) -> StageResult:
@@ -103,11 +116,10 @@ class RayExecutor:
         except RayError as error:
             raise explain(error, stage=job.stage, log=log) from None
 
+    def _shortage(self, job: StageJob) -> str:
+        return shortage(job.spec.compute, nodes=list(self._nodes().values()))
 
-def _nodes() -> dict[str, Mapping[str, float]]:
-    """What each node that lives has when nothing runs on it, by its id."""
-    return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
-
-
-def _shortage(job: StageJob) -> str:
-    return shortage(job.spec.compute, nodes=list(_nodes().values()))
+    def _nodes(self) -> dict[str, Mapping[str, float]]:
+        """What each node that lives has when nothing runs on it, by its id."""
+        self._head.reach()
+        return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}

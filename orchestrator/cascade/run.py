@@ -3,7 +3,7 @@
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.cascade.done import output_digest, read_done, write_done
+from orchestrator.cascade.events import dataset_events, run_event, stage_event
 from orchestrator.cascade.executor import EventSink, Executor, NoRoomError
 from orchestrator.cascade.explain import one_line
 from orchestrator.cascade.versions import claim
 from orchestrator.errors import RushesError, StoppedError, UserError
 from orchestrator.plan.graph import input_digest, stage_graph
-from orchestrator.recipe.digest import recipe_digest
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
 from orchestrator.storage.store import Store
@@ -92,25 +92,48 @@ class Graph:
     passed: set[str] = field(default_factory=set[str])  # waiting; a later stage went first once
 
     def run(self) -> dict[str, Outcome]:
-        """Runs what is not finished; returns how every stage ended, in the recipe's order."""
+        """Runs what is not finished; returns how every stage ended, in the recipe's order.
+
+        Raises:
+            UnavailableError: if the executor lost what stages run on.
+            StoppedError: by a second signal, at once.
+        """
         waiting = self._skip_finished()
-        self._say({"kind": "run", "name": self.recipe.name, **self._about_run()})
+        self._say(run_event(self.recipe, run=self.store.uri, attempt=self.attempt))
         running: dict[Future[Turn], StageJob] = {}
-        with self._pool() as submit:
-            while running or waiting:
-                self._start_ready(waiting, running, submit)
-                if not running:
-                    break
-                ended, _ = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
-                for future in ended:
-                    job = running.pop(future)
-                    if future.result() is Turn.AGAIN:
-                        waiting.append(job.stage)
+        try:
+            with self._pool() as submit:
+                self._walk(waiting, running, submit)
+        except RushesError as error:
+            self._say_left(running.values(), error=error)
+            raise
         for stage in waiting:
             status: Status = "stopped" if self.stop.is_set() else "blocked"
             self.outcomes[stage] = Outcome(status=status, missing=self._missing(stage))
         self._say({"kind": "end", "stage": None, "status": self._status()})
         return {stage.id: self.outcomes[stage.id] for stage in self.recipe.stages}
+
+    def _walk(
+        self, waiting: list[str], running: dict[Future[Turn], StageJob], submit: Submit
+    ) -> None:
+        while running or waiting:
+            self._start_ready(waiting, running, submit)
+            if not running:
+                break
+            ended, _ = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
+            for future in ended:
+                job = running.pop(future)
+                if future.result() is Turn.AGAIN:
+                    waiting.append(job.stage)
+            if running:
+                self.executor.check()
+
+    def _say_left(self, jobs: Iterable[StageJob], *, error: RushesError) -> None:
+        """The end of stages whose threads are not waited for."""
+        status: Status = "stopped" if isinstance(error, StoppedError) else "failed"
+        for job in jobs:
+            self._say_end(job.stage, status=status, error=error)
+        self._say({"kind": "end", "stage": None, "status": _TRACKED[status]})
 
     @contextmanager
     def _pool(self) -> Iterator[Submit]:
@@ -174,8 +197,8 @@ class Graph:
         """One stage from its first event to its last, in a thread of its own."""
         stage = job.spec
         started_s = time.monotonic()
-        self._say({"kind": "stage", "stage": stage.id, **self._about(stage)})
-        for event in self._datasets(stage):
+        self._say(stage_event(stage, inputs=self._input(stage)))
+        for event in dataset_events(self.recipe, stage, data=self.data):
             self._say(event)
         status: Status = "failed"
         error: RushesError | None = None
@@ -195,10 +218,13 @@ class Graph:
             error = RushesError(f"stage {stage.id}: {one_line(unknown)}; log: {log}")
         seconds = time.monotonic() - started_s
         self.outcomes[stage.id] = Outcome(status=status, seconds=seconds, error=error)
-        if error is not None:
-            self._say({"kind": "note", "stage": stage.id, "text": str(error), "failure": True})
-        self._say({"kind": "end", "stage": stage.id, "status": _TRACKED[status]})
+        self._say_end(stage.id, status=status, error=error)
         return Turn.OVER
+
+    def _say_end(self, stage: str, *, status: Status, error: RushesError | None) -> None:
+        if error is not None:
+            self._say({"kind": "note", "stage": stage, "text": str(error), "failure": True})
+        self._say({"kind": "end", "stage": stage, "status": _TRACKED[status]})
 
     def _say_waiting(self, stage: str, *, text: str) -> None:
         self._say({"kind": "note", "stage": stage, "text": f"{text}; waits for room"})
@@ -240,32 +266,6 @@ class Graph:
 
     def _say(self, event: dict[str, Any]) -> None:
         self.on_event(event)
-
-    def _datasets(self, stage: Stage) -> list[dict[str, Any]]:
-        if stage.latents is not None:
-            return []
-        return [
-            {
-                "kind": "dataset",
-                "stage": stage.id,
-                "name": f"{self.recipe.name}-{name}",
-                "uri": self.recipe.data.sources[name].uri,
-                "digest": self.data[name],
-                "context": "evaluation" if stage.evaluate else "training",
-            }
-            for name in self.recipe.reads(stage)
-        ]
-
-    def _about_run(self) -> dict[str, Any]:
-        params = self.recipe.model_dump(mode="json", exclude={"stages", "tracking"})
-        tags = {"run": self.store.uri, "digest": recipe_digest(self.recipe)}
-        return {"params": params, "tags": tags | {"attempt": self.attempt}}
-
-    def _about(self, stage: Stage) -> dict[str, Any]:
-        return {
-            "params": stage.model_dump(mode="json", exclude_none=True),
-            "tags": {"kind": stage.kind, "inputs": self._input(stage)},
-        }
 
     def _status(self) -> str:
         statuses = {outcome.status for outcome in self.outcomes.values()}

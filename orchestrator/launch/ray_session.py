@@ -15,6 +15,7 @@ from orchestrator.recipe.recipe import Recipe
 
 START_THREAD = "ray-start"
 TOKEN = "token"
+_CLOSE_S = 30.0  # a Ray that is lost may take for ever to say goodbye
 OBJECT_STORE_BYTES = 200 << 20  # events, job descriptions: clips never pass through it
 
 _ANYWHERE = {
@@ -27,6 +28,8 @@ _ANYWHERE = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_COLOR_PREFIX": "0",
+    # Ray's client ends this process with 1 where the head is silent for so long: we are sooner.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "300",
 }
 _PRIVATE = {
     # The name is historical: 0 makes Ray call itself 127.0.0.1, so that nothing listens outside.
@@ -89,12 +92,12 @@ class Starting:
     def close(self) -> None:
         """Ends the session if it is open.
 
-        One that is still starting is left alone: it ends with this process. The logs of one that
-        did not start are kept.
+        One that is still starting, or does not end in time, is left alone: it ends with this
+        process. The logs of one that did not start are kept.
         """
         if self.is_ready:
             self._closing.set()
-            self._thread.join()
+            self._thread.join(_CLOSE_S)
         if self._error is not None:
             (self._folder / TOKEN).unlink()
             return

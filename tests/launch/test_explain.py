@@ -5,6 +5,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import (
+    ActorDiedError,
+    LocalRayletDiedError,
+    OwnerDiedError,
+    RayTaskError,
+    RpcError,
+)
 from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import (
     InsufficientClusterResourcesError,
@@ -43,6 +50,37 @@ def test_more_than_a_cluster_may_grow_to_is_the_outside(tmp_path: Path) -> None:
     failure = ControllerError(InsufficientClusterResourcesError("100 GPU"))
     error = explain(failure, stage="dit", log=tmp_path / "log")
     assert type(error) is UnavailableError
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ActorDiedError(),
+        ControllerError(ActorDiedError()),
+        RayTaskError("train", "Traceback", ActorDiedError()),
+        OwnerDiedError("00", None, ""),
+        LocalRayletDiedError(),
+        RpcError("failed to connect to all addresses"),
+        ConnectionError("refused"),
+    ],
+)
+def test_a_cluster_that_is_gone_is_the_outside(error: Exception, tmp_path: Path) -> None:
+    known = explain(error, stage="dit", log=tmp_path / "log")
+    assert type(known) is UnavailableError
+    assert len(str(known).splitlines()) == 1
+    assert "stage dit: lost Ray: " in str(known)
+    assert "start the same command again" in str(known)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        WorkerGroupError("rank 0 crashed", {0: ActorDiedError()}),
+        RayTaskError("evaluate", "Traceback", ConnectionError("no route to a model hub")),
+    ],
+)
+def test_a_worker_in_trouble_is_the_stages_failure(error: Exception, tmp_path: Path) -> None:
+    assert type(explain(error, stage="dit", log=tmp_path / "log")) is RushesError
 
 
 def poll(**errors: Exception) -> Any:

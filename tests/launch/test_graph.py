@@ -40,6 +40,9 @@ class FakeExecutor:
     def fits(self, job: StageJob, *, beside: tuple[StageJob, ...]) -> bool:
         return self.side_by_side
 
+    def check(self) -> None:
+        pass
+
     def run(self, job: StageJob, *, on_event: Any, stop: threading.Event) -> StageResult:
         self.started.append(job.stage)
         result = self.behaviours.get(job.stage, succeed)(job, stop)

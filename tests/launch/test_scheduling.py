@@ -11,7 +11,7 @@ from orchestrator.cascade.attempt import begin
 from orchestrator.cascade.executor import EventSink, NoRoomError
 from orchestrator.cascade.room import fit, least, missing
 from orchestrator.cascade.run import Graph, Outcome
-from orchestrator.errors import StoppedError, UserError
+from orchestrator.errors import StoppedError, UnavailableError, UserError
 from orchestrator.recipe.load import parse_recipe
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.storage.store import open_store
@@ -32,6 +32,7 @@ class HeldExecutor:
         self._ends: dict[str, Future[StageResult]] = {}
         self._changed = threading.Condition()
         self._asked: list[tuple[str, set[str]]] = []
+        self.lost: UnavailableError | None = None
 
     def fits(self, job: StageJob, *, beside: tuple[StageJob, ...]) -> bool:
         with self._changed:
@@ -39,6 +40,10 @@ class HeldExecutor:
             self._changed.notify_all()
         held = [missing(other.spec.compute, placed=0) for other in beside]
         return fit([*held, least(job.spec.compute)], nodes=ROOM)
+
+    def check(self) -> None:
+        if self.lost is not None:
+            raise self.lost
 
     def run(self, job: StageJob, *, on_event: Any, stop: threading.Event) -> StageResult:
         end: Future[StageResult] = Future()
@@ -216,6 +221,20 @@ def test_a_failure_blocks_what_needs_it_and_nothing_else(start: Any) -> None:
         "dit": ("encode",),
         "evaluate": ("dit",),
     }
+
+
+def test_a_lost_cluster_ends_the_walk_without_its_stages(start: Any) -> None:
+    executor = HeldExecutor()
+    events: list[dict[str, Any]] = []
+    walk = start(recipe_of(hangs=1, waits=2), executor, on_event=events.append)
+    executor.running(1)
+    executor.lost = UnavailableError("lost Ray")
+    with pytest.raises(UnavailableError, match="lost Ray"):
+        walk.result(LIMIT_S)
+    assert executor.running(1) == {"hangs"}
+    executor.end("hangs")
+    ends = [(one["stage"], one["status"]) for one in events if one["kind"] == "end"]
+    assert ends[:2] == [("hangs", "FAILED"), (None, "FAILED")]
 
 
 def test_a_second_signal_does_not_wait_for_a_stage_that_hangs(tmp_path: Path) -> None:

@@ -1,0 +1,41 @@
+"""What the first events of a run and of its stages say."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.recipe.digest import recipe_digest
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.stage import Stage
+
+
+def run_event(recipe: Recipe, *, run: str, attempt: int) -> dict[str, Any]:
+    """The start of a run: its recipe without the stages, and which start of it this is."""
+    params = recipe.model_dump(mode="json", exclude={"stages", "tracking"})
+    tags = {"run": run, "digest": recipe_digest(recipe), "attempt": attempt}
+    return {"kind": "run", "name": recipe.name, "params": params, "tags": tags}
+
+
+def stage_event(stage: Stage, *, inputs: str) -> dict[str, Any]:
+    """The start of a stage; ``inputs`` is the digest of what it is made from."""
+    params = stage.model_dump(mode="json", exclude_none=True)
+    tags = {"kind": stage.kind, "inputs": inputs}
+    return {"kind": "stage", "stage": stage.id, "params": params, "tags": tags}
+
+
+def dataset_events(
+    recipe: Recipe, stage: Stage, *, data: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """The clips that a stage reads; none for one that reads latents."""
+    if stage.latents is not None:
+        return []
+    return [
+        {
+            "kind": "dataset",
+            "stage": stage.id,
+            "name": f"{recipe.name}-{name}",
+            "uri": recipe.data.sources[name].uri,
+            "digest": data[name],
+            "context": "evaluation" if stage.evaluate else "training",
+        }
+        for name in recipe.reads(stage)
+    ]
