@@ -36,7 +36,11 @@ def evaluate_run(uri: str, *, on_clips: Callable[[int, int], None]) -> dict[str,
     store, recipe = open_run(uri)
     stages = [stage.id for stage in recipe.stages if stage.evaluate is not None]
     if not stages:
-        raise UserError(f"recipe {recipe.name} has no evaluate stage, wanted at least one")
+        raise UserError(
+            f"recipe {recipe.name} has no evaluate stage, wanted at least one, such as "
+            "{id: evaluate, evaluate: {model: STAGE}}; add it and train again: what is finished "
+            "is kept"
+        )
     return {
         stage: evaluate(
             StageJob(recipe=recipe, stage=stage, run=store.uri, attempt=1),

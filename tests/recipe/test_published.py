@@ -129,6 +129,23 @@ def _small_link(recipe: Recipe, stage: Stage) -> Link:
     )
 
 
+@pytest.mark.parametrize(
+    ("file", "enlarging"),
+    [
+        ("imagen_video.yaml", ("tsr1", "ssr1", "ssr2", "tsr2", "tsr3")),
+        ("make_a_video.yaml", ("interpolation", "sr_l_video", "sr_h")),
+    ],
+)
+def test_upsamplers_are_measured_against_interpolation(
+    file: str, enlarging: tuple[str, ...]
+) -> None:
+    recipe = load_recipe(JOBS / file)
+    (stage,) = [stage for stage in recipe.stages if stage.evaluate is not None]
+    assert stage.evaluate is not None
+    assert stage.evaluate.metric == "upsamplers"  # no classifier knows these clips
+    assert recipe.needs(stage) == enlarging
+
+
 def test_numbers_are_shortened() -> None:
     assert [short(value) for value in (0, 7, 999.4, 1000, 5_549_600_000, 2.2788e14)] == [
         "0",
