@@ -88,11 +88,12 @@ class OscillationConfig(Strict):
     """The guidance scale alternates with a lower one, after some steps at its full height.
 
     Source: Ho et al. 2022 (Imagen Video), arXiv:2210.02303, section 2.6.2, for the base model
-    and the first temporal and spatial super-resolution: 15 and 1. The length of the constant
-    part is not published, nor which scale follows it (here the high one).
+    and the first temporal and spatial super-resolution: weights w of 15 and 1, which are scales
+    of 16 and 2 here (``GuidanceConfig``: scale = w + 1). The length of the constant part is not
+    published, nor which scale follows it (here the high one).
     """
 
-    low: NonNegativeFloat = 1.0  # as GuidanceConfig.scale: 1 computes no unconditional output
+    low: NonNegativeFloat = 2.0  # as GuidanceConfig.scale: 1 computes no unconditional output
     constant_share: float = Field(default=0.1, ge=0.0, le=1.0)  # part of the steps, from noise
 
 

@@ -164,7 +164,7 @@ def test_guidance_doubles_the_batch_only_in_its_interval(
 def test_oscillating_guidance_doubles_the_batch_in_every_high_step(
     chain: SoraChain, seen: list[tuple[Tensor, Tensor]]
 ) -> None:
-    guidance = GuidanceConfig(scale=3.0, oscillation=OscillationConfig(constant_share=0.4))
+    guidance = GuidanceConfig(scale=3.0, oscillation=OscillationConfig(low=1.0, constant_share=0.4))
     _sample(chain, sampler=SamplerConfig(steps=5, guidance=guidance))
     assert [len(x) for x, _ in seen] == [4, 4, 4, 2, 4]
 

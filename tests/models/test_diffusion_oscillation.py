@@ -93,6 +93,12 @@ def test_an_equal_lower_scale_is_plain_guidance() -> None:
     torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=0)
 
 
+def test_the_lower_scale_is_the_papers_unless_said_otherwise() -> None:
+    # Imagen Video, arXiv:2210.02303, section 2.6.2: a weight of 1, a scale of 2.
+    swing = GuidanceConfig.model_validate_json('{"scale": 16.0, "oscillation": {}}')
+    assert {swing.scale_at(step, steps=10) for step in range(10)} == {16.0, 2.0}
+
+
 def test_steps_must_be_known() -> None:
     with pytest.raises(ValueError, match=r"guidance.oscillation counts sampling steps"):
         guided(conditional=lambda x, t_B: x, both=lambda x, t_B: x, config=_config())
