@@ -45,8 +45,8 @@ def student_times(
     Args:
         uniform_B: draws in [0, 1), [B].
         config: N.
-        objective: the student's. Its shift bends the grid as sampling does, so a sampler of
-            the student must not set another.
+        objective: the student's. Its shift bends the grid as sampling does; a recipe whose
+            sampler bends it otherwise is refused (orchestrator/recipe/relations.py).
 
     Source: arXiv:2202.00512, algorithm 2: t = i/N, then t - 0.5/N and t - 1/N.
     """

@@ -73,6 +73,8 @@ def _completed(stage: Tree, known: dict[Any, Tree]) -> Tree:
     inherited = {name: teacher[name] for name in _TAKEN_OVER if name in teacher}
     train = dict(teacher["train"])
     train["sampler"] = _sampler(train.get("sampler"), distill)
+    if is_mapping(train.get("optim")):  # a student takes over all layers, not some from images
+        train["optim"] = {**train["optim"], "spatial_lr_ratio": 1.0}
     return _merged({**inherited, "train": train}, stage)
 
 

@@ -4,7 +4,7 @@ Every function raises ValueError in one line that begins with a field of the rec
 """
 
 from models.config import Strict
-from models.diffusion.config import DiffusionConfig
+from models.diffusion.config import DiffusionConfig, FlowConfig
 from models.make_a_video.prior_config import PriorConfig
 from models.nn.unet_config import UNetConfig
 from models.sora.autoencoder_config import AutoencoderConfig
@@ -104,9 +104,15 @@ def _check_patches(clip: Clip, autoencoder: AutoencoderConfig, dit: DiTConfig) -
 
 
 def _check_start(stage: Stage, stages: Stages) -> None:
+    ratio, model = stage.training.optim.spatial_lr_ratio, stage.training.model
+    if ratio != 1.0 and (stage.starts_from is None or not isinstance(model, UNetConfig)):
+        raise ValueError(
+            f"{_name(stage)}.train.optim.spatial_lr_ratio={ratio}, wanted 1.0 unless a U-Net takes "
+            "layers over from another stage (starts_from)"
+        )
     if stage.starts_from is None:
         return
-    model, field = stage.training.model, f"{_name(stage)}.starts_from"
+    field = f"{_name(stage)}.starts_from"
     _expect(stages, stage.starts_from, type(model), field)
     if not isinstance(model, UNetConfig):
         return
@@ -232,6 +238,18 @@ def _check_distill(stage: Stage, stages: Stages) -> None:
             f"{_name(stage)}.train.sampler.steps={train.sampler.steps}, wanted "
             f"distill.steps={distill.steps}"
         )
-    above = teacher.distill.steps if teacher.distill is not None else None
-    if above is not None and above != 2 * distill.steps:
-        raise ValueError(f"{field}.steps={distill.steps}, wanted half of its teacher's {above}")
+    above = teacher.training.sampler.steps
+    if above != 2 * distill.steps:
+        raise ValueError(
+            f"{field}.steps={distill.steps}, wanted half of its teacher's sampler.steps={above}"
+        )
+    shift, trained = train.sampler.shift, _shift(objective)
+    if shift is not None and shift != trained:
+        raise ValueError(
+            f"{_name(stage)}.train.sampler.shift={shift}, wanted null or the objective's "
+            f"{trained:g}: a student knows the steps that it was trained for and no others"
+        )
+
+
+def _shift(objective: FlowConfig | DiffusionConfig) -> float:
+    return objective.shift if isinstance(objective, FlowConfig) else 1.0

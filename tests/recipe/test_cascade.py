@@ -79,6 +79,20 @@ def test_student_takes_over_what_its_teacher_says() -> None:
     assert recipe.stage("tsr1-8").needs == ("tsr1",)
 
 
+def test_student_of_a_video_network_learns_all_layers_at_one_rate() -> None:
+    tree = load_recipe(MAKE_A_VIDEO).model_dump(mode="json")
+    stages = {stage["id"]: stage for stage in tree["stages"]}
+    for name in ("decoder", "decoder_video"):
+        stages[name]["train"]["model"]["learned_variance"] = False
+        stages[name]["train"]["objective"] = {"kind": "v"}
+    tree["stages"] = [stages[name] for name in ("pair", "prior", "decoder", "decoder_video")]
+    tree["stages"].append({"id": "student", "distill": {"teacher": "decoder_video", "steps": 16}})
+    recipe = parse_recipe(tree, origin="small")
+    rates = [recipe.stage(name).training.optim for name in ("decoder_video", "student")]
+    assert [one.spatial_lr_ratio for one in rates] == [0.5, 1.0]
+    assert rates[0].lr == rates[1].lr
+
+
 def test_a_completed_recipe_is_complete() -> None:
     recipe = load_recipe(IMAGEN)
     assert parse_recipe(recipe.model_dump(mode="json"), origin="again") == recipe
@@ -103,10 +117,14 @@ def test_digests_follow_geometry_and_samplers() -> None:
             ("ssr3", 8),
         )
     ]
-    longer = "stages.base.train.sampler.steps=64"
+    # The first halving is of the guided student's steps, which are its teacher's otherwise.
+    longer = (
+        "stages.base.train.sampler.steps=64",
+        "stages.base-guided.train.sampler={steps: 32}",
+    )
     assert digest("tsr1") != digest("tsr1", *other_rate)
-    assert digest("base") == digest("base", longer)
-    assert digest("evaluate") != digest("evaluate", longer)
+    assert digest("base") == digest("base", *longer)
+    assert digest("evaluate") != digest("evaluate", *longer)
     assert digest("tsr1") == digest("tsr1", "stages.base.train.steps=7")
 
 
@@ -173,6 +191,26 @@ def test_digests_follow_the_images_of_the_networks_that_read_them() -> None:
         ("stages.base-guided.distill.steps=4", "exactly one of guidance (phase 1) and steps"),
         ("stages.base-guided.distill.teacher=nobody", "distill.teacher=nobody, wanted an earlier"),
         ("stages.base-8.distill.steps=4", "stages.base-8.distill.steps=4, wanted half of its"),
+        (
+            "stages.base-16.distill.steps=8",
+            "stages.base-16.distill.steps=8, wanted half of its teacher's sampler.steps=32",
+        ),
+        (
+            "stages.tsr1-8.distill.steps=4",
+            "stages.tsr1-8.distill.steps=4, wanted half of its teacher's sampler.steps=16",
+        ),
+        (
+            "stages.base.train.sampler.shift=3.0",
+            "stages.base-16.train.sampler.shift=3.0, wanted null or the objective's 1",
+        ),
+        (
+            "stages.base.train.optim.spatial_lr_ratio=0.5",
+            "stages.base.train.optim.spatial_lr_ratio=0.5, wanted 1.0 unless a U-Net takes",
+        ),
+        (
+            "stages.base-8.train.optim={lr: 0.1, spatial_lr_ratio: 0.5}",
+            "stages.base-8.train.optim.spatial_lr_ratio=0.5, wanted 1.0 unless a U-Net takes",
+        ),
         ("stages.base-8.train.sampler.steps=9", "sampler.steps=9, wanted distill.steps=8"),
         ("stages.base-8.train.clip.fps=2", "stages.base-8.train.clip differs from the teacher's"),
         (
