@@ -68,6 +68,26 @@ def test_inflated_network_is_the_image_network_bit_by_bit(config: UNetConfig) ->
 
 @torch.no_grad()
 @every_layout
+def test_interpolation_begins_as_the_video_network_that_it_takes_over(config: UNetConfig) -> None:
+    """Make-A-Video, arXiv:2209.14792, section 3.3: four more channels, their weights zero."""
+    video = stirred(config.model_copy(update={"given_frames": False}))
+    interpolation = fresh(config)
+    interpolation.load_smaller(video.state_dict())
+    assert interpolation.stem.given is not None
+    assert interpolation.stem.given.in_channels == 4
+    assert not bool(interpolation.stem.given.weight.any())
+    x_BCTHW = clips()
+    inputs = inputs_for(config, x_BCTHW)
+    expected = video(x_BCTHW, times(), replace(inputs, given_BCTHW=None))
+    assert torch.equal(interpolation(x_BCTHW, times(), inputs), expected)
+    mixed = x_BCTHW.clone()
+    mixed[:, :, 0] = 0.0  # what is perturbed in it mixes frames
+    others = video(mixed, times(), replace(inputs, given_BCTHW=None))
+    assert not torch.equal(others[:, :, -1], expected[:, :, -1])
+
+
+@torch.no_grad()
+@every_layout
 def test_image_network_treats_each_frame_alone(config: UNetConfig) -> None:
     image = stirred(image_config(config)).double()
     x_BCTHW = clips().double()
