@@ -20,7 +20,6 @@ from models.nn.frames import to_clips, to_frames
 from models.nn.norms import EPS
 from models.nn.rope import rotate
 
-MAX_DISTANCE = 32  # frames; the bias of a longer distance is that of this one
 MAX_SEQUENCES = 65_535  # of one attention: CUDA kernels launch no more (pytorch issue 142228)
 
 
@@ -46,18 +45,19 @@ def add_to_videos(x: Tensor, update: Tensor, video_B111: Tensor | None) -> Tenso
 
 
 class TemporalConv(nn.Module):
-    """Adds a convolution over three frames; weights zero at first. Beyond the ends are zeros.
+    """Adds a convolution over a few frames; weights zero at first. Beyond the ends are zeros.
 
     Source: the 1D half of Conv_P3D, Singer et al. 2022 (Make-A-Video), arXiv:2209.14792, section
     3.2.1, which is initialised as the identity (Dirac weights in make-a-video-pytorch). Here the
     identity stands beside the weights, not in them: the same functions and the same start, which
-    is exact in every precision. The width 3 is that code's, the paper gives none.
+    is exact in every precision. The paper gives no width; that code's is 3.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, kernel: int) -> None:
+        """Args: ``kernel``, frames that a weight spans; odd."""
         super().__init__()
         # Over [B, C, T, P]: in two dimensions, so that P need not be moved into the batch.
-        self.conv = nn.Conv2d(channels, channels, (3, 1), padding=(1, 0))
+        self.conv = nn.Conv2d(channels, channels, (kernel, 1), padding=(kernel // 2, 0))
         nn.init.zeros_(self.conv.weight)
         nn.init.zeros_(self.conv.bias)  # pyright: ignore[reportArgumentType]
 
@@ -78,17 +78,18 @@ class TemporalConv(nn.Module):
 
 
 class PseudoConv(nn.Module):
-    """A 3x3 convolution of every frame, then one over time if ``temporal``.
+    """A 3x3 convolution of every frame, then one over time if it has a ``kernel`` for it.
 
     Source: Conv_P3D, Make-A-Video, arXiv:2209.14792, section 3.2.1.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, temporal: bool, stride: int = 1
+        self, in_channels: int, out_channels: int, *, kernel: int | None, stride: int = 1
     ) -> None:
+        """Args: ``kernel`` over time in frames, None for images; ``stride`` over space."""
         super().__init__()
         self.space = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1)
-        self.time = TemporalConv(out_channels) if temporal else None
+        self.time = None if kernel is None else TemporalConv(out_channels, kernel=kernel)
 
     def forward(self, x_NCHW: Tensor, *, frames: int, video_B111: Tensor | None) -> Tensor:
         """Returns [N, out_channels, H / stride, W / stride]; see ``TemporalConv``."""
@@ -107,15 +108,18 @@ class RelativePosition(nn.Module):
     relative position embeddings and no form of them.
     """
 
-    def __init__(self, heads: int) -> None:
+    def __init__(self, heads: int, *, max_distance: int) -> None:
+        """Args: ``max_distance`` in frames; the bias of a longer one is that of this one."""
         super().__init__()
-        self.bias = nn.Parameter(torch.zeros(heads, 2 * MAX_DISTANCE + 1))
+        self.max_distance = max_distance
+        self.bias = nn.Parameter(torch.zeros(heads, 2 * max_distance + 1))
 
     def forward(self, frames: int) -> Tensor:
         """Returns [A, T, T], queries before keys."""
         places = torch.arange(frames, device=self.bias.device)
         distance_TT = places[None, :] - places[:, None]
-        return self.bias[:, distance_TT.clamp(-MAX_DISTANCE, MAX_DISTANCE) + MAX_DISTANCE]
+        most = self.max_distance
+        return self.bias[:, distance_TT.clamp(-most, most) + most]
 
 
 class TemporalAttention(nn.Module):
@@ -128,11 +132,14 @@ class TemporalAttention(nn.Module):
     it, and an image network stays what it was.
     """
 
-    def __init__(self, *, width: int, heads: int, is_relative: bool) -> None:
+    def __init__(self, *, width: int, heads: int, max_distance: int | None) -> None:
+        """Args: ``max_distance`` of the relative bias; None for none, see ``rope_2TR``."""
         super().__init__()
         self.norm = nn.LayerNorm(width, eps=EPS)
         self.project = SelfProjection(width=width, heads=heads)
-        self.relative = RelativePosition(heads) if is_relative else None
+        self.relative = (
+            None if max_distance is None else RelativePosition(heads, max_distance=max_distance)
+        )
         self.out = nn.Linear(width, width)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)

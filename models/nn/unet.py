@@ -36,7 +36,8 @@ class Stem(nn.Module):
             if config.given_frames
             else None
         )
-        self.time = TemporalConv(config.width) if config.temporal_conv else None
+        kernel = config.kernel_over_time
+        self.time = None if kernel is None else TemporalConv(config.width, kernel=kernel)
         if self.given is not None:
             nn.init.zeros_(self.given.weight)
 
@@ -56,7 +57,7 @@ class Head(nn.Module):
     def __init__(self, channels: int, *, config: UNetConfig) -> None:
         super().__init__()
         self.norm = FrameNorm(config.groups, channels)
-        self.conv = PseudoConv(channels, config.out_channels, temporal=config.temporal_conv)
+        self.conv = PseudoConv(channels, config.out_channels, kernel=config.kernel_over_time)
         nn.init.zeros_(self.conv.space.weight)
         nn.init.zeros_(self.conv.space.bias)  # pyright: ignore[reportArgumentType]
 

@@ -53,14 +53,14 @@ class ResidualBlock(nn.Module):
         resample: Resample | None = None,
     ) -> None:
         super().__init__()
-        temporal = config.temporal_conv
+        kernel = config.kernel_over_time
         self.resample = resample
         self.norm_in = FrameNorm(config.groups, in_channels)
-        self.conv_in = PseudoConv(in_channels, out_channels, temporal=temporal)
+        self.conv_in = PseudoConv(in_channels, out_channels, kernel=kernel)
         self.modulation = nn.Linear(config.embed_width, 2 * out_channels)
         self.norm_out = FrameNorm(config.groups, out_channels)
         self.dropout = ClipDropout(config.dropout) if config.dropout else None
-        self.conv_out = PseudoConv(out_channels, out_channels, temporal=temporal)
+        self.conv_out = PseudoConv(out_channels, out_channels, kernel=kernel)
         # A linear layer on tokens is a 1x1 convolution on frames, and the faster of the two.
         self.shortcut = (
             None if in_channels == out_channels else nn.Linear(in_channels, out_channels)
@@ -164,7 +164,7 @@ class Layer(nn.Module):
             TemporalAttention(
                 width=out_channels,
                 heads=out_channels // config.head_width,
-                is_relative=config.time_position == "relative",
+                max_distance=(config.max_distance if config.time_position == "relative" else None),
             )
             if level in config.temporal_attention
             else None

@@ -7,6 +7,8 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from models.config import RGB, Strict
 
 Levels = tuple[NonNegativeInt, ...]
+TEMPORAL_KERNEL = 3
+MAX_DISTANCE = 32
 
 
 class UNetConfig(Strict):
@@ -31,7 +33,11 @@ class UNetConfig(Strict):
     context_attention: Levels = ()  # levels that attend to text and image embedding
     temporal_attention: Levels = ()  # levels with attention over the frames of a clip
     time_position: Literal["relative", "rotary"] = "relative"  # how that knows a frame's place
+    # Frames; the learned bias of a longer distance is that of this one. No more than clips of the
+    # training have, if longer ones are sampled: a distance that was never seen learns nothing.
+    max_distance: PositiveInt = MAX_DISTANCE
     temporal_conv: bool = False  # a convolution over time after every 3x3 one over space
+    temporal_kernel: PositiveInt = TEMPORAL_KERNEL  # frames that it spans; odd
     text: bool = False  # reads the states of a text encoder
     image_embedding: PositiveInt | None = None  # width of the embedding of an image that it reads
     fps: bool = False  # reads frames per second
@@ -72,6 +78,11 @@ class UNetConfig(Strict):
     def out_channels(self) -> int:
         """3, or 6 with a learned variance."""
         return 2 * RGB if self.learned_variance else RGB
+
+    @property
+    def kernel_over_time(self) -> int | None:
+        """Frames that convolutions over time span; None if there are none."""
+        return self.temporal_kernel if self.temporal_conv else None
 
     @property
     def is_temporal(self) -> bool:
@@ -131,5 +142,21 @@ class UNetConfig(Strict):
         if self.time_position == "rotary" and not self.temporal_attention:
             raise ValueError(
                 "time_position=rotary with temporal_attention=[], wanted at least one level"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _constants_of_time_have_an_effect(self) -> Self:
+        if self.temporal_kernel % 2 == 0:
+            raise ValueError(f"temporal_kernel={self.temporal_kernel}, wanted an odd number")
+        if not self.temporal_conv and self.temporal_kernel != TEMPORAL_KERNEL:
+            raise ValueError(
+                f"temporal_kernel={self.temporal_kernel} belongs to temporal_conv=true"
+            )
+        is_relative = self.time_position == "relative" and self.temporal_attention
+        if not is_relative and self.max_distance != MAX_DISTANCE:
+            raise ValueError(
+                f"max_distance={self.max_distance} belongs to time_position=relative with "
+                "temporal_attention"
             )
         return self

@@ -67,7 +67,7 @@ class DownLevel(nn.Module):
     def __init__(self, in_channels: int, *, config: UNetConfig, level: int) -> None:
         super().__init__()
         width, depth = config.widths[level], config.depths[level]
-        self.shrink = PseudoConv(in_channels, width, temporal=config.temporal_conv, stride=2)
+        self.shrink = PseudoConv(in_channels, width, kernel=config.kernel_over_time, stride=2)
         self.layers = nn.ModuleList(
             Layer(width, width, config=config, level=level if index == depth - 1 else None)
             for index in range(depth)
@@ -99,7 +99,7 @@ class UpLevel(nn.Module):
             )
             for index in range(depth)
         )
-        self.grow = PseudoConv(width, out_channels, temporal=config.temporal_conv)
+        self.grow = PseudoConv(width, out_channels, kernel=config.kernel_over_time)
 
     def forward(self, x_NCHW: Tensor, conditions: Conditions, skip_NCHW: Tensor | None) -> Tensor:
         """Returns [N, out_channels, 2 * H, 2 * W]."""

@@ -17,7 +17,8 @@ from orchestrator.recipe.train import Clip
 
 # A network may begin with one that lacks these: fresh, they change nothing.
 _ADDED = ("temporal_conv", "temporal_attention", "fps", "given_frames")
-_FREE = (*_ADDED, "time_position", "dropout")
+_OF_TIME = {"temporal_conv": "temporal_kernel", "temporal_attention": "max_distance"}
+_FREE = (*_ADDED, *_OF_TIME.values(), "time_position", "dropout")
 
 
 def check_stage(stage: Stage, stages: Stages, *, has_pretrained_pair: bool) -> None:
@@ -127,6 +128,10 @@ def _check_start(stage: Stage, stages: Stages) -> None:
             raise ValueError(
                 f"{field}={stage.starts_from} has {name}={theirs}, wanted it here too: {mine}"
             )
+    for layers, name in _OF_TIME.items():
+        mine, theirs = getattr(model, name), getattr(start, name)
+        if getattr(start, layers) and mine != theirs:
+            raise ValueError(f"{field}={stage.starts_from} has {name}={theirs}, seen {mine} here")
 
 
 def _keeps(mine: bool | tuple[int, ...], theirs: bool | tuple[int, ...]) -> bool:

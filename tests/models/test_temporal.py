@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from models.nn import temporal
 from models.nn.rope import rope_table
-from models.nn.temporal import MAX_DISTANCE, PseudoConv, TemporalAttention, TemporalConv
+from models.nn.temporal import PseudoConv, RelativePosition, TemporalAttention, TemporalConv
 
 CHANNELS, HEADS, HEAD = 12, 2, 6
 FRAMES, HEIGHT, WIDTH = 5, 2, 3
+MAX_DISTANCE = 32
 Position = Literal["relative", "rotary"]
 every_position = pytest.mark.parametrize("position", ["relative", "rotary"])
 
@@ -33,7 +34,8 @@ def stirred(layer: nn.Module) -> nn.Module:
 
 def attention(position: Position) -> TemporalAttention:
     torch.manual_seed(0)
-    return TemporalAttention(width=CHANNELS, heads=HEADS, is_relative=position == "relative")
+    most = MAX_DISTANCE if position == "relative" else None
+    return TemporalAttention(width=CHANNELS, heads=HEADS, max_distance=most)
 
 
 def table(position: Position, *, count: int = FRAMES) -> Tensor | None:
@@ -43,22 +45,24 @@ def table(position: Position, *, count: int = FRAMES) -> Tensor | None:
 
 
 def conv_by_loops(layer: TemporalConv, x_NCHW: Tensor) -> Tensor:
-    """x[t] + b + sum over k of W[k] x[t + k - 1], at every position by itself."""
+    """x[t] + b + sum over k of W[k] x[t + k - K // 2], at every position by itself."""
     weight, bias = layer.conv.weight, layer.conv.bias
     assert bias is not None
     out = x_NCHW.clone()
     for n in range(len(x_NCHW)):
         first = n - n % FRAMES
-        for k in range(3):
-            other = n + k - 1
+        kernel = weight.shape[2]
+        for k in range(kernel):
+            other = n + k - kernel // 2
             if first <= other < first + FRAMES:
                 out[n] += torch.einsum("dc,chw->dhw", weight[:, :, k, 0], x_NCHW[other])
         out[n] += bias[:, None, None]
     return out
 
 
-def test_temporal_convolution_is_the_loop() -> None:
-    layer = stirred(TemporalConv(CHANNELS)).double()
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_temporal_convolution_is_the_loop(kernel: int) -> None:
+    layer = stirred(TemporalConv(CHANNELS, kernel=kernel)).double()
     assert isinstance(layer, TemporalConv)
     x_NCHW = frames().double()
     found = layer(x_NCHW, frames=FRAMES, video_B111=None)
@@ -123,14 +127,23 @@ def test_temporal_attention_is_the_loop(position: Position) -> None:
     torch.testing.assert_close(found, attention_by_loops(layer, x_NCHW), rtol=0, atol=atol)
 
 
-def test_far_frames_share_a_bias() -> None:
-    layer = attention("relative")
-    assert layer.relative is not None
-    nn.init.normal_(layer.relative.bias)
-    bias_ATT = layer.relative(MAX_DISTANCE + 4)
-    assert torch.equal(bias_ATT[:, 0, MAX_DISTANCE:], bias_ATT[:, :1, MAX_DISTANCE].expand(-1, 4))
-    assert torch.equal(bias_ATT[:, MAX_DISTANCE:, 0], bias_ATT[:, MAX_DISTANCE, :1].expand(-1, 4))
+@pytest.mark.parametrize("most", [2, MAX_DISTANCE])
+def test_far_frames_share_a_bias(most: int) -> None:
+    relative = RelativePosition(HEADS, max_distance=most)
+    nn.init.normal_(relative.bias)
+    bias_ATT = relative(most + 4)
+    assert torch.equal(bias_ATT[:, 0, most:], bias_ATT[:, :1, most].expand(-1, 4))
+    assert torch.equal(bias_ATT[:, most:, 0], bias_ATT[:, most, :1].expand(-1, 4))
     assert not torch.equal(bias_ATT[:, 0, 1], bias_ATT[:, 1, 0])  # before and after differ
+    assert not torch.equal(bias_ATT[:, 0, most], bias_ATT[:, 0, most - 1])
+
+
+def test_every_distance_of_a_clip_as_long_gets_a_gradient() -> None:
+    relative = RelativePosition(HEADS, max_distance=FRAMES - 1)
+    nn.init.normal_(relative.bias)
+    relative(FRAMES).square().sum().backward()
+    assert relative.bias.grad is not None
+    assert bool(relative.bias.grad.all())
 
 
 def run(layer: TemporalAttention, x_NCHW: Tensor, *, position: Position) -> Tensor:
@@ -198,7 +211,9 @@ def test_fresh_layers_are_the_identity(position: Position) -> None:
     x_NCHW = frames()
     found = attention(position)(x_NCHW, frames=FRAMES, video_B111=None, rope_2TR=table(position))
     assert torch.equal(found, x_NCHW)
-    assert torch.equal(TemporalConv(CHANNELS)(x_NCHW, frames=FRAMES, video_B111=None), x_NCHW)
+    assert torch.equal(
+        TemporalConv(CHANNELS, kernel=3)(x_NCHW, frames=FRAMES, video_B111=None), x_NCHW
+    )
 
 
 @every_position
@@ -207,7 +222,7 @@ def test_images_pass_unchanged_beside_videos(kind: str, position: Position) -> N
     x_NCHW = frames(clips=3)
     video_B111 = torch.tensor([1.0, 0.0, 1.0]).view(-1, 1, 1, 1)
     if kind == "conv":
-        conv = stirred(TemporalConv(CHANNELS))
+        conv = stirred(TemporalConv(CHANNELS, kernel=3))
         mixed = conv(x_NCHW, frames=FRAMES, video_B111=video_B111)
         alone = conv(x_NCHW, frames=FRAMES, video_B111=None)
     else:
@@ -224,7 +239,7 @@ def test_images_pass_unchanged_beside_videos(kind: str, position: Position) -> N
 
 @every_position
 def test_without_videos_every_gradient_is_zero(position: Position) -> None:
-    conv, layer = stirred(TemporalConv(CHANNELS)), stirred(attention(position))
+    conv, layer = stirred(TemporalConv(CHANNELS, kernel=3)), stirred(attention(position))
     x_NCHW = frames().requires_grad_()
     out = conv(x_NCHW, frames=1, video_B111=None)
     out = layer(out, frames=1, video_B111=None, rope_2TR=None)
@@ -238,7 +253,7 @@ def test_without_videos_every_gradient_is_zero(position: Position) -> None:
 
 
 def test_weights_that_are_not_finite_leave_images_alone() -> None:
-    conv = TemporalConv(CHANNELS)
+    conv = TemporalConv(CHANNELS, kernel=3)
     nn.init.constant_(conv.conv.weight, math.nan)
     x_NCHW = frames().requires_grad_()
     out = conv(x_NCHW, frames=1, video_B111=None)
@@ -251,7 +266,7 @@ def test_weights_that_are_not_finite_leave_images_alone() -> None:
 @torch.no_grad()
 @every_position
 def test_memory_layout_changes_no_number_and_is_channels_last_after(position: Position) -> None:
-    conv, layer = stirred(PseudoConv(CHANNELS, CHANNELS, temporal=True)), attention(position)
+    conv, layer = stirred(PseudoConv(CHANNELS, CHANNELS, kernel=3)), attention(position)
     stirred(layer)
     last = frames()
     outs: list[Tensor] = []
@@ -264,7 +279,7 @@ def test_memory_layout_changes_no_number_and_is_channels_last_after(position: Po
 
 
 def test_pseudo_convolution_is_space_then_time() -> None:
-    conv = stirred(PseudoConv(CHANNELS, 8, temporal=True, stride=2)).double()
+    conv = stirred(PseudoConv(CHANNELS, 8, kernel=3, stride=2)).double()
     assert isinstance(conv, PseudoConv)
     assert conv.time is not None
     x_NCHW = frames().double()

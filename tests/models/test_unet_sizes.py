@@ -70,11 +70,32 @@ FITS: dict[str, Any] = {"width": 64, "mults": (1, 2), "blocks": 1}
         ({"augmentation": True}, "augmentation=true belongs to low_resolution=true"),
         ({"time_position": "rotary"}, r"time_position=rotary with temporal_attention=\[\], wanted"),
         ({"dropout": 1.0}, "less than 1"),
+        (
+            {"temporal_conv": True, "temporal_kernel": 4},
+            "temporal_kernel=4, wanted an odd number",
+        ),
+        ({"temporal_kernel": 5}, "temporal_kernel=5 belongs to temporal_conv=true"),
+        ({"max_distance": 15}, "max_distance=15 belongs to time_position=relative with"),
+        (
+            {"max_distance": 15, "temporal_attention": (1,), "time_position": "rotary"},
+            "max_distance=15 belongs to time_position=relative with temporal_attention",
+        ),
     ],
 )
 def test_configurations_that_do_not_fit_are_refused(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         UNetConfig(**FITS | fields)
+
+
+def test_constants_of_time_reach_every_layer() -> None:
+    temporal = {"temporal_conv": True, "temporal_attention": (0, 1)}
+    config = UNetConfig(**FITS, **temporal, temporal_kernel=5, max_distance=7)
+    with torch.device("meta"):
+        weights = SpaceTimeUNet(config).state_dict()
+    kernels = {tuple(one.shape[2:]) for name, one in weights.items() if "time.conv.weight" in name}
+    biases = {one.shape[1] for name, one in weights.items() if "relative.bias" in name}
+    assert kernels == {(5, 1)}
+    assert biases == {2 * 7 + 1}
 
 
 def test_derived_sizes() -> None:

@@ -241,6 +241,14 @@ def test_what_does_not_fit_is_one_line(override: str, message: str) -> None:
         ("stages.decoder_video.train.model.width=64", "wanted the same model but for"),
         ("stages.sr_l_video.train.model.attention=[1]", "wanted the same model but for"),
         ("stages.interpolation.train.model.fps=false", "has fps=True, wanted it here too"),
+        (
+            "stages.interpolation.train.model.max_distance=21",
+            "stages.interpolation.starts_from=decoder_video has max_distance=32, seen 21 here",
+        ),
+        (
+            "stages.interpolation.train.model.temporal_kernel=5",
+            "stages.interpolation.starts_from=decoder_video has temporal_kernel=3, seen 5 here",
+        ),
         ("stages.interpolation.train.given.skips=[4]", "given.skips has 4, wanted divisors of"),
         ("stages.interpolation.train.given=null", "given=null with model.given_frames=True"),
         ("stages.interpolation.train.clip.size=[32,32]", "wanted the same size and (n - 1) *"),
