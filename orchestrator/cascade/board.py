@@ -138,7 +138,7 @@ class Reader:
         """Hands over what has arrived, then ends.
 
         Raises:
-            RayError: if the board was lost, and with it the stage's last events.
+            RayError, ConnectionError: if the board was lost, and with it the stage's last events.
             RushesError: what the sink raised.
         """
         self._closed.set()
@@ -149,7 +149,7 @@ class Reader:
     def _read(self) -> None:
         try:
             self._carry()
-        except RayError as error:  # handed over to the thread that closes this
+        except (RayError, ConnectionError) as error:  # for the thread that closes this
             self._error = error
         except RushesError as error:  # the sink takes no more: what the stage has is saved
             self._error = error

@@ -54,8 +54,13 @@ def one_line(error: BaseException) -> str:
 
 
 def _is_lost(causes: list[BaseException]) -> bool:
-    """False for a worker that died again and again: that is a failure of the stage."""
+    """False for a worker that died again and again, or an actor that failed to begin.
+
+    These are failures of the stage.
+    """
     if any(hasattr(cause, "worker_failures") for cause in causes):
+        return False
+    if getattr(causes[-1], "actor_init_failed", False):
         return False
     kinds = _LOST + (_LOST_HERE if len(causes) == 1 else ())
     return any(kind.__name__ in kinds for kind in type(causes[-1]).__mro__)

@@ -9,6 +9,7 @@ from ray.exceptions import (
     ActorDiedError,
     LocalRayletDiedError,
     OwnerDiedError,
+    RayActorError,
     RayTaskError,
     RpcError,
 )
@@ -52,12 +53,16 @@ def test_more_than_a_cluster_may_grow_to_is_the_outside(tmp_path: Path) -> None:
     assert type(error) is UnavailableError
 
 
+def task_error(cause: Exception) -> RayTaskError:
+    return RayTaskError("evaluate", "Traceback", cause, proctitle="p", pid=1, ip="127.0.0.1")
+
+
 @pytest.mark.parametrize(
     "error",
     [
         ActorDiedError(),
         ControllerError(ActorDiedError()),
-        RayTaskError("train", "Traceback", ActorDiedError()),
+        task_error(ActorDiedError()),
         OwnerDiedError("00", None, ""),
         LocalRayletDiedError(),
         RpcError("failed to connect to all addresses"),
@@ -76,7 +81,8 @@ def test_a_cluster_that_is_gone_is_the_outside(error: Exception, tmp_path: Path)
     "error",
     [
         WorkerGroupError("rank 0 crashed", {0: ActorDiedError()}),
-        RayTaskError("evaluate", "Traceback", ConnectionError("no route to a model hub")),
+        RayActorError(actor_init_failed=True),
+        task_error(ConnectionError("no route to a model hub")),
     ],
 )
 def test_a_worker_in_trouble_is_the_stages_failure(error: Exception, tmp_path: Path) -> None:

@@ -43,8 +43,8 @@ def test_what_two_nodes_have_left_is_not_room_for_one_worker() -> None:
 
 
 def test_a_gang_that_lost_a_node_holds_up_no_stage_that_it_has_no_use_for() -> None:
-    lost = [missing(Compute(workers=2, gpus_per_worker=4), placed=0)]
-    nodes = [{"CPU": 8.0, "GPU": 4.0}]  # the other node is gone
+    lost = [missing(Compute(workers=2, gpus_per_worker=1), placed=0)]
+    nodes = [{"CPU": 8.0, "GPU": 1.0}]  # the other node is gone
     assert not fit(lost, nodes=nodes)
     assert fit([gang(7)], nodes=left(lost, nodes=nodes))
     assert not fit([gang(8)], nodes=left(lost, nodes=nodes))  # one worker's place is kept
