@@ -17,7 +17,7 @@ from orchestrator.cascade.executor import EventSink, Executor, NoRoomError
 from orchestrator.cascade.explain import one_line
 from orchestrator.cascade.versions import claim
 from orchestrator.errors import RushesError, StoppedError, UserError
-from orchestrator.plan.graph import input_digest, stage_graph
+from orchestrator.plan.graph import by_what_waits, input_digest, stage_graph
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
 from orchestrator.storage.store import Store
@@ -175,7 +175,11 @@ class Graph:
             waiting.remove(job.stage)
             running[submit(self._run, job)] = job
 
-        ready = [self._job(stage) for stage in waiting if not self._missing(stage)]
+        ready = [
+            self._job(stage)
+            for stage in by_what_waits(self.recipe)
+            if stage in waiting and not self._missing(stage)
+        ]
         behind: set[str] = set()
         for job in ready:
             if self.stop.is_set():

@@ -12,6 +12,18 @@ def stage_graph(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     return {stage.id: recipe.needs(stage) for stage in recipe.stages}
 
 
+def by_what_waits(recipe: Recipe) -> list[str]:
+    """Stage ids, those with the longest chains of stages after them first, else as in the recipe.
+
+    Where there is room for few, what comes after such a stage is what would end last.
+    """
+    after = {stage.id: 0 for stage in recipe.stages}
+    for stage in reversed(recipe.stages):
+        for needed in recipe.needs(stage):
+            after[needed] = max(after[needed], after[stage.id] + 1)
+    return sorted(after, key=lambda stage: -after[stage])
+
+
 def input_digest(recipe: Recipe, stage: Stage, *, data: Mapping[str, str]) -> str:
     """Sha256 over everything that decides a stage's result.
 

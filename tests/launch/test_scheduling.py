@@ -16,6 +16,7 @@ from orchestrator.recipe.load import parse_recipe
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.storage.store import open_store
 from orchestrator.train.job import StageJob, StageResult
+from tests.cascades import imagen_recipe
 from tests.tiny import tiny_tree
 
 DATA = {"train": "a" * 64, "eval": "b" * 64}
@@ -129,6 +130,20 @@ def test_seven_equal_stages_in_room_for_two_take_four_rounds(start: Any) -> None
     walk = start(recipe_of(**{f"s{number}": 1 for number in range(7)}), executor)
     seen = rounds(executor, sizes=(2, 2, 2, 1))
     assert [len(one) for one in seen] == [2, 2, 2, 1]
+    assert {one.status for one in walk.result(LIMIT_S).values()} == {"done"}
+
+
+def test_what_most_stages_wait_for_one_after_another_goes_first(start: Any, tmp_path: Path) -> None:
+    executor = HeldExecutor()
+    walk = start(imagen_recipe(tmp_path, workers=1), executor)
+    assert executor.running(2) == {"base", "tsr1"}
+    executor.end("base")
+    assert executor.running(2) == {"tsr1", "base-guided"}  # and not ssr1, which is ready as well
+    left = {stage.id for stage in imagen_recipe(tmp_path).stages} - {"base"}
+    while left:
+        running = executor.running(1)
+        executor.end(*running)
+        left -= running
     assert {one.status for one in walk.result(LIMIT_S).values()} == {"done"}
 
 

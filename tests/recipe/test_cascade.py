@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import UserError
-from orchestrator.plan.graph import input_digest, stage_graph
+from orchestrator.plan.graph import by_what_waits, input_digest, stage_graph
 from orchestrator.recipe.chain import upsampling
 from orchestrator.recipe.load import load_recipe, parse_recipe
 from orchestrator.recipe.recipe import Recipe
@@ -63,6 +63,13 @@ def test_steps_between_clips_are_derived() -> None:
         ("space", 2),
         ("space", 2),
     ]
+
+
+def test_stages_that_others_wait_for_come_first() -> None:
+    assert by_what_waits(load_recipe(IMAGEN))[:4] == ["base", "base-guided", "base-16", "tsr1"]
+    found = by_what_waits(load_recipe(MAKE_A_VIDEO))
+    assert found[:4] == ["pair", "decoder", "sr_l", "decoder_video"]
+    assert sorted(found) == sorted(stage.id for stage in load_recipe(MAKE_A_VIDEO).stages)
 
 
 def test_student_takes_over_what_its_teacher_says() -> None:
