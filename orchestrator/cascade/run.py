@@ -17,7 +17,7 @@ from orchestrator.cascade.executor import EventSink, Executor, NoRoomError
 from orchestrator.cascade.explain import one_line
 from orchestrator.cascade.versions import claim
 from orchestrator.errors import RushesError, StoppedError, UserError
-from orchestrator.plan.graph import by_what_waits, input_digest, stage_graph
+from orchestrator.plan.graph import input_digest, stage_graph, stages_after
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
 from orchestrator.storage.store import Store
@@ -175,10 +175,11 @@ class Graph:
             waiting.remove(job.stage)
             running[submit(self._run, job)] = job
 
+        after = stages_after(self.recipe)
         ready = [
             self._job(stage)
-            for stage in by_what_waits(self.recipe)
-            if stage in waiting and not self._missing(stage)
+            for stage in sorted(waiting, key=lambda one: -after[one])
+            if not self._missing(stage)
         ]
         behind: set[str] = set()
         for job in ready:

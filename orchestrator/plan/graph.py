@@ -12,16 +12,13 @@ def stage_graph(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     return {stage.id: recipe.needs(stage) for stage in recipe.stages}
 
 
-def by_what_waits(recipe: Recipe) -> list[str]:
-    """Stage ids, those with the longest chains of stages after them first, else as in the recipe.
-
-    Where there is room for few, what comes after such a stage is what would end last.
-    """
+def stages_after(recipe: Recipe) -> dict[str, int]:
+    """Stage id -> stages in the longest chain of those that wait for it, one after another."""
     after = {stage.id: 0 for stage in recipe.stages}
     for stage in reversed(recipe.stages):
         for needed in recipe.needs(stage):
             after[needed] = max(after[needed], after[stage.id] + 1)
-    return sorted(after, key=lambda stage: -after[stage])
+    return after
 
 
 def input_digest(recipe: Recipe, stage: Stage, *, data: Mapping[str, str]) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import UserError
-from orchestrator.plan.graph import by_what_waits, input_digest, stage_graph
+from orchestrator.plan.graph import input_digest, stage_graph, stages_after
 from orchestrator.recipe.chain import upsampling
 from orchestrator.recipe.load import load_recipe, parse_recipe
 from orchestrator.recipe.recipe import Recipe
@@ -65,11 +65,16 @@ def test_steps_between_clips_are_derived() -> None:
     ]
 
 
-def test_stages_that_others_wait_for_come_first() -> None:
-    assert by_what_waits(load_recipe(IMAGEN))[:4] == ["base", "base-guided", "base-16", "tsr1"]
-    found = by_what_waits(load_recipe(MAKE_A_VIDEO))
-    assert found[:4] == ["pair", "decoder", "sr_l", "decoder_video"]
-    assert sorted(found) == sorted(stage.id for stage in load_recipe(MAKE_A_VIDEO).stages)
+def test_chains_of_waiting_stages_are_counted() -> None:
+    found = stages_after(load_recipe(IMAGEN))
+    few = ("base", "base-guided", "base-16", "base-8", "tsr1", "tsr1-8", "evaluate")
+    assert [found[stage] for stage in few] == [4, 3, 2, 1, 2, 1, 0]
+    found = stages_after(load_recipe(MAKE_A_VIDEO))
+    assert found == {
+        **{"pair": 4, "prior": 1, "decoder": 3, "decoder_video": 2, "interpolation": 1},
+        **{"sr_l": 2, "sr_l_video": 1, "sr_h": 1},
+        **dict.fromkeys(("evaluate", "evaluate-prior", "evaluate-upsamplers"), 0),
+    }
 
 
 def test_student_takes_over_what_its_teacher_says() -> None:
