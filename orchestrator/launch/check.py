@@ -1,17 +1,53 @@
-"""`rushes check`: the stage graph of a recipe and what is derived. No torch, no Ray."""
+"""`rushes check`: the stage graphs of recipes and what is derived. No torch, no Ray."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
 
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.errors import UserError
 from orchestrator.launch.places import run_uri
 from orchestrator.recipe.digest import recipe_digest
+from orchestrator.recipe.load import load_recipe
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
 
 
+class Show(Protocol):
+    """Prints what there is to know about a recipe."""
+
+    def __call__(self, recipe: Recipe, *, console: Console) -> None:
+        """Raises UserError if the recipe does not say enough."""
+        ...
+
+
+def check_all(
+    paths: Sequence[Path], *, overrides: Sequence[str], show: Show, console: Console
+) -> None:
+    """Shows every recipe that is right and says of every other, in one line, what is wrong.
+
+    Raises:
+        UserError: what is wrong with the last such recipe; lines of others are printed before.
+    """
+    wrong: list[UserError] = []
+    for path in paths:
+        try:
+            show(load_recipe(path, overrides=overrides), console=console)
+        except UserError as error:
+            text = str(error)
+            wrong.append(error if str(path) in text else UserError(f"{path}: {text}"))
+    for error in wrong[:-1]:
+        print(f"rushes: {error}", file=sys.stderr)
+    if wrong:
+        raise wrong[-1]
+
+
 def print_check(recipe: Recipe, *, console: Console) -> None:
     """A table of the stages, the run's folder and the recipe's digest."""
-    table = Table()
+    table = Table(title=recipe.name)
     for name in ("stage", "needs", "workers", "what"):
         table.add_column(name, overflow="fold")
     for stage in recipe.stages:

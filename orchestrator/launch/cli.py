@@ -33,26 +33,25 @@ JsonOption = Annotated[bool, typer.Option("--json", help="for machines")]
 
 @app.command()
 def check(
-    recipe: RecipeArgument,
+    recipes: Annotated[
+        list[Path], typer.Argument(metavar="RECIPE...", help="YAML files", show_default=False)
+    ],
     overrides: SetOption = None,
     stages: Annotated[
         bool, typer.Option("--stages", help="shapes, weights and FLOP of every network")
     ] = False,
 ) -> None:
-    """Validate a recipe and print its stages."""
+    """Validate recipes and print their stages; one that is wrong does not hide the others."""
     from rich.console import Console
 
-    from orchestrator.launch.check import print_check
-    from orchestrator.recipe.load import load_recipe
+    from orchestrator.launch.check import check_all, print_check
 
-    loaded, console = load_recipe(recipe, overrides=overrides or ()), Console()
+    show = print_check
     if stages:
         # Late: it imports torch.
-        from orchestrator.launch.stages import print_stages
+        from orchestrator.launch.stages import print_stages as show
 
-        print_stages(loaded, console=console)
-        return
-    print_check(loaded, console=console)
+    check_all(recipes, overrides=overrides or (), show=show, console=Console())
 
 
 @app.command()

@@ -8,12 +8,13 @@ from orchestrator.errors import UserError
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.train.describe import StageFacts, describe
 
+NOTHING = "-"
 _UNITS = ("", "k", "M", "G", "T", "P")
 _ANY_WIDTH = 10_000  # columns
 
 
 def print_stages(recipe: Recipe, *, console: Console) -> None:
-    """A table of the training stages.
+    """A table of the stages.
 
     In a narrow terminal its words are folded; elsewhere it is as wide as it has to be.
 
@@ -29,8 +30,9 @@ def print_stages(recipe: Recipe, *, console: Console) -> None:
         console.width = max(console.width, _width_of(table, console=console))
     console.print(table)
     console.print(
-        "units: pixels, latent positions or tokens of one training clip; FLOP: its forward and "
-        "backward pass",
+        "units: pixels, latent positions or tokens of one training clip; training: FLOP for that "
+        "clip, forward, backward and a teacher's answers; one pass: FLOP of one forward pass over "
+        "all that is made, of which a step of sampling takes one, or two if guided",
         markup=False,
         highlight=False,
         soft_wrap=True,
@@ -39,9 +41,9 @@ def print_stages(recipe: Recipe, *, console: Console) -> None:
 
 def _table(title: str, rows: list[StageFacts]) -> Table:
     table = Table(title=title)
-    for name in ("stage", "network", "from", "to (TxHxW @ fps)"):
+    for name in ("stage", "network", "from", "to (TxHxW @ fps)", "trained on"):
         table.add_column(name, overflow="fold")
-    for name in ("units", "weights", "FLOP"):
+    for name in ("units", "weights", "training", "one pass"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*_cells(row))
@@ -60,14 +62,15 @@ def _cells(row: StageFacts) -> tuple[str, ...]:
         row.network,
         row.takes,
         row.makes,
-        short(row.units),
-        short(row.parameters),
-        short(row.flops),
+        row.trains_on or NOTHING,
+        *map(short, (row.units, row.parameters, row.training, row.once)),
     )
 
 
-def short(value: float) -> str:
+def short(value: float | None) -> str:
     """Three digits and the thousands as a letter."""
+    if value is None:
+        return NOTHING
     thousands = 0
     while value >= 999.5 and thousands < len(_UNITS) - 1:
         value /= 1000

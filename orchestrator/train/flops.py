@@ -1,6 +1,7 @@
 """Networks on the meta device, and the FLOPs of their forward passes there."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import zip_longest
 from math import prod
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from models.nn.unet_config import UNetConfig
 from models.nn.unet_inputs import UNetInputs
 from models.text.states import TextStates
 
+TEACHER_PASSES = 2  # forward, per clip: with a caption and without, or two steps
 Module = TypeVar("Module", bound=nn.Module)
 _FILLING = frozenset(
     {
@@ -24,8 +26,20 @@ _FILLING = frozenset(
     }
 )
 # What follows on shapes alone is not run: on meta, torch takes each of these apart in Python.
-_SAME_SHAPE = frozenset({F.group_norm, F.layer_norm, F.rms_norm, F.silu, F.gelu})
-_SUMS = frozenset({Tensor.add, Tensor.__add__, Tensor.mul, Tensor.__mul__})
+_SAME_SHAPE = frozenset(
+    {
+        *(F.group_norm, F.layer_norm, F.rms_norm, F.silu, F.gelu),
+        *(Tensor.exp, torch.exp, Tensor.log, torch.log, Tensor.cos, Tensor.sin, Tensor.clamp),
+        *(Tensor.masked_fill, Tensor.softmax, torch.ones_like, Tensor.__invert__),
+    }
+)
+_BROADCAST = frozenset(
+    {
+        *(Tensor.add, Tensor.__add__, Tensor.__radd__, Tensor.sub, Tensor.__sub__),
+        *(Tensor.mul, Tensor.__mul__, Tensor.__rmul__, torch.addcmul),
+        *(Tensor.div, Tensor.__truediv__, Tensor.__rtruediv__),
+    }
+)
 
 
 def on_meta(build: Callable[[], Module]) -> Module:
@@ -34,14 +48,14 @@ def on_meta(build: Callable[[], Module]) -> Module:
         return build()
 
 
-def forward_flops(module: nn.Module, *inputs: object) -> float:
+def forward_flops(module: Callable[..., Any], *inputs: object) -> float:
     """FLOPs of one forward pass: convolutions, linear layers and attention.
 
     Multiply and add are counted apart; norms, activations and biases are not counted.
 
     Args:
-        module: on the meta device.
-        inputs: what its forward takes, on the meta device.
+        module: on the meta device; or one of its methods.
+        inputs: what that takes, on the meta device.
     """
     with torch.no_grad(), _Counted() as counted:
         module(*inputs)
@@ -61,6 +75,14 @@ def unet_flops(
     """
     unet = on_meta(lambda: SpaceTimeUNet(config, text_width=text_width))
     return built_unet_flops(unet, clip=clip, text_tokens=text_tokens)
+
+
+def training_flops(forward: float, *, is_student: bool) -> float:
+    """FLOPs of training on one clip, from those of a forward pass.
+
+    A backward pass takes twice as many; a student's teacher answers in passes of its own.
+    """
+    return (3.0 + TEACHER_PASSES * is_student) * forward
 
 
 def built_unet_flops(unet: SpaceTimeUNet, *, clip: tuple[int, int, int], text_tokens: int) -> float:
@@ -135,18 +157,28 @@ class _Counted(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func in _SAME_SHAPE or (func in _SUMS and _same_shape(args)):
+        if func in _SAME_SHAPE:
             return args[0]
-        if func is torch.addcmul:
-            return max(args, key=Tensor.numel)
-        if func is torch.arange and len(args) == 1:
-            dtype = (kwargs or {}).get("dtype", torch.int64)
+        if func in _BROADCAST:
+            return _broadcast(args)
+        kwargs = kwargs or {}
+        if func is torch.arange and len(args) == 1 and str(kwargs.get("device")) != "cpu":
+            dtype = kwargs.get("dtype", torch.int64)
             return torch.empty(args[0], dtype=dtype, device="meta")  # its own imports seconds
-        if func is F.linear:
-            result = args[0].new_empty(*args[0].shape[:-1], len(args[1]))
+        if func is Tensor.__getitem__ and _picks_columns(args[1]):
+            return args[0].new_empty(len(args[0]), *args[1][1].shape)
+        if func is torch.cat:
+            return _joined(*args, **kwargs)
+        if func in _SHAPES:
+            result = args[0].new_empty(_SHAPES[func](*args, **kwargs))
         else:
-            result = func(*args, **(kwargs or {}))
-        if func in (F.linear, F.conv2d, F.conv3d):  # one output of each takes a row of weights
+            result = func(*args, **kwargs)
+        if func in (
+            F.linear,
+            F.conv1d,
+            F.conv2d,
+            F.conv3d,
+        ):  # one output of each takes a row of weights
             self.flops += 2 * result.numel() * prod(args[1].shape[1:])
         elif func is F.scaled_dot_product_attention:
             queries, keys, values = args[:3]
@@ -155,5 +187,80 @@ class _Counted(TorchFunctionMode):
         return result
 
 
-def _same_shape(args: tuple[Any, ...]) -> bool:
-    return all(isinstance(one, Tensor) and one.shape == args[0].shape for one in args)
+def _picks_columns(index: Any) -> bool:
+    """Whether it is [:, tensor]."""
+    return (
+        isinstance(index, tuple)
+        and len(index) == 2
+        and index[0] == slice(None)
+        and isinstance(index[1], Tensor)
+    )
+
+
+def _joined(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
+    shape = list(parts[0].shape)
+    shape[dim] = sum(part.shape[dim] for part in parts)
+    return parts[0].new_empty(shape)
+
+
+def _linear(x: Tensor, weight: Tensor, *_: Any) -> tuple[int, ...]:
+    return *x.shape[:-1], len(weight)
+
+
+def _convolved(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Iterable[int],
+    padding: Iterable[int],
+    dilation: Iterable[int],
+    *_: Any,
+) -> tuple[int, ...]:
+    sides = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+    return (
+        len(x),
+        len(weight),
+        *(
+            (side + 2 * pad - gap * (size - 1) - 1) // step + 1
+            for side, size, step, pad, gap in sides
+        ),
+    )
+
+
+def _reduced(x: Tensor, *, dim: int | tuple[int, ...]) -> tuple[int, ...]:
+    dims = {one % x.ndim for one in (dim if isinstance(dim, tuple) else (dim,))}
+    return tuple(side for place, side in enumerate(x.shape) if place not in dims)
+
+
+def _pooled(x: Tensor, kernel: int) -> tuple[int, ...]:
+    return *x.shape[:2], *(side // kernel for side in x.shape[2:])
+
+
+def _resized(x: Tensor, *, scale_factor: int, **_: Any) -> tuple[int, ...]:
+    return *x.shape[:2], *(side * scale_factor for side in x.shape[2:])
+
+
+def _attended(queries: Tensor, keys: Tensor, values: Tensor, **_: Any) -> tuple[int, ...]:
+    return *queries.shape[:-1], values.shape[-1]
+
+
+# By their formulas: run on meta, some import half of torch's compiler, which takes seconds.
+_SHAPES: dict[Callable[..., Any], Callable[..., tuple[int, ...]]] = {
+    F.linear: _linear,
+    F.conv1d: _convolved,
+    F.conv2d: _convolved,
+    F.conv3d: _convolved,
+    Tensor.any: _reduced,
+    Tensor.amax: _reduced,
+    F.avg_pool2d: _pooled,
+    F.interpolate: _resized,
+    F.scaled_dot_product_attention: _attended,
+}
+
+
+def _broadcast(args: tuple[Any, ...]) -> Tensor:
+    tensors = [one for one in args if isinstance(one, Tensor)]
+    largest = max(tensors, key=Tensor.numel)
+    backwards = zip_longest(*(reversed(one.shape) for one in tensors), fillvalue=1)
+    shape = tuple(max(sides) if all(sides) else 0 for sides in backwards)[::-1]
+    return largest if largest.shape == shape else largest.new_empty(shape)

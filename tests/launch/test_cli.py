@@ -31,6 +31,33 @@ def test_check_prints_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
         assert stage in out
 
 
+def test_check_takes_many_recipes_and_names_those_that_are_wrong(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("version: 1\nbogus: 2\n")
+    digits = ROOT / "jobs" / "sora_digits.yaml"
+    paths = ["nowhere.yaml", str(DEBUG), str(wrong), str(digits)]
+    code, out, err = rushes(capsys, "check", *paths)
+    assert code == 2
+    assert "sora-debug" in out
+    assert "sora-digits" in out
+    first, second = err.splitlines()
+    assert "nowhere.yaml" in first
+    assert str(wrong) in second
+    assert rushes(capsys, "check", str(DEBUG), str(digits))[0] == 0
+
+
+def test_a_change_that_does_not_fit_a_recipe_names_its_file(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    paths = [str(DEBUG), str(ROOT / "jobs" / "imagen_video.yaml")]
+    code, _, err = rushes(capsys, "check", *paths, "--set", "stages.ssr3.train.steps=7")
+    assert code == 2
+    (line,) = err.splitlines()
+    assert str(DEBUG) in line
+
+
 def test_check_imports_neither_torch_nor_ray() -> None:
     program = (
         "import sys; from orchestrator.__main__ import main; "

@@ -18,7 +18,7 @@ from orchestrator.errors import UserError
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
 from orchestrator.train.encoders import load_text
-from orchestrator.train.flops import unet_flops
+from orchestrator.train.flops import training_flops, unet_flops
 from orchestrator.train.tasks.base import Forward, Loss, Micro, Work
 from orchestrator.train.tasks.pixel_batch import PixelBatch, PixelReader
 from orchestrator.train.tasks.targets import PixelLoss
@@ -66,7 +66,9 @@ class PixelTask:
         height, width = train.crop or train.clip.size
         clip = (train.clip.frames, height, width)
         flops = unet_flops(train.unet, clip=clip, text_width=model.unet.text_width)
-        self._work = Work(units=prod(clip), flops=3 * flops)
+        self._work = Work(
+            units=prod(clip), flops=training_flops(flops, is_student=stage.distill is not None)
+        )
 
     def work(self, bucket: Bucket) -> Work:
         """One window at the view's size, whatever the stored clip is."""
