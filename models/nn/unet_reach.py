@@ -37,7 +37,8 @@ def temporal_reach(config: UNetConfig) -> int | None:
         single = 0
     else:
         layers, single = 2 * blocks + 1, 2 * levels
-    return 2 * layers + single + 2  # two convolutions per layer; the first and the last one
+    # Two convolutions per layer; the first and the last one.
+    return (2 * layers + single + 2) * (config.temporal_kernel // 2)
 
 
 def _adm(config: UNetConfig) -> Iterator[float]:

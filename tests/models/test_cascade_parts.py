@@ -31,6 +31,7 @@ CONVOLUTIONS = [
     short(EFFICIENT, time_position="relative"),
     short(ADM, mults=(1, 2), blocks=(1, 1)),
     short(EFFICIENT, time_position="relative", mults=(1, 1), blocks=(1, 2)),
+    short(ADM, temporal_kernel=5),
 ]
 
 

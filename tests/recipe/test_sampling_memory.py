@@ -98,8 +98,9 @@ def test_a_network_is_sampled_within_80_gb(
     monkeypatch.setattr(F, "scaled_dot_product_attention", attended)
     config, (clips, frames, height, width) = networks()[stage]
     with torch.device("meta"):
-        network = SpaceTimeUNet(config, text_width=TEXT_WIDTH if config.text else None).to(dtype)
+        network = SpaceTimeUNet(config, text_width=TEXT_WIDTH if config.text else None)
         x, t_B = torch.empty(clips, 3, frames, height, width), torch.empty(clips)
+    network.eval().to(dtype)
     weights = sum(one.numel() * one.element_size() for one in network.parameters())
     pixels = pixels_at_once(
         config,

@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
+from models.text.byt5 import Byt5Encoder
+from models.text.small_pair import SmallPair
 from orchestrator.data.sources import ensure_sources
 from orchestrator.errors import UserError
 from orchestrator.launch.evaluate import shown
@@ -201,6 +203,27 @@ def test_videos_without_captions_and_captioned_images_train_make_a_video(tmp_pat
         with closing(open_stream(job_of(split, stage.id, folder=tmp_path), ranks=ALONE)) as one:
             frames, *_ = one.next().bucket
         assert frames == (1 if stage.training.clip.frames == 1 else 8)
+
+
+def test_video_networks_of_make_a_video_train_where_no_caption_can_be_read(
+    make_a_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a caption was read")
+
+    for name in ("tokenize", "text"):
+        monkeypatch.setattr(SmallPair, name, refuse)
+    for name in ("tokenize", "forward"):
+        monkeypatch.setattr(Byt5Encoder, name, refuse)
+    recipe = make_a_video_recipe(make_a_video)
+    for stage in ("decoder_video", "sr_l_video", "interpolation", "sr_h"):
+        stages = tmp_path / stage / "stages"
+        stages.mkdir(parents=True)
+        for needed in recipe.needs(recipe.stage(stage)):
+            (stages / needed).symlink_to(make_a_video / "run" / "stages" / needed)
+        job = job_of(recipe, stage, folder=tmp_path, run=stage)
+        assert run(job, hooks=Recorded()).status == "done"
+        leave()
 
 
 def test_students_begin_as_their_teachers(imagen: Path) -> None:
