@@ -28,7 +28,7 @@ _FILLING = frozenset(
 # What follows on shapes alone is not run: on meta, torch takes each of these apart in Python.
 _SAME_SHAPE = frozenset(
     {
-        *(F.group_norm, F.layer_norm, F.rms_norm, F.silu, F.gelu),
+        *(F.group_norm, F.layer_norm, F.rms_norm, F.normalize, F.silu, F.gelu),
         *(Tensor.exp, torch.exp, Tensor.log, torch.log, Tensor.cos, Tensor.sin, Tensor.clamp),
         *(Tensor.masked_fill, Tensor.softmax, torch.ones_like, Tensor.__invert__),
     }
@@ -227,6 +227,10 @@ def _convolved(
     )
 
 
+def _embedded(ids: Tensor, table: Tensor, *_: Any, **__: Any) -> tuple[int, ...]:
+    return *ids.shape, table.shape[1]
+
+
 def _reduced(x: Tensor, *, dim: int | tuple[int, ...]) -> tuple[int, ...]:
     dims = {one % x.ndim for one in (dim if isinstance(dim, tuple) else (dim,))}
     return tuple(side for place, side in enumerate(x.shape) if place not in dims)
@@ -250,6 +254,7 @@ _SHAPES: dict[Callable[..., Any], Callable[..., tuple[int, ...]]] = {
     F.conv1d: _convolved,
     F.conv2d: _convolved,
     F.conv3d: _convolved,
+    F.embedding: _embedded,
     Tensor.any: _reduced,
     Tensor.amax: _reduced,
     F.avg_pool2d: _pooled,
