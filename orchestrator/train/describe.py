@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import prod
+from typing import Any
 
 import torch
 from torch import nn
@@ -179,7 +180,9 @@ def _counted(recipe: Recipe, stage: Stage) -> _Counts:
         case UNetConfig():
             width = text_width(recipe.text) if train.model.text else None
             seen, made = (frames, *(train.crop or size)), (_frames_made(recipe, stage), *size)
-            return _unet(train.model, seen=seen, made=made, width=width)
+            # It is frozen and so has a hash, which pyright does not see.
+            network: Any = train.model
+            return _unet(network, seen=seen, made=made, width=width)
         case PriorConfig():
             return _prior(train.model, pair_widths(_pair_of(recipe, stage)))
         case SmallPairConfig():

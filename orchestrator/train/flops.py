@@ -40,6 +40,7 @@ _BROADCAST = frozenset(
         *(Tensor.div, Tensor.__truediv__, Tensor.__rtruediv__),
     }
 )
+_ROWS = frozenset({F.linear, F.conv1d, F.conv2d, F.conv3d})  # an output takes a row of weights
 
 
 def on_meta(build: Callable[[], Module]) -> Module:
@@ -131,7 +132,7 @@ class _Unfilled(TorchFunctionMode):
         self,
         func: Callable[..., Any],
         types: Iterable[type],
-        args: tuple[Any, ...] = (),
+        args: Any = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
@@ -154,7 +155,7 @@ class _Counted(TorchFunctionMode):
         self,
         func: Callable[..., Any],
         types: Iterable[type],
-        args: tuple[Any, ...] = (),
+        args: Any = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         if func in _SAME_SHAPE:
@@ -173,12 +174,7 @@ class _Counted(TorchFunctionMode):
             result = args[0].new_empty(_SHAPES[func](*args, **kwargs))
         else:
             result = func(*args, **kwargs)
-        if func in (
-            F.linear,
-            F.conv1d,
-            F.conv2d,
-            F.conv3d,
-        ):  # one output of each takes a row of weights
+        if func in _ROWS:
             self.flops += 2 * result.numel() * prod(args[1].shape[1:])
         elif func is F.scaled_dot_product_attention:
             queries, keys, values = args[:3]

@@ -121,7 +121,7 @@ def _resized(clip_THWC: Pixels, *, size: tuple[int, int]) -> Pixels:
         )
         return clip_THWC[:, rows][:, :, columns]
     box = PIL.Image.Resampling.BOX
-    frames = [PIL.Image.fromarray(one).resize(size[::-1], box) for one in clip_THWC]
+    frames = [PIL.Image.fromarray(one).resize((size[1], size[0]), box) for one in clip_THWC]
     return np.stack([np.asarray(one) for one in frames])
 
 
