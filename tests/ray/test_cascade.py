@@ -15,7 +15,7 @@ from tests.tiny import tiny_tree
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
-LIMIT_S = 200
+LIMIT_S = 500
 FIX = ("--set", "stages.bad.train.optim.lr=0.001")
 STEPS = 40
 
