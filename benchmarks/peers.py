@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from functools import cache
 from importlib.machinery import ModuleSpec
 from unittest.mock import MagicMock, patch
 
@@ -11,6 +12,7 @@ from transformers import T5Config, T5EncoderModel
 assert T5EncoderModel is not None  # resolved before torchvision has a stand-in
 
 
+@cache  # what was imported beside the stand-ins is forgotten with them
 def unet3d() -> Callable[..., nn.Module]:
     """The class of imagen-pytorch.
 
