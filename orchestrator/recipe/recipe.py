@@ -55,8 +55,8 @@ class Recipe(Strict):
         """Fields of ``data`` whose clips or images a stage reads, itself or as latents of them."""
         if stage.evaluate is not None:
             return (EVAL,)
-        if self.data.images is None or stage.train is None:
-            return (TRAIN,)
+        if self.data.images is None or stage.train is None or stage.latents is not None:
+            return (TRAIN,)  # what is encoded are the training clips
         if stage.train.clip.frames == 1:
             return (IMAGES,)
         return (TRAIN, IMAGES) if stage.train.packed_images else (TRAIN,)

@@ -161,6 +161,15 @@ def test_single_frames_and_packed_slots_read_the_images() -> None:
     assert found["tsr1"] == found["tsr3-8"] == videos
 
 
+def test_latents_are_of_the_training_clips_also_where_they_are_single_frames() -> None:
+    overrides = ["data.images.uri=images"]
+    overrides += [f"stages.{one}.train.clip.frames=1" for one in ("autoencoder", "dit")]
+    recipe = load_recipe(JOBS / "sora_debug.yaml", overrides=overrides)
+    found = {stage.id: recipe.reads(stage) for stage in recipe.stages}
+    assert found["autoencoder"] == ("images",)
+    assert found["encode"] == found["dit"] == ("train",)
+
+
 def test_digests_follow_the_images_of_the_networks_that_read_them() -> None:
     recipe = load_recipe(MAKE_A_VIDEO, overrides=["data.images.uri=images"])
 
