@@ -1,8 +1,11 @@
-"""The base of every configuration class."""
+"""What every configuration shares."""
+
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 RGB = 3  # channels of pixels
+MissingFrames = Literal["repeat", "blank", "blend"]  # see ``models.cascade.lift``
 
 
 class Strict(BaseModel):

@@ -4,8 +4,11 @@ Shape letters: B clips, C channels, t T frames, h H height, w W width; small let
 smaller clip's.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from models.config import MissingFrames
 
 
 def enlarge(x_BCThw: Tensor, *, size: tuple[int, int]) -> Tensor:
@@ -18,12 +21,27 @@ def enlarge(x_BCThw: Tensor, *, size: tuple[int, int]) -> Tensor:
     return large.unflatten(0, (len(x_BCThw), -1)).transpose(1, 2)
 
 
-def repeat_frames(x_BCtHW: Tensor, *, factor: int) -> Tensor:
-    """Every frame ``factor`` times in a row, [B, C, t * factor, H, W].
+def insert_frames(x_BCtHW: Tensor, *, factor: int, missing: MissingFrames) -> Tensor:
+    """``factor`` frames for each, the first of them itself, [B, C, t * factor, H, W].
 
-    Source: arXiv:2210.02303, section 2.3, which has blank frames as the other choice.
+    Args:
+        x_BCtHW: the clip with fewer frames, pixels in [-1, 1].
+        factor: how many times as many frames are wanted.
+        missing: ``repeat`` the frame until the next one, ``blank`` (zeros, a medium grey), or
+            ``blend`` it linearly into the next one; the last one stays.
+
+    Source: arXiv:2210.02303, section 2.3, which names repeated and blank frames and not which of
+    them it took. Blended ones are ours: the nearer the input is to the clip that is wanted, the
+    less is left for a small network to learn.
     """
-    return x_BCtHW.repeat_interleave(factor, dim=2)
+    if missing == "repeat":
+        return x_BCtHW.repeat_interleave(factor, dim=2)
+    places = torch.arange(x_BCtHW.shape[2] * factor, device=x_BCtHW.device)
+    before, step = places // factor, (places % factor).view(-1, 1, 1)
+    if missing == "blank":
+        return x_BCtHW[:, :, before] * (step == 0)
+    after = (before + 1).clamp_max(x_BCtHW.shape[2] - 1)
+    return torch.lerp(x_BCtHW[:, :, before], x_BCtHW[:, :, after], (step / factor).to(x_BCtHW))
 
 
 def shrink(x_NCHW: Tensor, *, size: tuple[int, int]) -> Tensor:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from models.cascade.conditions import doubled
-from models.cascade.lift import enlarge, repeat_frames
+from models.cascade.lift import enlarge, insert_frames
 from models.cascade.model import CaptionedUNet
 from models.cascade.parts import free_bytes, in_parts, pixels_at_once
-from models.config import RGB
+from models.config import RGB, MissingFrames
 from models.diffusion.augmentation import augment
 from models.diffusion.config import SamplerConfig
 from models.diffusion.guidance import Denoise, guided
@@ -52,6 +52,7 @@ class Link:
         fps: of its clips.
         step: what it makes of the clip before.
         factor: how many times as many frames, or pixels along a side.
+        missing: what a network of time reads where frames are missing, as it was trained.
         level: noise on the smaller clip, for a network that was trained with it.
         most_bytes: memory for the values of one call; None for what the device has free. Larger
             clips go through the network in parts (see ``in_parts``). Tiles, if it comes to them,
@@ -67,6 +68,7 @@ class Link:
     fps: float
     step: Step
     factor: int = 1
+    missing: MissingFrames = "repeat"
     level: float = 0.0
     most_bytes: int | None = None
 
@@ -160,7 +162,7 @@ class Link:
             return inputs
         below = below.to(self._device)
         low = (
-            repeat_frames(below, factor=self.factor)
+            insert_frames(below, factor=self.factor, missing=self.missing)
             if self.step == "time"
             else enlarge(below, size=self.size)
         )

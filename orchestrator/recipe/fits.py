@@ -20,6 +20,7 @@ _MEANING: dict[str, set[str]] = {
         "caption_drop",
         "embedding_drop",
         "augmentation",
+        "missing_frames",
         "fps_range",
         "given",
         "crop",

@@ -193,6 +193,11 @@ def _check_cascade(stage: Stage, stages: Stages) -> None:
                 f"{_name(stage)}.train.packed_images={stage.training.packed_images} has no meaning "
                 "for a network that puts frames between: an image has none"
             )
+        if step.kind != "time" and stage.training.missing_frames != "repeat":
+            raise ValueError(
+                f"{_name(stage)}.train.missing_frames={stage.training.missing_frames} has no "
+                "meaning for a network that puts no frames between"
+            )
         _check_crop(stage, factor=step.factor if step.kind == "space" else 1)
     if stage.prior is not None:
         _expect(stages, stage.prior, PriorConfig, f"{_name(stage)}.prior")

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from models.config import Strict
+from models.config import MissingFrames, Strict
 from models.diffusion.augmentation_config import AugmentationConfig
 from models.diffusion.config import DiffusionConfig, FlowConfig, SamplerConfig
 from models.make_a_video.fps_config import FpsConfig
@@ -75,6 +75,7 @@ class Train(Strict):
     embedding_drop: Share = 0.0  # part of the clips trained with no image embedding (zeros)
     condition_share: Share = 0.0  # part of the clips that are given their first frames
     augmentation: AugmentationConfig | None = None  # noise on the low-resolution clip
+    missing_frames: MissingFrames = "repeat"  # what a network of time reads in their place
     fps_range: FpsConfig | None = None  # frame rates drawn in training; null: the clip's own
     given: GivenConfig | None = None  # known frames of an interpolation network
     crop: Size | None = None  # trains on random crops of this size

@@ -2,15 +2,17 @@
 
 from dataclasses import replace
 from math import prod
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from models.cascade.lift import enlarge, repeat_frames, shrink
+from models.cascade.lift import enlarge, insert_frames, shrink
 from models.cascade.link import Link
 from models.cascade.parts import SAMPLER_VALUES
 from models.cascade.tiles import Tile, tile_of, tiled
+from models.config import MissingFrames
 from models.nn.unet_inputs import UNetInputs
 from models.nn.unet_reach import peak_values
 from tests.models.links import ENLARGING, IMAGES, STARTING, below, link, request
@@ -173,10 +175,24 @@ def test_missing_or_wrong_clips_before_are_refused() -> None:
         one.sample(request(), below(frames=3, side=8))
 
 
+def test_missing_frames_are_repeated_blank_or_blended() -> None:
+    x = random(1, 3, 3, 4, 4)
+    repeated, blank, blended = (
+        insert_frames(x, factor=2, missing=how) for how in get_args(MissingFrames)
+    )
+    for large in (repeated, blank, blended):
+        assert torch.equal(large[:, :, ::2], x)
+    assert torch.equal(repeated[:, :, 1::2], x)
+    assert not blank[:, :, 1::2].any()
+    # Linear interpolation of PyTorch on a grid that has both ends.
+    line = F.interpolate(x, size=(5, 4, 4), mode="trilinear", align_corners=True)
+    torch.testing.assert_close(blended[:, :, :5], line)
+    assert torch.equal(blended[:, :, 5], x[:, :, 2])
+
+
 def test_lift_and_shrink() -> None:
     x = random(1, 3, 2, 4, 4)
     assert enlarge(x, size=(8, 8)).shape == (1, 3, 2, 8, 8)
-    assert torch.equal(repeat_frames(x, factor=2)[:, :, 1], x[:, :, 0])
     board = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(4, 4)[None, None]
     # Antialiased: a chess board becomes grey, not black or white.
     torch.testing.assert_close(shrink(board, size=(4, 4)).mean(), torch.tensor(0.5))

@@ -202,6 +202,7 @@ def test_digests_follow_the_images_of_the_networks_that_read_them() -> None:
         ),
         ("stages.base.train.embedding_drop=0.5", "embedding_drop needs model.image_embedding"),
         ("stages.base.train.crop=[8,8]", "crop wants model.low_resolution=true"),
+        ("stages.ssr1.train.missing_frames=blend", "missing_frames=blend has no meaning"),
         ("stages.ssr3.train.crop=[34,32]", "crop=[34, 32], wanted multiples of 4"),
         ("stages.tsr1.train.packed_images=0.5", "has no meaning for a network that puts frames"),
         ("stages.tsr1.train.augmentation=null", "augmentation=null with model.augmentation=True"),

@@ -4,11 +4,10 @@ Shape letters: B clips, C channels, t T frames, h H height, w W width; small let
 smaller clip's.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.cascade.lift import repeat_frames
+from models.cascade.lift import insert_frames
 
 
 def bicubic(x_BCThw: Tensor, *, size: tuple[int, int]) -> Tensor:
@@ -20,13 +19,9 @@ def bicubic(x_BCThw: Tensor, *, size: tuple[int, int]) -> Tensor:
 
 def repeat(x_BCtHW: Tensor, *, factor: int, frames: int) -> Tensor:
     """Every frame until the next one, [B, C, frames, H, W]."""
-    return repeat_frames(x_BCtHW, factor=factor)[:, :, :frames]
+    return insert_frames(x_BCtHW, factor=factor, missing="repeat")[:, :, :frames]
 
 
 def blend(x_BCtHW: Tensor, *, factor: int, frames: int) -> Tensor:
     """Every frame fading into the next one; the last one stays, [B, C, frames, H, W]."""
-    places = torch.arange(frames, device=x_BCtHW.device)
-    before = places // factor
-    after = (before + 1).clamp_max(x_BCtHW.shape[2] - 1)
-    share = ((places % factor) / factor).view(-1, 1, 1).to(x_BCtHW)
-    return x_BCtHW[:, :, before] * (1 - share) + x_BCtHW[:, :, after] * share
+    return insert_frames(x_BCtHW, factor=factor, missing="blend")[:, :, :frames]

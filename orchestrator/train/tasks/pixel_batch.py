@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.cascade.lift import enlarge, repeat_frames
+from models.cascade.lift import enlarge, insert_frames
 from models.diffusion.augmentation import augment
 from models.make_a_video.interpolation import (
     every_kth,
@@ -97,7 +97,9 @@ class PixelReader:
                 pixels(micro, windows, name=LOW, device=self._device), size=self._train.clip.size
             )
         factor = self._below.factor
-        return repeat_frames(x_B3THW[:, :, ::factor], factor=factor)
+        return insert_frames(
+            x_B3THW[:, :, ::factor], factor=factor, missing=self._train.missing_frames
+        )
 
     def _cropped(self, micro: Micro, x: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
         """The same random window of both, on whole pixels of the smaller clip."""
