@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from models.diffusion.objective import Objective
 from models.diffusion.preconditioning import Preconditioning
+from models.make_a_video.interpolation import faded
 from models.nn.unet import SpaceTimeUNet
 from models.nn.unet_config import UNetConfig
 from models.nn.unet_inputs import UNetInputs
@@ -74,8 +75,10 @@ class CaptionedUNet(nn.Module):
         output = self.unet(x_B3THW, t_B, inputs)
         if self._precondition is None:
             return output
-        smaller, level_B = inputs.low_resolution_BCTHW, inputs.augmentation_B
-        return self._precondition(output, x_B3THW, t_B, smaller, level_B)
+        expected = inputs.low_resolution_BCTHW
+        if inputs.given_BCTHW is not None:
+            expected = faded(inputs.given_BCTHW)
+        return self._precondition(output, x_B3THW, t_B, expected, inputs.augmentation_B)
 
     def blocks(self) -> list[nn.Module]:
         """The layers, to be compiled or checkpointed one by one."""

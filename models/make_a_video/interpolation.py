@@ -85,6 +85,30 @@ def spread(x_B3nHW: Tensor, *, skip: int) -> Tensor:
     return x_B3THW
 
 
+def faded(given_B4THW: Tensor) -> Tensor:
+    """What to expect between given frames: each fades linearly into the next one, [B, 3, T, H, W].
+
+    Before the first and after the last given frame that one stays; where none is given, zeros.
+
+    Args:
+        given_B4THW: as ``given_channels`` makes them.
+    """
+    known_B3THW, mask_BT = given_B4THW[:, :3], given_B4THW[:, 3, :, 0, 0] > 0.5
+    frames = mask_BT.shape[1]
+    place_T = torch.arange(frames, device=mask_BT.device)
+    before_BT = torch.where(mask_BT, place_T, -1).cummax(dim=1).values
+    after_BT = torch.where(mask_BT, place_T, frames).flip(1).cummin(dim=1).values.flip(1)
+    first_BT = torch.where(before_BT < 0, after_BT, before_BT).clamp_max(frames - 1)
+    next_BT = torch.where(after_BT == frames, before_BT, after_BT).clamp_min(0)
+    share_BT = (place_T - first_BT) / (next_BT - first_BT).clamp_min(1)
+
+    def at(index_BT: Tensor) -> Tensor:
+        return known_B3THW.gather(2, index_BT[:, None, :, None, None].expand_as(known_B3THW))
+
+    share = share_BT.to(known_B3THW)[:, None, :, None, None]
+    return torch.lerp(at(first_BT), at(next_BT), share)
+
+
 def _check(given: int, *, frames: int) -> None:
     if not 1 <= given < frames:
         raise ValueError(f"given={given} of frames={frames}, wanted 1 to {frames - 1}")

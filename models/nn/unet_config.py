@@ -45,9 +45,10 @@ class UNetConfig(Strict):
     augmentation: bool = False  # reads the noise level of that clip
     given_frames: bool = False  # reads known frames and where they are
     learned_variance: bool = False  # three more output channels
-    # How far pixels lie from what is expected (root mean square): from the smaller clip or, in a
-    # network that reads none, from expected_mean. Its output is then in units of what that leaves
-    # open (models/diffusion/preconditioning.py); null: the output is the objective's target.
+    # How far pixels lie from what is expected (root mean square): from the smaller clip, from known
+    # frames that fade into each other or, without either, from expected_mean. The output is then
+    # in units of what that leaves open (models/diffusion/preconditioning.py); null: it is the
+    # objective's target.
     expected_std: PositiveFloat | None = None
     expected_mean: float = 0.0
 
@@ -133,9 +134,11 @@ class UNetConfig(Strict):
                 f"context_attention={list(self.context_attention)}, wanted text=true or an "
                 "image_embedding to attend to"
             )
-        if self.expected_mean and (self.expected_std is None or self.low_resolution):
+        reads_clip = self.low_resolution or self.given_frames
+        if self.expected_mean and (self.expected_std is None or reads_clip):
             raise ValueError(
-                f"expected_mean={self.expected_mean} wants an expected_std and low_resolution=false"
+                f"expected_mean={self.expected_mean} wants an expected_std, and neither "
+                "low_resolution nor given_frames"
             )
         if self.augmentation and not self.low_resolution:
             raise ValueError("augmentation=true belongs to low_resolution=true")

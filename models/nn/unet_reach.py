@@ -24,9 +24,10 @@ def peak_values(config: UNetConfig) -> float:
 def temporal_reach(config: UNetConfig) -> int | None:
     """From how many frames before and after a frame comes what is seen of it.
 
-    0 if no layer mixes frames, None if all frames of a clip see each other.
+    0 if no layer mixes frames, None if all frames of a clip see each other: in attention, or
+    because what is expected of a frame comes from known ones, however far.
     """
-    if config.temporal_attention:
+    if config.temporal_attention or (config.given_frames and config.expected_std is not None):
         return None
     if not config.temporal_conv:
         return 0

@@ -18,7 +18,14 @@ from orchestrator.recipe.train import Clip
 # A network may begin with one that lacks these: fresh, they change nothing.
 _ADDED = ("temporal_conv", "temporal_attention", "fps", "given_frames")
 _OF_TIME = {"temporal_conv": "temporal_kernel", "temporal_attention": "max_distance"}
-_FREE = (*_ADDED, *_OF_TIME.values(), "time_position", "dropout")
+_FREE = (
+    *_ADDED,
+    *_OF_TIME.values(),
+    "time_position",
+    "dropout",
+    "expected_std",
+    "expected_mean",
+)
 
 
 def check_stage(stage: Stage, stages: Stages, *, has_pretrained_pair: bool) -> None:

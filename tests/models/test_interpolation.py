@@ -6,6 +6,7 @@ from torch import Tensor
 
 from models.make_a_video.interpolation import (
     every_kth,
+    faded,
     first_frames,
     given_channels,
     last_frames,
@@ -105,3 +106,22 @@ def test_some_and_not_all_frames_are_given(build, given: int) -> None:  # type: 
 def test_other_shapes_are_refused(shape: tuple[int, ...], mask: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         given_channels(_clip(*shape), mask)
+
+
+def test_given_frames_fade_into_each_other() -> None:
+    x = _clip(2, 3, 7, 2, 2)
+    mask = torch.tensor(
+        [[True, False, False, True, False, False, True], [False, True] + [False] * 5]
+    )
+    found = faded(given_channels(x, mask))
+    for t in range(7):  # the first clip has three given frames, the second has one
+        low, high = t // 3 * 3, min(t // 3 * 3 + 3, 6)
+        share = (t - low) / 3
+        wanted = (1 - share) * x[0, :, low] + share * x[0, :, high]
+        torch.testing.assert_close(found[0, :, t], wanted)
+        torch.testing.assert_close(found[1, :, t], x[1, :, 1])
+
+
+def test_no_given_frame_leaves_grey() -> None:
+    nothing = given_channels(_clip(1, 3, 4, 2, 2), torch.zeros(1, 4, dtype=torch.bool))
+    assert not faded(nothing).any()
