@@ -53,7 +53,8 @@ class Link:
         step: what it makes of the clip before.
         factor: how many times as many frames, or pixels along a side.
         missing: what a network of time reads where frames are missing, as it was trained.
-        level: noise on the smaller clip, for a network that was trained with it.
+        level: noise on the smaller clip, for a network that was trained with it: a time of the
+            cosine schedule.
         most_bytes: memory for the values of one call; None for what the device has free. Larger
             clips go through the network in parts (see ``in_parts``). Tiles, if it comes to them,
             depend on it a little, so give a number to get the same clip on every machine.

@@ -4,9 +4,11 @@ Shape letters: B clips, C channels, T frames, H W height and width. Nothing here
 number of dimensions after B.
 """
 
+from typing import Literal
+
 from torch import Tensor
 
-from models.diffusion.schedules import cosine
+from models.diffusion.schedules import cosine, cosine_time, linear
 from models.diffusion.shapes import per_clip
 
 
@@ -29,8 +31,8 @@ def augment(x_BCTHW: Tensor, noise_BCTHW: Tensor, level_B: Tensor) -> Tensor:
         ValueError: if ``level_B`` is not one level per clip.
 
     Source: Ho et al. 2021, arXiv:2106.15282; Imagen, arXiv:2205.11487, section 2.4: noise of a
-    variance-preserving process. Which schedule turns a level into shares is not published:
-    the cosine one is the choice here, under which half the levels keep more signal than noise.
+    variance-preserving process. Which schedule turns a level into shares is not published;
+    under the cosine one, half the levels keep more signal than noise.
     """
     if level_B.shape != x_BCTHW.shape[:1]:
         raise ValueError(f"level_B has shape {tuple(level_B.shape)}, wanted ({len(x_BCTHW)},)")
@@ -38,3 +40,13 @@ def augment(x_BCTHW: Tensor, noise_BCTHW: Tensor, level_B: Tensor) -> Tensor:
     alpha = per_clip(shares.alpha_B.to(x_BCTHW), like=x_BCTHW)
     sigma = per_clip(shares.sigma_B.to(x_BCTHW), like=x_BCTHW)
     return alpha * x_BCTHW + sigma * noise_BCTHW
+
+
+def as_cosine(level_B: Tensor, *, schedule: Literal["cosine", "linear"]) -> Tensor:
+    """Times of the cosine schedule with as much noise as another one has at these levels, [B].
+
+    Networks are told these, whatever schedule the recipe counts levels on.
+    """
+    if schedule == "cosine":
+        return level_B
+    return cosine_time(linear()(level_B).sigma_B).to(level_B)

@@ -55,6 +55,13 @@ def cosine(t_B: Tensor) -> Coefficients:
     return Coefficients(alpha_B=angle_B.cos(), sigma_B=angle_B.sin())
 
 
+def cosine_time(sigma_B: Tensor) -> Tensor:
+    """The time at which the cosine schedule has so much noise, [B], in [0, 1], float64."""
+    b = math.atan(math.exp(-LOG_SNR_MAX / 2))
+    a = math.atan(math.exp(LOG_SNR_MAX / 2)) - b
+    return ((sigma_B.double().clamp(0, 1).asin() - b) / a).clamp(0, 1)
+
+
 class Tabulated:
     """Variance-preserving schedule from alpha at t = 0, 1/N, ..., 1, linear in between."""
 

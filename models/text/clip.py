@@ -22,7 +22,7 @@ class ClipEncoder(FrozenEncoder):
     """
 
     def __init__(self, config: ClipConfig) -> None:
-        model, tokenizer = load_pretrained(config.path, classes=_CLASSES)
+        model, tokenizer = load_pretrained(config.path, classes=_CLASSES, dtype=config.dtype)
         positions: int = model.config.max_position_embeddings  # pyright: ignore
         if config.max_length > positions:
             raise ValueError(
@@ -38,7 +38,7 @@ class ClipEncoder(FrozenEncoder):
 
     @torch.no_grad()
     def forward(self, ids_BL: Tensor, mask_BL: Tensor) -> TextStates:
-        """Returns states in the dtype of the checkpoint, without gradient."""
+        """Returns states in the dtype of the weights, without gradient."""
         out = self.model(input_ids=ids_BL, attention_mask=mask_BL)
         return TextStates(
             tokens_BLD=out.last_hidden_state, mask_BL=mask_BL, pooled_BD=out.pooler_output

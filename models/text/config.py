@@ -9,6 +9,9 @@ from pydantic import Field, PositiveInt, model_validator
 from models.config import Strict
 
 CONFIG = "config.json"
+# Of a frozen encoder's weights and states; auto: as its checkpoint has them. Not float16, in which
+# T5's larger encoders overflow.
+Dtype = Literal["auto", "bfloat16", "float32"]
 WANTED = "a checkpoint folder, or a hub name org/name"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -43,6 +46,7 @@ class T5Config(Strict):
     kind: Literal["t5"]
     path: str = Field(min_length=1)  # a folder, or a hub name org/name
     max_length: PositiveInt = 256  # tokens, the end token included
+    dtype: Dtype = "auto"
 
 
 class ClipConfig(Strict):
@@ -51,6 +55,7 @@ class ClipConfig(Strict):
     kind: Literal["clip"]
     path: str = Field(min_length=1)  # a folder, or a hub name org/name
     max_length: PositiveInt = 77  # tokens, start and end included
+    dtype: Dtype = "auto"
 
 
 TextConfig = Byt5Config | T5Config | ClipConfig

@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, PositiveInt, model_validator
 
 from models.config import Strict
-from models.text.config import Byt5Config, check_checkpoint
+from models.text.config import Byt5Config, Dtype, check_checkpoint
 
 NORM_GROUPS = 8  # of the image encoder's group norms
 
@@ -47,6 +47,7 @@ class PretrainedPairConfig(Strict):
     kind: Literal["clip"]
     path: str = Field(min_length=1)  # a folder, or a hub name org/name
     max_length: PositiveInt = 77  # tokens, start and end included
+    dtype: Dtype = "auto"
 
 
 PairConfig = SmallPairConfig | PretrainedPairConfig

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
+from models.text.config import Dtype
 from models.text.hub import is_away
 from models.text.states import TextEncoder, Tokens
 
@@ -55,13 +56,14 @@ def pad_tokens(captions: Sequence[str], *, tokenizer: Any, max_length: int) -> T
 
 
 def load_pretrained(
-    path: str, *, classes: dict[str, type[Any]], field: str = "text.path"
+    path: str, *, classes: dict[str, type[Any]], dtype: Dtype, field: str = "text.path"
 ) -> tuple[nn.Module, Any]:
-    """A network in the dtype of its checkpoint, and its tokenizer.
+    """A network in eval mode, and its tokenizer.
 
     Args:
         path: a folder, or a hub name.
         classes: network class by the ``model_type`` of the checkpoint's config.
+        dtype: of the weights; ``auto`` leaves them as they are stored.
         field: the recipe's name for the path, for the message.
 
     Raises:
@@ -78,7 +80,7 @@ def load_pretrained(
                 raise ValueError(f"holds a {config.model_type}, wanted {' or '.join(classes)}")
             tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=is_local)
             model = classes[config.model_type].from_pretrained(
-                where, dtype="auto", local_files_only=is_local
+                where, dtype=dtype, local_files_only=is_local
             )
     except (OSError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:_REASON_CHARS]

@@ -31,7 +31,7 @@ class PretrainedPair(ImageTextPair):
     def __init__(self, config: PretrainedPairConfig) -> None:
         super().__init__()
         model, tokenizer = load_pretrained(
-            config.path, classes={"clip": CLIPModel}, field="pair.path"
+            config.path, classes={"clip": CLIPModel}, dtype=config.dtype, field="pair.path"
         )
         assert isinstance(model, CLIPModel)
         text, vision = model.config.text_config, model.config.vision_config
@@ -63,7 +63,7 @@ class PretrainedPair(ImageTextPair):
 
     @torch.no_grad()
     def text(self, tokens: Tokens) -> PairText:
-        """Tokens to states, in the dtype of the checkpoint, and embeddings; without gradient."""
+        """Tokens to states, in the dtype of the weights, and embeddings; without gradient."""
         out = self.model.text_model(input_ids=tokens.ids_BL, attention_mask=tokens.mask_BL)
         return PairText(
             states=TextStates(

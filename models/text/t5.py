@@ -22,7 +22,7 @@ class T5Encoder(FrozenEncoder):
     """
 
     def __init__(self, config: T5Config) -> None:
-        model, tokenizer = load_pretrained(config.path, classes=_CLASSES)
+        model, tokenizer = load_pretrained(config.path, classes=_CLASSES, dtype=config.dtype)
         super().__init__(
             model,
             tokenizer=tokenizer,
@@ -32,7 +32,7 @@ class T5Encoder(FrozenEncoder):
 
     @torch.no_grad()
     def forward(self, ids_BL: Tensor, mask_BL: Tensor) -> TextStates:
-        """Returns states in the dtype of the checkpoint, without gradient."""
+        """Returns states in the dtype of the weights, without gradient."""
         tokens_BLD = self.model(input_ids=ids_BL, attention_mask=mask_BL).last_hidden_state
         return TextStates(
             tokens_BLD=tokens_BLD, mask_BL=mask_BL, pooled_BD=masked_mean(tokens_BLD, mask_BL)

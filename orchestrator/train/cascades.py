@@ -5,6 +5,8 @@ import torch
 from models.cascade.chain import Cascade, PriorLink
 from models.cascade.link import Link
 from models.cascade.model import CaptionedUNet
+from models.diffusion.augmentation import as_cosine
+from models.diffusion.augmentation_config import AugmentationConfig
 from models.diffusion.objective import build_objective
 from models.make_a_video.sample_prior import PriorChain
 from models.text.encoder import TextEncoder
@@ -77,8 +79,13 @@ def link_of(
         step="start" if step is None else step.kind,
         factor=1 if step is None else step.factor,
         missing=train.missing_frames,
-        level=0.0 if train.augmentation is None else train.augmentation.level,
+        level=0.0 if train.augmentation is None else _level(train.augmentation),
     )
+
+
+def _level(augmentation: AugmentationConfig) -> float:
+    level_1 = torch.tensor([augmentation.level], dtype=torch.float64)
+    return as_cosine(level_1, schedule=augmentation.schedule).item()
 
 
 def load_prior(store: Store, recipe: Recipe, *, stage: str, device: torch.device) -> PriorLink:

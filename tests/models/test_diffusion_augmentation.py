@@ -6,8 +6,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from models.diffusion.augmentation import augment
+from models.diffusion.augmentation import as_cosine, augment
 from models.diffusion.augmentation_config import AugmentationConfig
+from models.diffusion.schedules import linear
 
 SHAPE = (3, 2, 4, 5, 5)
 
@@ -27,6 +28,16 @@ def test_shares_are_the_cosine_schedules_clip_by_clip() -> None:
         angle = low + (high - low) * level
         wanted = math.cos(angle) * x[b] + math.sin(angle) * noise[b]
         torch.testing.assert_close(found[b], wanted, rtol=0, atol=1e-12)
+
+
+def test_levels_of_the_linear_schedule_mix_as_that_one_does() -> None:
+    levels = torch.linspace(0.001, 1.0, 50, dtype=torch.float64)
+    one, none = torch.ones(50, 1, dtype=torch.float64), torch.zeros(50, 1, dtype=torch.float64)
+    times = as_cosine(levels, schedule="linear")
+    wanted = linear()(levels)
+    torch.testing.assert_close(augment(none, one, times)[:, 0], wanted.sigma_B, rtol=0, atol=1e-9)
+    torch.testing.assert_close(augment(one, none, times)[:, 0], wanted.alpha_B, rtol=0, atol=1e-9)
+    assert torch.equal(as_cosine(levels, schedule="cosine"), levels)
 
 
 def test_the_ends_are_the_clip_and_the_noise() -> None:

@@ -17,7 +17,7 @@ from transformers import (
 from transformers import T5Config as HfT5Config
 from transformers import UMT5Config as HfUMT5Config
 
-from models.text.config import Byt5Config, ClipConfig, T5Config, check_text
+from models.text.config import Byt5Config, ClipConfig, Dtype, T5Config, check_text
 from models.text.encoder import build_text_encoder
 from tests.models.clip_checkpoints import text_config
 
@@ -120,12 +120,22 @@ def test_umt5_is_loaded_by_its_own_class(tmp_path: Path) -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_bf16_checkpoint_stays_bf16(tmp_path: Path) -> None:
-    save_t5(tmp_path / "t5", dtype=torch.bfloat16)
-    text = build_text_encoder(T5Config(kind="t5", path=str(tmp_path / "t5")))
+@pytest.mark.parametrize(
+    ("stored", "asked", "wanted"),
+    [
+        (torch.bfloat16, "auto", torch.bfloat16),
+        (torch.float32, "bfloat16", torch.bfloat16),
+        (torch.bfloat16, "float32", torch.float32),
+    ],
+)
+def test_weights_have_the_dtype_that_was_asked_for(
+    stored: torch.dtype, asked: Dtype, wanted: torch.dtype, tmp_path: Path
+) -> None:
+    save_t5(tmp_path / "t5", dtype=stored)
+    text = build_text_encoder(T5Config(kind="t5", path=str(tmp_path / "t5"), dtype=asked))
     tokens = text.tokenize(["up"])
     states = text(tokens.ids_BL, tokens.mask_BL)
-    assert states.tokens_BLD.dtype == states.pooled_BD.dtype == torch.bfloat16
+    assert states.tokens_BLD.dtype == states.pooled_BD.dtype == wanted
 
 
 def test_clip_states_are_those_of_the_checkpoint(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models.cascade.lift import enlarge, insert_frames
-from models.diffusion.augmentation import augment
+from models.diffusion.augmentation import as_cosine, augment
 from models.make_a_video.interpolation import (
     every_kth,
     first_frames,
@@ -74,9 +74,10 @@ class PixelReader:
         level_B = None
         if self._train.augmentation is not None:
             assert low_B3THW is not None
-            level_B = micro.random.uniform() * self._train.augmentation.level_max
+            drawn_B = micro.random.uniform() * self._train.augmentation.level_max
             noise = micro.random.normal(low_B3THW.shape[1:]).to(self._device)
-            level_B = level_B.to(self._device)
+            schedule = self._train.augmentation.schedule
+            level_B = as_cosine(drawn_B, schedule=schedule).to(self._device)
             low_B3THW = augment(low_B3THW, noise, level_B)
         inputs = UNetInputs(
             image_embedding_GE=self._embeddings(micro, windows),
