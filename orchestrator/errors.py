@@ -21,10 +21,28 @@ class UnavailableError(RushesError):
     exit_code = 75
 
 
+class FencedError(UnavailableError):
+    """Another process has taken the run over; this one must write no more."""
+
+
 class StoppedError(RushesError):
     """Stopped by a signal after saving; the same command will go on."""
 
     exit_code = 143
+
+
+def told(error: BaseException) -> dict[str, str]:
+    """An error as JSON, for another process; ``heard`` makes one of it again."""
+    if isinstance(error, RushesError):
+        return {"kind": type(error).__name__, "text": str(error)}
+    return {"kind": RushesError.__name__, "text": f"{type(error).__name__}: {error}"}
+
+
+def heard(message: dict[str, str], *, where: str) -> RushesError:
+    """The error that another process told of, with a place before its text."""
+    kinds = (UserError, UnavailableError, FencedError, StoppedError)
+    kind = next((one for one in kinds if one.__name__ == message["kind"]), RushesError)
+    return kind(f"{where}: {message['text']}")
 
 
 def error_with_code(code: int, text: str) -> RushesError:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from orchestrator.data.stream import Stream
-from orchestrator.errors import UnavailableError, UserError
+from orchestrator.errors import FencedError, RushesError, UnavailableError, UserError, heard, told
 from orchestrator.recipe.train import Train
 from orchestrator.storage.store import Store, open_store
 from orchestrator.train.checkpoint.load import load_latest
@@ -24,6 +24,7 @@ from orchestrator.train.hooks import Hooks
 from orchestrator.train.job import StageJob, StageResult
 from orchestrator.train.loop import Loop, Step
 from orchestrator.train.metrics_log import MetricsLog
+from orchestrator.train.ownership import Ownership
 from orchestrator.train.preview import Preview
 from orchestrator.train.ranks import Ranks, join
 from orchestrator.train.recorder import Recorder
@@ -122,8 +123,14 @@ class _Session:
             scratch / "metrics.jsonl", store=store, key=f"{job.folder}/metrics.jsonl"
         )
         self._recorder = Recorder(stage=job.spec, ranks=ranks, log=self._log, event=self._event)
+        self._ownership = Ownership(store, job.folder, attempt=job.attempt)
         self._saver = Saver(
-            store, self._checkpoints, engines=engines, ranks=ranks, keep=job.spec.save.keep
+            store,
+            self._checkpoints,
+            engines=engines,
+            ranks=ranks,
+            keep=job.spec.save.keep,
+            ownership=self._ownership,
         )
         self._lost_saves = 0
         self._preview = Preview(
@@ -135,6 +142,7 @@ class _Session:
         )
 
     def run(self) -> StageResult:
+        self._first(self._ownership.take)
         start, window = self._resume()
         loop = Loop(
             stage=self._job.spec,
@@ -149,6 +157,7 @@ class _Session:
             self._after(step)
             if step.stop and step.number < self._train.steps:
                 return StageResult(status="stopped", step=step.number)
+        self._first(self._ownership.check)
         finish(
             self._job,
             store=self._store,
@@ -162,6 +171,18 @@ class _Session:
     @property
     def _train(self) -> Train:
         return self._job.spec.training
+
+    def _first(self, act: Callable[[], None]) -> None:
+        """Rank 0 acts; if it cannot, every rank raises what it raised."""
+        message = None
+        if self._ranks.rank == 0:
+            try:
+                act()
+            except RushesError as error:
+                message = told(error)
+        message = gather_json(message, device=self._ranks.device)[0]
+        if message is not None:
+            raise heard(message, where=f"stage {self._job.stage}")
 
     def _event(self, event: dict[str, object]) -> None:
         if self._ranks.rank == 0:
@@ -202,6 +223,8 @@ class _Session:
         try:
             if collect():
                 self._lost_saves = 0
+        except FencedError:
+            raise
         except UnavailableError as error:
             self._lost_saves += 1
             if self._lost_saves > MAX_LOST_SAVES:

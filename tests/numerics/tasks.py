@@ -18,6 +18,7 @@ from orchestrator.train.engine.blocks import apply_memory_and_speed
 from orchestrator.train.engine.build import build_engine
 from orchestrator.train.engine.collect import collect
 from orchestrator.train.exchange import gather_json
+from orchestrator.train.ownership import Ownership
 from orchestrator.train.ranks import Ranks
 from orchestrator.train.schedule import learning_rate
 from tests.numerics.network import CHANNELS, TIMES, TOKENS, Branching, Critic, Denoiser, build
@@ -155,7 +156,13 @@ def run_and_save(ranks: Ranks, setup: Setup, *, uri: str, save_at: int) -> tuple
     """Trains with a checkpoint on the way; the first result is as of then."""
     engine = setup.engine(ranks)
     first = Result(*train(ranks, engine, start=0, stop=save_at), state=state(ranks, engine))
-    saver = Saver(open_store(uri), PREFIX, engines={"denoiser": engine}, ranks=ranks, keep=1)
+    store = open_store(uri)
+    ownership = Ownership(store, "stage", attempt=1)
+    if ranks.rank == 0:
+        ownership.take()
+    saver = Saver(
+        store, PREFIX, engines={"denoiser": engine}, ranks=ranks, keep=1, ownership=ownership
+    )
     saver.begin(step=save_at, extra={"setup": str(setup)})
     # The next steps run while the thread writes: what it writes must be the state of before.
     second = Result(*train(ranks, engine, start=save_at, stop=STEPS), state=state(ranks, engine))

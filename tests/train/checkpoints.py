@@ -12,11 +12,13 @@ from orchestrator.train.checkpoint.load import load_latest
 from orchestrator.train.checkpoint.save import Saver
 from orchestrator.train.engine.base import Engine
 from orchestrator.train.engine.build import build_engine
+from orchestrator.train.ownership import Ownership
 from orchestrator.train.ranks import Ranks
 
 CPU = torch.device("cpu")
 ALONE = Ranks(rank=0, world_size=1, local_rank=0, device=CPU)
-PREFIX = "stages/base/checkpoints"
+FOLDER = "stages/base"
+PREFIX = f"{FOLDER}/checkpoints"
 
 
 def build(*, width: int = 6) -> Engine:
@@ -71,13 +73,26 @@ class Training:
             while self.step < target:
                 advance(self.engine, step=self.step)
                 self.step += 1
-            saver = Saver(self.store, PREFIX, engines={"net": self.engine}, ranks=ALONE, keep=keep)
+            saver = self.saver(keep=keep)
             saver.begin(
                 step=target,
                 extra={"step": target, "stream": {"position": [target, 0.5, None]}},
             )
             saver.finish()
             self.bits_at[target] = bits(self.engine)
+
+    def saver(self, *, keep: int = 10, attempt: int = 1, store: Store | None = None) -> Saver:
+        """One that owns the stage."""
+        ownership = Ownership(self.store, FOLDER, attempt=attempt)
+        ownership.take()
+        return Saver(
+            store or self.store,
+            PREFIX,
+            engines={"net": self.engine},
+            ranks=ALONE,
+            keep=keep,
+            ownership=ownership,
+        )
 
     def path(self, step: int, name: str) -> Path:
         """A file of a checkpoint."""

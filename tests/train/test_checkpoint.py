@@ -10,12 +10,11 @@ import pytest
 import xxhash
 from safetensors import safe_open
 
-from orchestrator.errors import RushesError, UnavailableError, UserError
+from orchestrator.errors import FencedError, RushesError, UnavailableError, UserError
 from orchestrator.train.checkpoint import snapshot
 from orchestrator.train.checkpoint.load import load_latest
-from orchestrator.train.checkpoint.save import Saver
 from orchestrator.train.checkpoint.snapshot import HostBuffers
-from orchestrator.train.checkpoint.steps import latest, prune
+from orchestrator.train.checkpoint.steps import committed, latest, prune
 from tests.train.checkpoints import ALONE, PREFIX, Training, advance, bits, build
 
 DATA = "rank-0000-of-0001.safetensors"
@@ -209,6 +208,33 @@ def test_step_committed_by_another_attempt_is_not_overwritten(training: Training
     assert bits(engine) == first
 
 
+def test_commit_after_another_gang_took_over_is_refused(training: Training) -> None:
+    training.save_at(1)
+    left_behind = training.saver()
+    left_behind.begin(step=2, extra={})
+    training.saver()  # the gang that was started in its place
+    with pytest.raises(FencedError, match=r"step-00000002 was not written.*taken over by process"):
+        left_behind.finish()
+    assert latest(training.store, PREFIX) == 1
+
+
+def test_commit_after_the_run_was_started_again_is_refused(training: Training) -> None:
+    training.store.put("attempts/0001.json", b"{}")
+    first = training.saver(attempt=1)
+    first.begin(step=1, extra={})
+    first.finish()
+    training.store.put("attempts/0002.json", b"{}")
+    first.begin(step=2, extra={})
+    with pytest.raises(FencedError, match="start 2 of the run goes on"):
+        first.finish()
+    with pytest.raises(FencedError, match="start 2 of the run goes on"):
+        training.saver(attempt=1)
+    second = training.saver(attempt=2)
+    second.begin(step=3, extra={})
+    second.finish()
+    assert committed(training.store, PREFIX) == [3, 1]
+
+
 def test_failed_write_names_the_place_and_keeps_the_last_commit(training: Training) -> None:
     training.save_at(1)
     (training.folder / "step-00000002").write_text("a file where a folder must go")
@@ -252,7 +278,7 @@ def test_steps_after_the_copy_do_not_change_what_is_written(training: Training) 
             return getattr(training.store, name)
 
     store: Any = Slow()
-    saver = Saver(store, PREFIX, engines={"net": training.engine}, ranks=ALONE, keep=1)
+    saver = training.saver(keep=1, store=store)
     before = bits(training.engine)
     saver.begin(step=1, extra={})
     saver.poll()  # nothing is written: no commit, and no wait

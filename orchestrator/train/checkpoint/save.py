@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.errors import RushesError, UnavailableError, error_with_code
+from orchestrator.errors import RushesError, UnavailableError, heard, told
 from orchestrator.storage.store import Store
 from orchestrator.train.checkpoint.format import (
     COMMIT,
@@ -26,6 +26,7 @@ from orchestrator.train.checkpoint.snapshot import HostBuffers, HostFile
 from orchestrator.train.checkpoint.steps import prune
 from orchestrator.train.engine.base import Engine
 from orchestrator.train.exchange import gather_json
+from orchestrator.train.ownership import Ownership
 from orchestrator.train.ranks import Ranks
 
 
@@ -55,6 +56,7 @@ class Saver:
         engines: networks by name.
         ranks: this process and its peers.
         keep: committed checkpoints to keep, at least 1; older ones are deleted after a commit.
+        ownership: asked on rank 0 before every commit.
     """
 
     def __init__(
@@ -65,7 +67,9 @@ class Saver:
         engines: Mapping[str, Engine],
         ranks: Ranks,
         keep: int,
+        ownership: Ownership,
     ) -> None:
+        self._ownership = ownership
         self._store = store
         self._prefix = prefix
         self._engines = engines
@@ -129,6 +133,7 @@ class Saver:
 
         Raises:
             UnavailableError: on every rank, if any rank could not write; earlier checkpoints stay.
+            FencedError: the same, if another gang has taken the stage over.
             UserError: the same, if what stands in the way is the user's (no space, no permission).
         """
         pending, self._pending = self._pending, None
@@ -136,8 +141,8 @@ class Saver:
             return False
         assert pending.thread is not None
         pending.thread.join()
-        told = {
-            "error": None if pending.error is None else _told(pending.error),
+        mine = {
+            "error": None if pending.error is None else told(pending.error),
             "files": {name: file.model_dump() for name, file in pending.described.items()},
             "slices": [
                 {"shape": one.shape, "range": one.range.model_dump()}
@@ -145,7 +150,7 @@ class Saver:
                 for one in file.slices
             ],
         }
-        self._commit(pending, gather_json(told, device=self._ranks.device))
+        self._commit(pending, gather_json(mine, device=self._ranks.device))
         return True
 
     def _write(self, pending: _Pending) -> None:
@@ -183,24 +188,18 @@ class Saver:
                 extra=pending.extra,
             )
             try:
+                self._ownership.check()
                 self._refuse_committed(target)
                 _commit(self._store, target, index=index)
             except RushesError as failure:
-                error = _told(failure)
+                error = told(failure)
             else:
                 with suppress(UnavailableError):  # what stays is deleted after the next commit
                     prune(self._store, self._prefix, keep=self._keep)
         error = gather_json(error, device=self._ranks.device)[0]
         if error is not None:
             where = f"checkpoint {self._store.uri}/{target} was not written"
-            text = f"{where}: {error['text']}"
-            raise error_with_code(error["exit_code"], text) from pending.error
-
-
-def _told(error: BaseException) -> dict[str, Any]:
-    if isinstance(error, RushesError):
-        return {"text": str(error), "exit_code": error.exit_code}
-    return {"text": f"{type(error).__name__}: {error}", "exit_code": RushesError.exit_code}
+            raise heard(error, where=where) from pending.error
 
 
 def _parameters(slices: list[dict[str, Any]]) -> dict[str, Parameter]:
