@@ -148,8 +148,18 @@ class Compute(Strict):
         return range(self.min_workers or self.ranks, self.ranks + 1)
 
 
+class KeepBest(Strict):
+    """Checkpoints that are kept for a metric: its last logged value before each of them counts."""
+
+    metric: str = "loss"  # as the stage logs it
+    count: PositiveInt = 1
+    largest: bool = False  # whether more is better
+
+
 class Save(Strict):
-    """When checkpoints are taken and how many are kept."""
+    """When checkpoints are taken, and which are kept: each that any of these rules keeps."""
 
     every_steps: PositiveInt = 200
-    keep: PositiveInt = 3
+    keep: PositiveInt = 3  # the newest ones
+    keep_every_steps: PositiveInt | None = None  # those at multiples of it
+    keep_best: KeepBest | None = None

@@ -38,11 +38,15 @@ class Recorder:
         self._skipped = 0
         psutil.cpu_percent()  # the first call only starts the measurement
 
-    def record(self, step: Step) -> None:
-        """Logs a window; every rank must call it at the same steps."""
+    def record(self, step: Step) -> dict[str, float]:
+        """Logs a window; every rank must call it at the same steps.
+
+        Returns:
+            What was logged, on rank 0; nothing on others.
+        """
         values = self._means(step)
         if self._ranks.rank != 0:
-            return
+            return {}
         self._skipped += step.window.skipped
         values |= self._speed(step) | self._machine()
         values |= {"lr": step.lr, "skipped_steps": float(self._skipped)}
@@ -67,6 +71,7 @@ class Recorder:
             clips_per_s=values["clips_per_s"],
             eta_s=(self._train.steps - step.number) * values["step_s"],
         )
+        return finite
 
     def stopped(self, step: Step) -> None:
         """Tells how far a stop let the stage come; its window is logged by the next start."""

@@ -129,10 +129,11 @@ class _Session:
             self._checkpoints,
             engines=engines,
             ranks=ranks,
-            keep=job.spec.save.keep,
+            save=job.spec.save,
             ownership=self._ownership,
         )
         self._lost_saves = 0
+        self._metrics: dict[str, float] = {}  # as last logged
         self._preview = Preview(
             job,
             store=store,
@@ -194,7 +195,7 @@ class _Session:
     def _after(self, step: Step) -> None:
         last = step.number == self._train.steps
         if step.ends_window:
-            self._recorder.record(step)
+            self._metrics = self._recorder.record(step)
         elif step.stop:
             self._recorder.stopped(step)
         if step.number % self._job.spec.save.every_steps == 0 or last or step.stop:
@@ -216,7 +217,7 @@ class _Session:
         }
         self._tolerant(self._saver.finish)
         log = self._log.copy() if self._ranks.rank == 0 else None
-        self._saver.begin(step=step.number, extra=extra, beside=log)
+        self._saver.begin(step=step.number, extra=extra, beside=log, metrics=self._metrics)
 
     def _tolerant(self, collect: Callable[[], bool]) -> None:
         """Training outlasts a store that is away for some saves, but not for many in a row."""

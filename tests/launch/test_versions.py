@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cascade.versions import claim
+from orchestrator.recipe.train import Save
 from orchestrator.storage.store import Store, open_store
 from orchestrator.train.checkpoint.format import INDEX, Commit, describe, folder
 from orchestrator.train.checkpoint.steps import committed, prune
@@ -73,7 +74,7 @@ def test_a_checkpoint_that_another_version_wrote_over_does_not_come_back(store: 
         save(store, step=step, text="old")
     claim(store, stage="dit", inputs=NEW)
     save(store, step=20, text="new")
-    prune(store, CHECKPOINTS, keep=1)  # as the saver does
+    prune(store, CHECKPOINTS, save=Save(keep=1))  # as the saver does
     claim(store, stage="dit", inputs=OLD)
     assert steps(store) == []
 

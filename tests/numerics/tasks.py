@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from orchestrator.recipe.train import Optim
+from orchestrator.recipe.train import Optim, Save
 from orchestrator.storage.store import open_store
 from orchestrator.train.checkpoint.load import load_latest
 from orchestrator.train.checkpoint.save import Saver
@@ -161,7 +161,12 @@ def run_and_save(ranks: Ranks, setup: Setup, *, uri: str, save_at: int) -> tuple
     if ranks.rank == 0:
         ownership.take()
     saver = Saver(
-        store, PREFIX, engines={"denoiser": engine}, ranks=ranks, keep=1, ownership=ownership
+        store,
+        PREFIX,
+        engines={"denoiser": engine},
+        ranks=ranks,
+        save=Save(keep=1),
+        ownership=ownership,
     )
     saver.begin(step=save_at, extra={"setup": str(setup)})
     # The next steps run while the thread writes: what it writes must be the state of before.

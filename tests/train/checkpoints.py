@@ -1,12 +1,14 @@
 """A small network in a plain engine, and checkpoints of it in a folder."""
 
+from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from orchestrator.recipe.train import Optim
+from orchestrator.recipe.train import Optim, Save
 from orchestrator.storage.store import Store, open_store
 from orchestrator.train.checkpoint.load import load_latest
 from orchestrator.train.checkpoint.save import Saver
@@ -17,6 +19,7 @@ from orchestrator.train.ranks import Ranks
 
 CPU = torch.device("cpu")
 ALONE = Ranks(rank=0, world_size=1, local_rank=0, device=CPU)
+KEEP = Save(keep=10)
 FOLDER = "stages/base"
 PREFIX = f"{FOLDER}/checkpoints"
 
@@ -67,21 +70,22 @@ class Training:
         self.bits_at: dict[int, dict[str, bytes]] = {}
         self.step = 0
 
-    def save_at(self, *steps: int, keep: int = 10) -> None:
-        """Trains on and saves after each of ``steps``."""
-        for target in steps:
+    def save_at(self, *steps: int, save: Save = KEEP, losses: Sequence[float] = ()) -> None:
+        """Trains on and saves after each of ``steps``, with the loss that was logged there."""
+        for target, loss in zip_longest(steps, losses):
             while self.step < target:
                 advance(self.engine, step=self.step)
                 self.step += 1
-            saver = self.saver(keep=keep)
+            saver = self.saver(save=save)
             saver.begin(
                 step=target,
                 extra={"step": target, "stream": {"position": [target, 0.5, None]}},
+                metrics={} if loss is None else {"loss": loss},
             )
             saver.finish()
             self.bits_at[target] = bits(self.engine)
 
-    def saver(self, *, keep: int = 10, attempt: int = 1, store: Store | None = None) -> Saver:
+    def saver(self, *, save: Save = KEEP, attempt: int = 1, store: Store | None = None) -> Saver:
         """One that owns the stage."""
         ownership = Ownership(self.store, FOLDER, attempt=attempt)
         ownership.take()
@@ -90,7 +94,7 @@ class Training:
             PREFIX,
             engines={"net": self.engine},
             ranks=ALONE,
-            keep=keep,
+            save=save,
             ownership=ownership,
         )
 

@@ -11,6 +11,7 @@ import xxhash
 from safetensors import safe_open
 
 from orchestrator.errors import FencedError, RushesError, UnavailableError, UserError
+from orchestrator.recipe.train import KeepBest, Save
 from orchestrator.train.checkpoint import snapshot
 from orchestrator.train.checkpoint.load import load_latest
 from orchestrator.train.checkpoint.snapshot import HostBuffers
@@ -164,7 +165,7 @@ def test_other_networks_are_the_users_error(training: Training) -> None:
 
 
 def test_old_checkpoints_go_and_the_newest_stay(training: Training) -> None:
-    training.save_at(1, 2, 3, 4, keep=2)
+    training.save_at(1, 2, 3, 4, save=Save(keep=2))
     assert sorted(path.name for path in training.folder.iterdir()) == [
         "step-00000003",
         "step-00000004",
@@ -176,7 +177,7 @@ def test_leftovers_of_an_unfinished_save_go_once_a_newer_one_is_committed(
 ) -> None:
     training.save_at(1, 2)
     training.path(2, "COMMIT").unlink()
-    training.save_at(3, keep=5)
+    training.save_at(3, save=Save(keep=5))
     assert not training.path(2, "").exists()
     assert training.path(1, "COMMIT").exists()
 
@@ -186,14 +187,28 @@ def test_unfinished_save_that_is_newer_than_every_commit_is_left_alone(
 ) -> None:
     training.save_at(1, 2)
     training.path(2, "COMMIT").unlink()
-    prune(training.store, PREFIX, keep=1)
+    prune(training.store, PREFIX, save=Save(keep=1))
     assert training.path(1, "COMMIT").exists()
     assert training.path(2, DATA).exists()
 
 
-def test_keeping_none_is_refused(training: Training) -> None:
-    with pytest.raises(ValueError, match="keep=0"):
-        prune(training.store, PREFIX, keep=0)
+def test_every_so_many_steps_one_stays(training: Training) -> None:
+    training.save_at(2, 3, 4, 5, 6, 7, save=Save(keep=1, keep_every_steps=3))
+    assert committed(training.store, PREFIX) == [7, 6, 3]
+
+
+@pytest.mark.parametrize(("largest", "best"), [(False, [2, 4]), (True, [1, 3])])
+def test_the_best_by_a_metric_stay(largest: bool, best: list[int], training: Training) -> None:
+    rule = KeepBest(metric="loss", count=2, largest=largest)
+    losses = [0.9, 0.1, 0.5, 0.2, 0.4]
+    training.save_at(1, 2, 3, 4, 5, losses=losses, save=Save(keep=1, keep_best=rule))
+    assert sorted(committed(training.store, PREFIX)) == [*best, 5]
+
+
+def test_without_the_metric_the_newest_stay(training: Training) -> None:
+    rule = KeepBest(metric="accuracy")
+    training.save_at(1, 2, 3, losses=[0.1, 0.2, 0.3], save=Save(keep=2, keep_best=rule))
+    assert committed(training.store, PREFIX) == [3, 2]
 
 
 def test_step_committed_by_another_attempt_is_not_overwritten(training: Training) -> None:
@@ -278,7 +293,7 @@ def test_steps_after_the_copy_do_not_change_what_is_written(training: Training) 
             return getattr(training.store, name)
 
     store: Any = Slow()
-    saver = training.saver(keep=1, store=store)
+    saver = training.saver(store=store)
     before = bits(training.engine)
     saver.begin(step=1, extra={})
     saver.poll()  # nothing is written: no commit, and no wait

@@ -3,7 +3,7 @@
 from typing import Any
 
 import xxhash
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from models.config import Strict
 
@@ -60,6 +60,7 @@ class Commit(Strict):
     version: PositiveInt
     step: NonNegativeInt
     files: dict[str, File]
+    metrics: dict[str, float] = Field(default_factory=dict[str, float])  # last logged ones
 
 
 def describe(raw: bytes | memoryview) -> File:

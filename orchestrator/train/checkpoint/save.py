@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.errors import RushesError, UnavailableError, heard, told
+from orchestrator.recipe.train import Save
 from orchestrator.storage.store import Store
 from orchestrator.train.checkpoint.format import (
     COMMIT,
@@ -39,6 +40,7 @@ class _Pending:
     extra: dict[str, Any]
     files: list[HostFile]
     beside: Mapping[str, bytes]
+    metrics: Mapping[str, float]
     described: dict[str, File] = field(default_factory=dict[str, File])
     error: BaseException | None = None
     thread: threading.Thread | None = None
@@ -55,7 +57,7 @@ class Saver:
         prefix: key of the folder of checkpoints.
         engines: networks by name.
         ranks: this process and its peers.
-        keep: committed checkpoints to keep, at least 1; older ones are deleted after a commit.
+        save: which committed checkpoints are kept; others are deleted after a commit.
         ownership: asked on rank 0 before every commit.
     """
 
@@ -66,7 +68,7 @@ class Saver:
         *,
         engines: Mapping[str, Engine],
         ranks: Ranks,
-        keep: int,
+        save: Save,
         ownership: Ownership,
     ) -> None:
         self._ownership = ownership
@@ -74,12 +76,17 @@ class Saver:
         self._prefix = prefix
         self._engines = engines
         self._ranks = ranks
-        self._keep = keep
+        self._save = save
         self._buffers = HostBuffers(engines, ranks=ranks)
         self._pending: _Pending | None = None
 
     def begin(
-        self, *, step: int, extra: dict[str, Any], beside: Mapping[str, bytes] | None = None
+        self,
+        *,
+        step: int,
+        extra: dict[str, Any],
+        beside: Mapping[str, bytes] | None = None,
+        metrics: Mapping[str, float] | None = None,
     ) -> None:
         """Copies the state of now and starts to write it.
 
@@ -88,6 +95,7 @@ class Saver:
             extra: JSON that ``load_latest`` gives back.
             beside: bytes by key of the store, written over what is there before the commit: where
                 the checkpoint exists, they do.
+            metrics: values that ``Save.keep_best`` may ask for.
 
         Raises:
             RushesError: as ``finish``, for the checkpoint before.
@@ -102,6 +110,7 @@ class Saver:
             extra=extra,
             files=self._buffers.copy(),
             beside=beside or {},
+            metrics=metrics or {},
         )
         # A daemon: a process that has failed elsewhere must not wait for a store that is down.
         pending.thread = threading.Thread(
@@ -190,12 +199,12 @@ class Saver:
             try:
                 self._ownership.check()
                 self._refuse_committed(target)
-                _commit(self._store, target, index=index)
+                _commit(self._store, target, index=index, metrics=pending.metrics)
             except RushesError as failure:
                 error = told(failure)
             else:
                 with suppress(UnavailableError):  # what stays is deleted after the next commit
-                    prune(self._store, self._prefix, keep=self._keep)
+                    prune(self._store, self._prefix, save=self._save)
         error = gather_json(error, device=self._ranks.device)[0]
         if error is not None:
             where = f"checkpoint {self._store.uri}/{target} was not written"
@@ -221,11 +230,12 @@ def _parameters(slices: list[dict[str, Any]]) -> dict[str, Parameter]:
     return parameters
 
 
-def _commit(store: Store, target: str, *, index: Index) -> None:
+def _commit(store: Store, target: str, *, index: Index, metrics: Mapping[str, float]) -> None:
     raw_index = index.model_dump_json().encode()
     store.put(f"{target}/{INDEX}", raw_index)
     files = {**index.files, INDEX: describe(raw_index)}
-    raw_commit = Commit(version=VERSION, step=index.step, files=files).model_dump_json().encode()
+    commit = Commit(version=VERSION, step=index.step, files=files, metrics=dict(metrics))
+    raw_commit = commit.model_dump_json().encode()
     is_new = store.put_new(f"{target}/{COMMIT}", raw_commit)
     # One that is there already is ours if an earlier try was answered too late.
     if not is_new and store.get(f"{target}/{COMMIT}") != raw_commit:

@@ -1,9 +1,14 @@
 """Which checkpoints exist, and which go."""
 
 import re
+from collections.abc import Sequence
 
+from pydantic import ValidationError
+
+from orchestrator.recipe.train import KeepBest, Save
+from orchestrator.storage.errors import NotFoundError
 from orchestrator.storage.store import Store
-from orchestrator.train.checkpoint.format import COMMIT, folder
+from orchestrator.train.checkpoint.format import COMMIT, Commit, folder
 
 STEP_FOLDER = re.compile(r"step-(\d{8,})")
 
@@ -22,24 +27,38 @@ def latest(store: Store, prefix: str) -> int | None:
     return steps[0] if steps else None
 
 
-def prune(store: Store, prefix: str, *, keep: int) -> None:
-    """Deletes all but the newest ``keep`` committed checkpoints.
+def prune(store: Store, prefix: str, *, save: Save) -> None:
+    """Deletes the committed checkpoints that no rule keeps; never the newest.
 
     Folders that were never committed go too if a newer one was. COMMIT goes first, so that a
     checkpoint that is half deleted does not exist.
-
-    Raises:
-        ValueError: if ``keep`` is below 1.
     """
-    if keep < 1:
-        raise ValueError(f"keep={keep}, wanted at least 1")
     contents = _contents(store, prefix)
-    kept = sorted((step for step, names in contents.items() if COMMIT in names), reverse=True)
-    kept = kept[:keep]
+    steps = sorted((step for step, names in contents.items() if COMMIT in names), reverse=True)
+    if not steps:
+        return
+    kept = set(steps[: save.keep])
+    if save.keep_every_steps is not None:
+        kept |= {step for step in steps if step % save.keep_every_steps == 0}
+    if save.keep_best is not None:
+        kept |= set(_best(store, prefix, steps=steps, rule=save.keep_best))
     for step in sorted(contents):
-        if kept and step < kept[0] and step not in kept:
+        if step < steps[0] and step not in kept:
             store.delete(f"{folder(prefix, step=step)}/{COMMIT}")
             store.delete_prefix(f"{folder(prefix, step=step)}/")
+
+
+def _best(store: Store, prefix: str, *, steps: Sequence[int], rule: KeepBest) -> list[int]:
+    """The best of them, a newer one before an older one that is as good."""
+    values: dict[int, float] = {}
+    for step in steps:
+        try:
+            commit = Commit.model_validate_json(store.get(f"{folder(prefix, step=step)}/{COMMIT}"))
+        except (NotFoundError, ValidationError):
+            continue  # damaged, and found out when it is read
+        if rule.metric in commit.metrics:
+            values[step] = commit.metrics[rule.metric]
+    return sorted(values, key=values.__getitem__, reverse=rule.largest)[: rule.count]
 
 
 def _contents(store: Store, prefix: str) -> dict[int, set[str]]:
