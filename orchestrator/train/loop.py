@@ -97,7 +97,7 @@ class Loop:
             for name in active:
                 loss = self.task.loss(name, self.engines, micro)
                 self.engines[name].backward(loss.value)
-                window.add(loss.stats)
+                window.add(loss.stats, loss.weights)
         applied = True
         for name in active:
             outcome = self.engines[name].step(lr=lr)

@@ -92,9 +92,14 @@ class Recorder:
     def _means(self, step: Step) -> dict[str, float]:
         window = step.window
         names = sorted(window.stats)
-        sums = torch.stack([window.stats[name] / window.counts[name] for name in names])
-        means = self._ranks.mean(sums).tolist()
-        return dict(zip(names, means, strict=True))
+        of_both = (window.stats, window.weights)
+        both = torch.stack([torch.stack([one[name] for name in names]) for one in of_both])
+        sums, weights = self._ranks.total(both).tolist()
+        return {
+            name: total / weight
+            for name, total, weight in zip(names, sums, weights, strict=True)
+            if weight
+        }
 
     def _speed(self, step: Step) -> dict[str, float]:
         elapsed_s = max(time.monotonic() - step.window.started_s, 1e-9)

@@ -26,13 +26,16 @@ class Window:
     skipped: int = 0
     grad_norm: dict[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
     stats: dict[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
-    counts: dict[str, float] = field(default_factory=dict[str, float])
+    weights: dict[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
 
-    def add(self, stats: Mapping[str, torch.Tensor]) -> None:
-        """Sums detached scalars in float32; nothing is moved off the device."""
+    def add(
+        self, stats: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor] | None = None
+    ) -> None:
+        """Sums detached scalars and their weights in float32; nothing is moved off the device."""
         for name, value in stats.items():
+            weight = (weights or {}).get(name, torch.ones_like(value)).float()
             self.stats[name] = self.stats.get(name, 0.0) + value.float()
-            self.counts[name] = self.counts.get(name, 0) + 1
+            self.weights[name] = self.weights.get(name, 0.0) + weight
 
     def count(self, work: Work, *, clips: int) -> None:
         """Adds the work of a step over all ranks."""
@@ -44,13 +47,16 @@ class Window:
 
         Waits for the device.
         """
-        names = list(self.stats)
-        sums = torch.stack([self.stats[name] for name in names]).tolist() if names else []
         return {
-            "stats": {name: value.hex() for name, value in zip(names, sums, strict=True)},
-            "counts": dict(self.counts),
+            "stats": _exactly(self.stats),
+            "weights": _exactly(self.weights),
             "skipped": self.skipped,
         }
+
+
+def _exactly(sums: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    values = torch.stack(list(sums.values())).tolist() if sums else []
+    return {name: value.hex() for name, value in zip(sums, values, strict=True)}
 
 
 def restore_window(
@@ -59,8 +65,7 @@ def restore_window(
     """The window that a rank goes on with.
 
     At the world size of the save a rank takes up its own sums. At another one every rank takes
-    the mean over ranks, as if from its share of all forward passes: the logged mean weighs what
-    came before and after alike, but is rounded in another order.
+    an even part of all: the logged mean is over the same, but rounded in another order.
 
     Args:
         states: every rank's, by rank; none if the checkpoint says nothing of them.
@@ -68,24 +73,30 @@ def restore_window(
         world_size: ranks now.
         device: where the task's stats are.
     """
-    if not states:
+    if not states or "weights" not in states[0]:  # written by an earlier version
         return Window()
     state = states[rank] if len(states) == world_size else _shared(states, world_size=world_size)
-    return Window(
-        skipped=state["skipped"],
-        stats={
+    stats, weights = (
+        {
             name: torch.tensor(float.fromhex(value), dtype=torch.float32, device=device)
-            for name, value in state["stats"].items()
-        },
-        counts=dict(state["counts"]),
+            for name, value in state[kind].items()
+        }
+        for kind in ("stats", "weights")
     )
+    return Window(skipped=state["skipped"], stats=stats, weights=weights)
 
 
 def _shared(states: Sequence[Mapping[str, Any]], *, world_size: int) -> dict[str, Any]:
-    stats: dict[str, str] = {}
-    counts: dict[str, float] = {}
-    for name in states[0]["stats"]:
-        means = [float.fromhex(one["stats"][name]) / one["counts"][name] for one in states]
-        counts[name] = sum(one["counts"][name] for one in states) / world_size
-        stats[name] = (counts[name] * sum(means) / len(means)).hex()
-    return {"stats": stats, "counts": counts, "skipped": states[0]["skipped"]}
+    """Everyone's even part of all sums."""
+
+    def parts(kind: str) -> dict[str, str]:
+        return {
+            name: (sum(float.fromhex(one[kind][name]) for one in states) / world_size).hex()
+            for name in states[0][kind]
+        }
+
+    return {
+        "stats": parts("stats"),
+        "weights": parts("weights"),
+        "skipped": states[0]["skipped"],
+    }

@@ -24,7 +24,7 @@ def through_json(*windows: Window) -> list[dict[str, Any]]:
 
 
 def mean(window: Window) -> float:
-    return float(window.stats["loss"] / window.counts["loss"])
+    return float(window.stats["loss"] / window.weights["loss"])
 
 
 @pytest.mark.parametrize("losses", [(0.1, 1 / 3, 1e-30), (math.inf,), (math.nan, 1.0)])
@@ -37,7 +37,7 @@ def test_a_rank_takes_up_its_own_sums_bitwise(losses: tuple[float, ...]) -> None
     assert torch.equal(
         window.stats["loss"].view(torch.int32), straight.stats["loss"].view(torch.int32)
     )
-    assert window.counts == straight.counts
+    assert window.weights == straight.weights
 
 
 def test_other_ranks_take_up_the_mean_at_its_weight() -> None:
@@ -59,4 +59,12 @@ def test_more_ranks_share_the_forward_passes() -> None:
 
 def test_a_checkpoint_that_says_nothing_begins_a_new_window() -> None:
     window = restore_window((), rank=0, world_size=1, device=CPU)
-    assert (window.stats, window.counts, window.skipped) == ({}, {}, 0)
+    assert (window.stats, window.weights, window.skipped) == ({}, {}, 0)
+
+
+def test_weighted_sums_are_shared_with_their_weights() -> None:
+    one, other = Window(), Window()
+    one.add({"band": torch.tensor(6.0)}, {"band": torch.tensor(3.0)})
+    other.add({"band": torch.tensor(0.0)}, {"band": torch.tensor(0.0)})
+    window = restore_window(through_json(one, other), rank=0, world_size=1, device=CPU)
+    assert (float(window.stats["band"]), float(window.weights["band"])) == (6.0, 3.0)

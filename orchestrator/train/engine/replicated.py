@@ -1,7 +1,7 @@
 """The engine that shards nothing: one plain process, or ZeRO stage 0 over many."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from orchestrator.recipe.train import Optim
 from orchestrator.train.engine import foreach
+from orchestrator.train.engine.average import Average
 from orchestrator.train.engine.base import Fragment, Precision, StateReader, StepOutcome
 from orchestrator.train.engine.collect import collect
 from orchestrator.train.engine.optimizer import (
@@ -47,9 +48,7 @@ class ReplicatedEngine:
         self.skipped_steps = 0
         self._device = device
         self._accumulation = accumulation
-        self._ema_decay = ema_decay
         self._gathered = 0
-        self._swapped = False
         self._world_size = dist.get_world_size() if dist.is_initialized() else 1
         self._rank = dist.get_rank() if dist.is_initialized() else 0
         groups = parameter_groups(module, weight_decay=optim.weight_decay, lr_scale=lr_scale)
@@ -67,7 +66,7 @@ class ReplicatedEngine:
         )
         for master in self._masters:
             self._optimizer.state[master] = fresh_state(master)
-        self._ema = [master.detach().clone() for master in self._masters]
+        self._ema = Average(self._masters, decay=ema_decay, push=self._push)
 
     def _cast(self) -> list[nn.Parameter]:
         masters = [nn.Parameter(p.detach().float().clone()) for p in self._parameters]
@@ -117,7 +116,7 @@ class ReplicatedEngine:
             foreach.scale(gradients, factor=self.grad_clip / (norm + CLIP_EPS))
         set_lr(self._optimizer.param_groups, lr=lr)
         self._optimizer.step()
-        foreach.move_average(self._ema, towards=self._masters, decay=self._ema_decay)
+        self._ema.follow()
         self._push()
 
     def _push(self) -> None:
@@ -167,7 +166,7 @@ class ReplicatedEngine:
             "fp32": master.data.view(-1),
             "exp_avg": moments["exp_avg"].view(-1),
             "exp_avg_sq": moments["exp_avg_sq"].view(-1),
-            "ema": self._ema[index].view(-1),
+            "ema": self._ema.tensors[index].view(-1),
         }
 
     def load(self, reader: StateReader, *, applied_steps: int) -> None:
@@ -178,23 +177,9 @@ class ReplicatedEngine:
             self._optimizer.state[master]["step"].fill_(applied_steps)
         self._push()
 
-    @contextmanager
-    def ema_weights(self) -> Iterator[None]:
+    def ema_weights(self) -> AbstractContextManager[None]:
         """See ``Engine``."""
-        if self._swapped:
-            raise RuntimeError("ema_weights is already in force")
-        self._swapped = True
-        self._swap()
-        try:
-            yield
-        finally:
-            self._swap()
-            self._swapped = False
-
-    def _swap(self) -> None:
-        for index, master in enumerate(self._masters):
-            master.data, self._ema[index] = self._ema[index], master.data
-        self._push()
+        return self._ema.in_force()
 
     def gather_ema(self) -> dict[str, Tensor]:
         """See ``Engine``."""

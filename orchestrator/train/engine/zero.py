@@ -1,14 +1,15 @@
 """The engine that shards: DeepSpeed ZeRO stages 1, 2 and 3."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from orchestrator.recipe.train import Optim
-from orchestrator.train.engine import foreach
+from orchestrator.train.engine.average import Average
 from orchestrator.train.engine.base import Fragment, Precision, StateReader, StepOutcome
 from orchestrator.train.engine.collect import collect
 from orchestrator.train.engine.library import start_engine
@@ -57,9 +58,7 @@ class ZeroEngine:
         self.skipped_steps = 0
         self._device = device
         self._accumulation = accumulation
-        self._ema_decay = ema_decay
         self._gathered = 0
-        self._swapped = False
         exact: dict[str, Tensor] = {}
         if precision == "bf16":  # DeepSpeed takes its masters from rounded weights
             exact = {name: p.detach().cpu().clone() for name, p in trainable.items()}
@@ -86,7 +85,7 @@ class ZeroEngine:
             set_adamw_state(self._engine, flat, fresh_state(flat))
         if precision == "bf16":
             self._write_masters(exact)
-        self._ema = [flat.detach().clone() for flat in self._flats]
+        self._ema = Average(self._flats, decay=ema_decay, push=partial(push_masters, self._engine))
 
     def _write_masters(self, exact: dict[str, Tensor]) -> None:
         for partition in self._partitions:
@@ -124,7 +123,7 @@ class ZeroEngine:
         clear_gradients(self._engine)
         applied = self._engine.was_step_applied()
         if applied:
-            foreach.move_average(self._ema, towards=self._flats, decay=self._ema_decay)
+            self._ema.follow()
         else:
             self.skipped_steps += 1
         norm = torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float32)
@@ -136,7 +135,7 @@ class ZeroEngine:
 
     def fragments(self) -> Iterator[Fragment]:
         """See ``Engine``."""
-        for partition, ema in zip(self._partitions, self._ema, strict=True):
+        for partition, ema in zip(self._partitions, self._ema.tensors, strict=True):
             moments = adamw_state(self._engine, partition.flat)
             for part in partition.slices:
                 yield Fragment(
@@ -163,23 +162,9 @@ class ZeroEngine:
             adamw_state(self._engine, flat)["step"].fill_(applied_steps)
         push_masters(self._engine)
 
-    @contextmanager
-    def ema_weights(self) -> Iterator[None]:
+    def ema_weights(self) -> AbstractContextManager[None]:
         """See ``Engine``."""
-        if self._swapped:
-            raise RuntimeError("ema_weights is already in force")
-        self._swapped = True
-        self._swap()
-        try:
-            yield
-        finally:
-            self._swap()
-            self._swapped = False
-
-    def _swap(self) -> None:
-        for index, flat in enumerate(self._flats):
-            flat.data, self._ema[index] = self._ema[index], flat.data
-        push_masters(self._engine)
+        return self._ema.in_force()
 
     def gather_ema(self) -> dict[str, Tensor]:
         """See ``Engine``."""

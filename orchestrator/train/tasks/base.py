@@ -1,7 +1,7 @@
 """What a trainer must know of a stage, whatever its networks are."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -36,10 +36,18 @@ class Micro:
 
 @dataclass(frozen=True)
 class Loss:
-    """A scalar to go backward from, and detached scalars to log."""
+    """What one forward pass gives.
+
+    Attributes:
+        value: a scalar to go backward from.
+        stats: detached scalars, of which the mean over forward passes and ranks is logged.
+        weights: what some of them are sums over, detached scalars; 1 for all others. A mean of
+            which all weights are 0 is not logged.
+    """
 
     value: Tensor
     stats: dict[str, Tensor]
+    weights: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 @dataclass(frozen=True)

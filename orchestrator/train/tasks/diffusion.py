@@ -21,6 +21,7 @@ from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
 from orchestrator.train.encoders import load_text
 from orchestrator.train.tasks.base import Forward, Loss, Micro, Work
+from orchestrator.train.tasks.timed import TimedLoss
 from orchestrator.train.text_states import TextTable
 from orchestrator.train.weights import load_into
 
@@ -86,8 +87,7 @@ class DiffusionTask:
         loss_B = self._objective.loss(
             prediction, x_BCTHW, noise, t_B, weight=None if given is None else 1.0 - given
         )
-        value = loss_B.mean()
-        return Loss(value=value, stats={"loss": value.detach()})
+        return TimedLoss(loss_B, t_B).mean()
 
     def _latents(self, micro: Micro) -> Tensor:
         frames = 1 if micro.images else None

@@ -91,9 +91,7 @@ class PixelTask:
         def student(x_B3THW: Tensor, t_B: Tensor) -> Tensor:
             return self._call(engines[network], x_B3THW, t_B, batch)
 
-        loss_B = self._loss(student, batch, micro)
-        value = loss_B.mean()
-        return Loss(value=value, stats={"loss": value.detach()})
+        return self._loss(student, batch, micro).mean()
 
     def _call(self, forward: Forward | nn.Module, x: Tensor, t_B: Tensor, batch: PixelBatch) -> Any:
         if not batch.captions:

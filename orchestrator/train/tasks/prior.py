@@ -15,6 +15,7 @@ from orchestrator.data.index import Bucket
 from orchestrator.recipe.stage import Stage
 from orchestrator.train.flops import prior_flops
 from orchestrator.train.tasks.base import Forward, Loss, Micro, Work
+from orchestrator.train.tasks.timed import TimedLoss
 from orchestrator.train.tasks.windows import draw_windows, pictures
 from orchestrator.train.weights import load_into
 
@@ -67,8 +68,7 @@ class PriorTask:
         noise = micro.random.normal(x_BE.shape[1:]).to(self._device)
         noisy = self._objective.corrupt(x_BE, noise, t_B)
         loss_B = self._objective.loss(engines[network](noisy, t_B, text), x_BE, noise, t_B)
-        value = loss_B.mean()
-        return Loss(value=value, stats={"loss": value.detach()})
+        return TimedLoss(loss_B, t_B).mean()
 
     def lr_scale(self, network: str, name: str) -> float:
         """All weights learn alike."""

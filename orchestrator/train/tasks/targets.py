@@ -27,14 +27,15 @@ from models.text.states import EMPTY_CAPTION, distinct
 from orchestrator.recipe.distill import Distill
 from orchestrator.train.tasks.base import Micro
 from orchestrator.train.tasks.pixel_batch import PixelBatch
+from orchestrator.train.tasks.timed import TimedLoss
 
 Call = Callable[[Tensor, Tensor], Tensor]  # (x_t [B, 3, T, H, W], times [B]) -> output
 
 
 class PixelLoss(Protocol):
-    """Loss per clip, [B]."""
+    """Loss and time of each clip."""
 
-    def __call__(self, student: Call, batch: PixelBatch, micro: Micro) -> Tensor:
+    def __call__(self, student: Call, batch: PixelBatch, micro: Micro) -> TimedLoss:
         """``student`` is the network with the batch's conditions bound to it."""
         ...
 
@@ -45,15 +46,16 @@ class Denoising:
 
     objective: Objective
 
-    def __call__(self, student: Call, batch: PixelBatch, micro: Micro) -> Tensor:
+    def __call__(self, student: Call, batch: PixelBatch, micro: Micro) -> TimedLoss:
         """See ``PixelLoss``."""
         x = batch.x_B3THW
         t_B = self.objective.sample_time(micro.random.uniform().to(x.device))
         noise = micro.random.normal(x.shape[1:]).to(x.device)
         noisy = self.objective.corrupt(x, noise, t_B)
-        return self.objective.loss(
+        loss_B = self.objective.loss(
             student(noisy, t_B), x, noise, t_B, weight=unknown_frames(batch.inputs)
         )
+        return TimedLoss(loss_B, t_B)
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class GuidedTeacher:
     guidance: GuidanceConfig
     weighting: DistillationConfig
 
-    def __call__(self, student: Call, batch: PixelBatch, micro: Micro) -> Tensor:
+    def __call__(self, student: Call, batch: PixelBatch, micro: Micro) -> TimedLoss:
         """See ``PixelLoss``."""
         x = batch.x_B3THW
         # In (0, 1]: at 0 there is no noise to find.
@@ -100,7 +102,7 @@ class GuidedTeacher:
         target = guided_target(
             self._both(batch), noisy, t_B, objective=self.objective, config=self.guidance
         )
-        return distillation_loss(
+        loss_B = distillation_loss(
             student(noisy, t_B),
             target,
             noisy,
@@ -109,6 +111,7 @@ class GuidedTeacher:
             config=self.weighting,
             weight=unknown_frames(batch.inputs),
         )
+        return TimedLoss(loss_B, t_B)
 
     def _both(self, batch: PixelBatch) -> Call:
         inputs = doubled(batch.inputs)
@@ -130,7 +133,7 @@ class TwoSteps:
     objective: Objective
     config: DistillationConfig
 
-    def __call__(self, student: Call, batch: PixelBatch, micro: Micro) -> Tensor:
+    def __call__(self, student: Call, batch: PixelBatch, micro: Micro) -> TimedLoss:
         """See ``PixelLoss``."""
         x = batch.x_B3THW
         times = student_times(
@@ -145,7 +148,7 @@ class TwoSteps:
             times,
             objective=self.objective,
         )
-        return distillation_loss(
+        loss_B = distillation_loss(
             student(noisy, t_B.float()),
             target,
             noisy,
@@ -154,6 +157,7 @@ class TwoSteps:
             config=self.config,
             weight=unknown_frames(batch.inputs),
         )
+        return TimedLoss(loss_B, t_B)
 
 
 def build_loss(
