@@ -14,7 +14,7 @@ from models.text.pair_config import check_pair
 from orchestrator.errors import UserError
 from orchestrator.recipe.distill import complete
 from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.tree import Tree, is_list, is_mapping
+from orchestrator.recipe.tree import Tree, is_list, is_mapping, unshared
 
 
 def load_recipe(path: str | Path, *, overrides: Sequence[str] = ()) -> Recipe:
@@ -80,7 +80,10 @@ def _read(path: Path) -> Tree:
         raise UserError(f"recipe {path}: not YAML{line}: {problem}") from None
     if not is_mapping(tree):
         raise UserError(f"recipe {path}: holds a {type(tree).__name__}, wanted a mapping")
-    return tree
+    try:
+        return unshared(tree)
+    except RecursionError:
+        raise UserError(f"recipe {path}: an anchor holds itself, wanted a tree") from None
 
 
 def _apply(tree: Tree, override: str) -> None:

@@ -13,3 +13,16 @@ def is_mapping(node: object) -> TypeGuard[Tree]:
 def is_list(node: object) -> TypeGuard[list[Any]]:
     """Whether a node has numbered children."""
     return isinstance(node, list)
+
+
+def unshared(node: Any) -> Any:
+    """A copy in which no two places are one object, as YAML's anchors make them.
+
+    Raises:
+        RecursionError: if a node holds itself.
+    """
+    if is_mapping(node):
+        return {key: unshared(value) for key, value in node.items()}
+    if is_list(node):
+        return [unshared(item) for item in node]
+    return node

@@ -74,7 +74,7 @@ def test_a_wrong_field_is_one_line(override: str, message: str) -> None:
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize("text", ["a: [", "- 1", ""])
+@pytest.mark.parametrize("text", ["a: [", "- 1", "", "&a {a: *a}"])
 def test_a_file_that_is_no_recipe_is_one_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text(text)
@@ -93,6 +93,16 @@ def test_overrides_reach_stages_by_id() -> None:
     train = recipe.stage("dit").train
     assert train is not None
     assert (train.steps, recipe.seed) == (7, 3)
+
+
+def test_an_override_leaves_stages_alone_that_share_an_anchor() -> None:
+    path, key = JOBS / "make_a_video_digits.yaml", "stages.interpolation.train.optim.lr"
+    plain, changed = load_recipe(path), load_recipe(path, overrides=[f"{key}=0.5"])
+    for before, after in zip(plain.stages, changed.stages, strict=True):
+        if before.id == "interpolation":
+            assert after.training.optim.lr == 0.5
+        else:
+            assert after == before
 
 
 def test_accumulation_is_derived() -> None:
