@@ -52,7 +52,7 @@ class Link:
         fps: of its clips.
         step: what it makes of the clip before.
         factor: how many times as many frames, or pixels along a side.
-        missing: what a network of time reads where frames are missing, as it was trained.
+        missing: what a network that puts frames between reads in their place, as it was trained.
         level: noise on the smaller clip, for a network that was trained with it: a time of the
             cosine schedule.
         most_bytes: memory for the values of one call; None for what the device has free. Larger
@@ -119,7 +119,7 @@ class Link:
             raise ValueError(f"known frames of {tuple(known_B3THW.shape[-2:])}, wanted {self.size}")
         known_B3THW, mask_BT = known_B3THW.to(self._device), mask_BT.to(self._device)
         noise = self._draw(request, tuple(known_B3THW.shape[1:]))
-        given = given_channels(known_B3THW, mask_BT)
+        given = given_channels(known_B3THW, mask_BT, missing=self.missing)
         inputs = replace(self._conditions(request, len(noise)), given_BCTHW=given)
         clips = self._from_noise(request, inputs, noise)
         return torch.where(mask_BT[:, None, :, None, None], known_B3THW.to(clips), clips)

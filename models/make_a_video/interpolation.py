@@ -9,23 +9,28 @@ animated by ``first_frames`` with one frame given.
 import torch
 from torch import Tensor
 
+from models.config import MissingFrames
 
-def given_channels(x_B3THW: Tensor, mask_BT: Tensor) -> Tensor:
+
+def given_channels(x_B3THW: Tensor, mask_BT: Tensor, *, missing: MissingFrames = "blank") -> Tensor:
     """Given frames and their mask, [B, 4, T, H, W], in the dtype of the clip.
 
     Args:
         x_B3THW: clips, pixels in [-1, 1]. What stands in frames that are not given is not read.
         mask_BT: true where a frame is given, [B, T], bool.
+        missing: what stands in the other frames: ``blank`` (zeros), ``repeat`` (the given frame
+            before, or the first one), or ``blend`` (see ``faded``).
 
     Returns:
-        Red, green and blue of the given frames with zeros in all others, then 1 where a frame
-        is given and 0 elsewhere.
+        Red, green and blue of the given frames and of what stands in all others, then 1 where a
+        frame is given and 0 elsewhere.
 
     Raises:
         ValueError: if the clip does not have 3 channels or the mask is not bool [B, T].
 
     Source: Singer et al. 2022 (Make-A-Video), arXiv:2209.14792, section 3.3. Zero is grey in
-    [-1, 1]; the fourth channel is what tells it from a grey frame.
+    [-1, 1]; the fourth channel is what tells it from a grey frame. The paper has zeros; the
+    others are ours, for small networks that would need long to learn where to look.
     """
     clips, channels, frames, height, width = x_B3THW.shape
     if channels != 3:
@@ -38,7 +43,13 @@ def given_channels(x_B3THW: Tensor, mask_BT: Tensor) -> Tensor:
     mask_B1THW = mask_BT[:, None, :, None, None].expand(-1, 1, -1, height, width)
     # Not a product: it would let an infinity through a frame that is not given.
     known_B3THW = torch.where(mask_B1THW, x_B3THW, torch.zeros_like(x_B3THW))
-    return torch.cat([known_B3THW, mask_B1THW.to(x_B3THW)], dim=1)
+    given_B4THW = torch.cat([known_B3THW, mask_B1THW.to(x_B3THW)], dim=1)
+    if missing == "blank":
+        return given_B4THW
+    if missing == "blend":
+        return torch.cat([faded(given_B4THW), given_B4THW[:, 3:]], dim=1)
+    before_BT, _ = _neighbours(mask_BT)
+    return torch.cat([_at(given_B4THW, before_BT), given_B4THW[:, 3:]], dim=1)
 
 
 def every_kth(frames: int, *, skip: int) -> Tensor:
@@ -93,20 +104,26 @@ def faded(given_B4THW: Tensor) -> Tensor:
     Args:
         given_B4THW: as ``given_channels`` makes them.
     """
-    known_B3THW, mask_BT = given_B4THW[:, :3], given_B4THW[:, 3, :, 0, 0] > 0.5
+    before_BT, after_BT = _neighbours(given_B4THW[:, 3, :, 0, 0] > 0.5)
+    place_T = torch.arange(before_BT.shape[1], device=before_BT.device)
+    share_BT = (place_T - before_BT) / (after_BT - before_BT).clamp_min(1)
+    share = share_BT.to(given_B4THW)[:, None, :, None, None]
+    return torch.lerp(_at(given_B4THW, before_BT), _at(given_B4THW, after_BT), share)
+
+
+def _neighbours(mask_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """The last given frame up to each frame and the first from it on; the other where none is."""
     frames = mask_BT.shape[1]
     place_T = torch.arange(frames, device=mask_BT.device)
     before_BT = torch.where(mask_BT, place_T, -1).cummax(dim=1).values
     after_BT = torch.where(mask_BT, place_T, frames).flip(1).cummin(dim=1).values.flip(1)
-    first_BT = torch.where(before_BT < 0, after_BT, before_BT).clamp_max(frames - 1)
-    next_BT = torch.where(after_BT == frames, before_BT, after_BT).clamp_min(0)
-    share_BT = (place_T - first_BT) / (next_BT - first_BT).clamp_min(1)
+    before = torch.where(before_BT < 0, after_BT, before_BT).clamp_max(frames - 1)
+    return before, torch.where(after_BT == frames, before_BT, after_BT).clamp_min(0)
 
-    def at(index_BT: Tensor) -> Tensor:
-        return known_B3THW.gather(2, index_BT[:, None, :, None, None].expand_as(known_B3THW))
 
-    share = share_BT.to(known_B3THW)[:, None, :, None, None]
-    return torch.lerp(at(first_BT), at(next_BT), share)
+def _at(given_B4THW: Tensor, frame_BT: Tensor) -> Tensor:
+    known_B3THW = given_B4THW[:, :3]
+    return known_B3THW.gather(2, frame_BT[:, None, :, None, None].expand_as(known_B3THW))
 
 
 def _check(given: int, *, frames: int) -> None:

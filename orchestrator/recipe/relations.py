@@ -200,7 +200,7 @@ def _check_cascade(stage: Stage, stages: Stages) -> None:
                 f"{_name(stage)}.train.packed_images={stage.training.packed_images} has no meaning "
                 "for a network that puts frames between: an image has none"
             )
-        if step.kind != "time" and stage.training.missing_frames != "repeat":
+        if step.kind == "space" and stage.training.missing_frames is not None:
             raise ValueError(
                 f"{_name(stage)}.train.missing_frames={stage.training.missing_frames} has no "
                 "meaning for a network that puts no frames between"

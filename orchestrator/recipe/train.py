@@ -75,7 +75,9 @@ class Train(Strict):
     embedding_drop: Share = 0.0  # part of the clips trained with no image embedding (zeros)
     condition_share: Share = 0.0  # part of the clips that are given their first frames
     augmentation: AugmentationConfig | None = None  # noise on the low-resolution clip
-    missing_frames: MissingFrames = "repeat"  # what a network of time reads in their place
+    # What a network that puts frames between reads in their place; null: as the papers have it,
+    # blank for one that is given frames, else repeat.
+    missing_frames: MissingFrames | None = None
     fps_range: FpsConfig | None = None  # frame rates drawn in training; null: the clip's own
     given: GivenConfig | None = None  # known frames of an interpolation network
     crop: Size | None = None  # trains on random crops of this size
@@ -100,6 +102,11 @@ class Train(Strict):
         """The network of a stage that trains a U-Net on pixels; only for one."""
         assert isinstance(self.model, UNetConfig)
         return self.model
+
+    @property
+    def missing(self) -> MissingFrames:
+        """What a U-Net that puts frames between reads in their place."""
+        return self.missing_frames or ("blank" if self.unet.given_frames else "repeat")
 
     @property
     def diffusion(self) -> FlowConfig | DiffusionConfig:

@@ -78,7 +78,7 @@ def link_of(
         fps=train.clip.fps,
         step="start" if step is None else step.kind,
         factor=1 if step is None else step.factor,
-        missing=train.missing_frames,
+        missing=train.missing,
         level=0.0 if train.augmentation is None else _level(train.augmentation),
     )
 

@@ -98,9 +98,7 @@ class PixelReader:
                 pixels(micro, windows, name=LOW, device=self._device), size=self._train.clip.size
             )
         factor = self._below.factor
-        return insert_frames(
-            x_B3THW[:, :, ::factor], factor=factor, missing=self._train.missing_frames
-        )
+        return insert_frames(x_B3THW[:, :, ::factor], factor=factor, missing=self._train.missing)
 
     def _cropped(self, micro: Micro, x: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
         """The same random window of both, on whole pixels of the smaller clip."""
@@ -151,7 +149,8 @@ class PixelReader:
             else every_kth(frames, skip=given.skips[skip])
             for skip, end, count, first in zip(skips, at_ends, counts, is_first, strict=True)
         ]
-        return given_channels(x_B3THW, torch.stack(masks).to(self._device))
+        mask_BT = torch.stack(masks).to(self._device)
+        return given_channels(x_B3THW, mask_BT, missing=self._train.missing)
 
     def _captions(self, micro: Micro) -> list[str]:
         """One per clip, or one per frame for a stage some of whose slots hold images.
