@@ -18,7 +18,13 @@ from orchestrator.train.checkpoint.snapshot import HostBuffers
 from orchestrator.train.checkpoint.steps import committed, latest, prune
 from tests.train.checkpoints import ALONE, PREFIX, Training, advance, bits, build
 
-DATA = "rank-0000-of-0001.safetensors"
+DATA = "rank-0000-of-0001-*.safetensors"
+
+
+def file_of(training: Training, *, step: int, pattern: str = DATA) -> Path:
+    """The one file of a checkpoint that a pattern fits."""
+    (found,) = training.path(step, "").glob(pattern)
+    return found
 
 
 @pytest.fixture
@@ -44,7 +50,8 @@ def test_loaded_state_and_extra_are_what_was_saved(training: Training) -> None:
 def test_folder_holds_tensors_and_json_that_other_tools_read(training: Training) -> None:
     training.save_at(3)
     folder = training.path(3, "")
-    assert sorted(path.name for path in folder.iterdir()) == ["COMMIT", "index.json", DATA]
+    data = file_of(training, step=3).name
+    assert sorted(path.name for path in folder.iterdir()) == ["COMMIT", "index.json", data]
     commit = json.loads((folder / "COMMIT").read_text())
     assert commit["step"] == 3
     for name, file in commit["files"].items():
@@ -54,9 +61,9 @@ def test_folder_holds_tensors_and_json_that_other_tools_read(training: Training)
     weight = index["parameters"]["net/0.weight"]
     assert weight == {
         "shape": [6, 4],
-        "ranges": [{"file": DATA, "key": "net/0.weight", "start": 0, "numel": 24}],
+        "ranges": [{"file": data, "key": "net/0.weight", "start": 0, "numel": 24}],
     }
-    with safe_open(folder / DATA, framework="np") as tensors:
+    with safe_open(folder / data, framework="np") as tensors:
         assert tensors.get_tensor("net/0.weight/exp_avg").shape == (24,)
 
 
@@ -92,11 +99,12 @@ DAMAGES = [truncate, empty, flip, remove]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("name", [DATA, "index.json"])
+@pytest.mark.parametrize("pattern", [DATA, "index.json"])
 def test_damaged_file_sends_back_to_the_newest_good_one(
-    training: Training, name: str, damage: object
+    training: Training, pattern: str, damage: object
 ) -> None:
     training.save_at(1, 2, 3)
+    name = file_of(training, step=3, pattern=pattern).name
     damage(training.path(3, name))  # pyright: ignore[reportCallIssue]
     notes: list[str] = []
     extra, engine = training.load(note=notes.append)
@@ -123,7 +131,7 @@ def test_damaged_commit_sends_back_to_the_newest_good_one(
 def test_damaged_checkpoint_is_put_aside_and_can_be_saved_again(training: Training) -> None:
     training.save_at(1, 2)
     commit = training.path(2, "COMMIT").read_bytes()
-    flip(training.path(2, DATA))
+    flip(file_of(training, step=2))
     _, training.engine = training.load()
     reason, _, kept = training.path(2, "DAMAGED").read_bytes().partition(b"\n")
     assert b"xxh64" in reason
@@ -139,7 +147,7 @@ def test_damaged_checkpoint_is_put_aside_and_can_be_saved_again(training: Traini
 def test_all_damaged_is_an_error_that_touches_nothing(training: Training) -> None:
     training.save_at(1, 2)
     for step in (1, 2):
-        flip(training.path(step, DATA))
+        flip(file_of(training, step=step))
     before = sorted(training.folder.rglob("*"))
     with pytest.raises(RushesError, match=r"no checkpoint is whole.*step 2: .*step 1: "):
         training.load()
@@ -189,7 +197,7 @@ def test_unfinished_save_that_is_newer_than_every_commit_is_left_alone(
     training.path(2, "COMMIT").unlink()
     prune(training.store, PREFIX, save=Save(keep=1))
     assert training.path(1, "COMMIT").exists()
-    assert training.path(2, DATA).exists()
+    assert file_of(training, step=2).exists()
 
 
 def test_every_so_many_steps_one_stays(training: Training) -> None:
@@ -233,6 +241,44 @@ def test_commit_after_another_gang_took_over_is_refused(training: Training) -> N
     assert latest(training.store, PREFIX) == 1
 
 
+def test_late_writes_of_a_gang_that_was_taken_over_change_nothing(training: Training) -> None:
+    taken_over = threading.Event()
+
+    class Suspended:
+        """Wakes when another gang has committed the step."""
+
+        uri = training.store.uri
+
+        def put(self, key: str, data: bytes | memoryview) -> None:
+            taken_over.wait()
+            training.store.put(key, data)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(training.store, name)
+
+    store: Any = Suspended()
+    advance(training.engine, step=99)
+    left_behind = training.saver(store=store)
+    left_behind.begin(step=1, extra={}, beside={"stages/base/metrics.jsonl": b"old"})
+    training.engine = build()
+    training.store.put("stages/base/metrics.jsonl", b"new")
+    training.save_at(1)
+    taken_over.set()
+    with pytest.raises(FencedError, match="taken over by process"):
+        left_behind.finish()
+    _, engine = training.load()
+    assert bits(engine) == training.bits_at[1]
+    assert training.store.get("stages/base/metrics.jsonl") == b"new"
+
+
+def test_commit_deletes_what_a_lost_writer_left_at_its_step(training: Training) -> None:
+    training.save_at(1)
+    training.path(1, "COMMIT").unlink()
+    lost = file_of(training, step=1).name
+    training.save_at(1)
+    assert file_of(training, step=1).name != lost
+
+
 def test_commit_after_the_run_was_started_again_is_refused(training: Training) -> None:
     training.store.put("attempts/0001.json", b"{}")
     first = training.saver(attempt=1)
@@ -266,11 +312,8 @@ def test_large_state_is_split_over_files(
     monkeypatch.setattr(snapshot, "PART_BYTES", 100)
     training.save_at(2)
     names = sorted(path.name for path in training.path(2, "").glob("rank-*"))
-    assert names == [
-        "rank-0000-of-0001.0001.safetensors",
-        "rank-0000-of-0001.0002.safetensors",
-        DATA,
-    ]
+    first = names[-1].removesuffix(".safetensors")
+    assert names == [f"{first}.0001.safetensors", f"{first}.0002.safetensors", names[-1]]
     _, engine = training.load()
     assert bits(engine) == training.bits_at[2]
 

@@ -10,6 +10,7 @@ from models.config import Strict
 COMMIT = "COMMIT"
 INDEX = "index.json"
 DAMAGED = "DAMAGED"  # left in the place of the COMMIT of a checkpoint that failed its check
+DATA_SUFFIX = ".safetensors"
 VERSION = 1
 
 
@@ -73,10 +74,14 @@ def folder(prefix: str, *, step: int) -> str:
     return f"{prefix}/step-{step:08d}"
 
 
-def data_file(*, rank: int, world_size: int, part: int) -> str:
-    """The name of one of a rank's files; most ranks have only the first."""
-    name = f"rank-{rank:04d}-of-{world_size:04d}"
-    return f"{name}.safetensors" if part == 0 else f"{name}.{part:04d}.safetensors"
+def data_file(*, rank: int, world_size: int, writer: str, part: int) -> str:
+    """The name of one of a rank's files; most ranks have only the first.
+
+    Each process writes names of its own: one that was taken over and does not know it yet cannot
+    write over what its successor is about to commit.
+    """
+    name = f"rank-{rank:04d}-of-{world_size:04d}-{writer}"
+    return f"{name}{DATA_SUFFIX}" if part == 0 else f"{name}.{part:04d}{DATA_SUFFIX}"
 
 
 def rank_of(file: str) -> int:

@@ -24,7 +24,7 @@ from orchestrator.train.checkpoint.format import (
     folder,
 )
 from orchestrator.train.checkpoint.snapshot import HostBuffers, HostFile
-from orchestrator.train.checkpoint.steps import prune
+from orchestrator.train.checkpoint.steps import drop_strays, prune
 from orchestrator.train.engine.base import Engine
 from orchestrator.train.exchange import gather_json
 from orchestrator.train.ownership import Ownership
@@ -58,7 +58,7 @@ class Saver:
         engines: networks by name.
         ranks: this process and its peers.
         save: which committed checkpoints are kept; others are deleted after a commit.
-        ownership: asked on rank 0 before every commit.
+        ownership: asked on rank 0 before every commit and what is written over.
     """
 
     def __init__(
@@ -93,8 +93,8 @@ class Saver:
         Args:
             step: optimizer steps done.
             extra: JSON that ``load_latest`` gives back.
-            beside: bytes by key of the store, written over what is there before the commit: where
-                the checkpoint exists, they do.
+            beside: rank 0's, bytes by key of the store, written over what is there before the
+                commit: where the checkpoint exists, they do.
             metrics: values that ``Save.keep_best`` may ask for.
 
         Raises:
@@ -169,8 +169,10 @@ class Saver:
             for file in pending.files:
                 pending.described[file.name] = describe(file.raw)
                 self._store.put(f"{target}/{file.name}", file.raw)
-            for key, raw in pending.beside.items():
-                self._store.put(key, raw)
+            if pending.beside and self._ranks.rank == 0:
+                self._ownership.check()
+                for key, raw in pending.beside.items():
+                    self._store.put(key, raw)
         except BaseException as error:  # a thread's outer edge: ``finish`` raises it
             pending.error = error
 
@@ -204,6 +206,7 @@ class Saver:
                 error = told(failure)
             else:
                 with suppress(UnavailableError):  # what stays is deleted after the next commit
+                    drop_strays(self._store, target, named=index.files)
                     prune(self._store, self._prefix, save=self._save)
         error = gather_json(error, device=self._ranks.device)[0]
         if error is not None:

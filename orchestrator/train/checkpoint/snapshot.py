@@ -1,6 +1,7 @@
 """A rank's state copied to host memory, laid out as safetensors files."""
 
 import json
+import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -44,6 +45,7 @@ class HostBuffers:
     def __init__(self, engines: Mapping[str, Engine], *, ranks: Ranks) -> None:
         self._engines = engines
         self._ranks = ranks
+        self._writer = secrets.token_hex(4)
         self._buffers: list[Tensor] = []
 
     def copy(self) -> list[HostFile]:
@@ -57,7 +59,7 @@ class HostBuffers:
 
     def _copy_part(self, part: int, fragments: list[tuple[str, Fragment]]) -> HostFile:
         rank, world_size = self._ranks.rank, self._ranks.world_size
-        name = data_file(rank=rank, world_size=world_size, part=part)
+        name = data_file(rank=rank, world_size=world_size, writer=self._writer, part=part)
         layout = list(_tensors(fragments))
         header = _header(layout)
         total = len(header) + sum(_bytes(tensor) for _, tensor in layout)

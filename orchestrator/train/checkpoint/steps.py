@@ -1,14 +1,14 @@
 """Which checkpoints exist, and which go."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from pydantic import ValidationError
 
 from orchestrator.recipe.train import KeepBest, Save
 from orchestrator.storage.errors import NotFoundError
 from orchestrator.storage.store import Store
-from orchestrator.train.checkpoint.format import COMMIT, Commit, folder
+from orchestrator.train.checkpoint.format import COMMIT, DATA_SUFFIX, Commit, folder
 
 STEP_FOLDER = re.compile(r"step-(\d{8,})")
 
@@ -46,6 +46,14 @@ def prune(store: Store, prefix: str, *, save: Save) -> None:
         if step < steps[0] and step not in kept:
             store.delete(f"{folder(prefix, step=step)}/{COMMIT}")
             store.delete_prefix(f"{folder(prefix, step=step)}/")
+
+
+def drop_strays(store: Store, target: str, *, named: Collection[str]) -> None:
+    """Deletes data files that a committed checkpoint does not name: of a writer that was lost."""
+    for key in store.list(f"{target}/"):
+        name = key.removeprefix(f"{target}/")
+        if name.endswith(DATA_SUFFIX) and name not in named:
+            store.delete(key)
 
 
 def _best(store: Store, prefix: str, *, steps: Sequence[int], rule: KeepBest) -> list[int]:
