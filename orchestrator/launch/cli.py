@@ -44,14 +44,15 @@ def check(
     """Validate recipes and print their stages; one that is wrong does not hide the others."""
     from rich.console import Console
 
-    from orchestrator.launch.check import check_all, print_check
+    from orchestrator.launch.check import check_all, print_check, uncollected
 
-    show = print_check
-    if stages:
-        # Late: it imports torch.
-        from orchestrator.launch.stages import print_stages as show
+    with uncollected():
+        show = print_check
+        if stages:
+            # Late: it imports torch.
+            from orchestrator.launch.stages import print_stages as show
 
-    check_all(recipes, overrides=overrides or (), show=show, console=Console())
+        check_all(recipes, overrides=overrides or (), show=show, console=Console())
 
 
 @app.command()
