@@ -45,7 +45,8 @@ class DiffusionConfig(Strict):
 
     ``learned_variance`` makes the network put out two channels per channel of the clip: the
     prediction, and where the log variance of an ancestral step lies between its bounds. It is
-    trained by ``vlb_weight`` times the variational bound (see ``variance.py``).
+    trained by ``vlb_weight`` times the variational bound (see ``variance.py``), which
+    ``min_snr_gamma`` leaves as it is: where that makes the rest small, this has to be too.
 
     Source: learned variance, Nichol and Dhariwal 2021, arXiv:2102.09672, equations 15 and 16.
     """
