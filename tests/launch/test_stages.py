@@ -76,11 +76,11 @@ def test_work_is_that_of_the_crop_in_training_and_of_the_whole_clip_in_sampling(
 ) -> None:
     image, video = rows["sr_l"], rows["sr_h"]  # one network, trained alike
     assert video.trains_on == "1x32x32"
-    assert video.makes == "22x64x64 @ 12"
+    assert video.makes == "10x64x64 @ 12"
     assert video.training == image.training
     assert image.once is not None
     # Fully convolutional, frame by frame; only what is per clip does not grow with its area.
-    assert video.once == pytest.approx(22 * 4 * image.once, rel=0.01)
+    assert video.once == pytest.approx(10 * 4 * image.once, rel=0.01)
 
 
 def test_stages_that_train_nothing_have_rows_too(rows: dict[str, StageFacts]) -> None:

@@ -59,7 +59,7 @@ def test_steps_between_clips_are_derived() -> None:
         ("space", 2),
     ]
     assert steps(load_recipe(MAKE_A_VIDEO), ["interpolation", "sr_l_video", "sr_h"]) == [
-        ("given", 7),
+        ("given", 3),
         ("space", 2),
         ("space", 2),
     ]
