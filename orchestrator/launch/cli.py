@@ -1,6 +1,7 @@
 """The command line. Commands import what they need: `rushes check` must answer at once."""
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+class Form(StrEnum):
+    """What ``export`` writes."""
+
+    SAFETENSORS = "safetensors"
+    DEEPSPEED = "deepspeed"
+
 
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="a YAML file")]
 SetOption = Annotated[
@@ -161,12 +170,52 @@ def export(
     run: RunArgument,
     stage: Annotated[str, typer.Option("--stage", metavar="ID")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR")],
+    form: Annotated[
+        Form, typer.Option("--format", help="safetensors: EMA; deepspeed: the newest checkpoint")
+    ] = Form.SAFETENSORS,
 ) -> None:
-    """Write a stage's EMA weights as safetensors, and its config.json."""
-    from orchestrator.launch.export import export_stage
+    """Write a stage's EMA weights and config.json, or its whole state as DeepSpeed does."""
+    if form == Form.DEEPSPEED:
+        from orchestrator.launch.stock import export_stage_stock as write
+    else:
+        from orchestrator.launch.export import export_stage as write
 
-    for path in export_stage(run, stage=stage, out=out):
+    for path in write(run, stage=stage, out=out):
         typer.echo(str(path))
+
+
+@app.command("import")
+def import_(
+    recipe: RecipeArgument,
+    stage: Annotated[str, typer.Option("--stage", metavar="ID")],
+    source: Annotated[
+        Path,
+        typer.Option(
+            "--from", metavar="DIR", help="where DeepSpeed saved; pickles, so be sure of them"
+        ),
+    ],
+    tag: Annotated[
+        str | None, typer.Option("--tag", metavar="TAG", help="default: the newest one")
+    ] = None,
+    run: RunOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Let a stage go on from a DeepSpeed checkpoint (ZeRO 1, 2, 3, or universal)."""
+    from orchestrator.launch.progress import counting
+    from orchestrator.launch.stock import import_stage
+    from orchestrator.recipe.load import load_recipe
+
+    loaded = load_recipe(recipe, overrides=overrides or ())
+    with counting("writing clips", total=None) as on_clips:
+        line = import_stage(
+            loaded,
+            run=run,
+            stage=stage,
+            source=source,
+            tag=tag,
+            on_clips=lambda _name, done, _all: on_clips(done),
+        )
+    typer.echo(line)
 
 
 @app.command()

@@ -66,10 +66,15 @@ class Ownership:
             )
 
     def _check_attempt(self) -> None:
-        numbers = [PurePosixPath(key).stem for key in self._store.list(ATTEMPTS)]
-        newest = max((int(one) for one in numbers if one.isdecimal()), default=0)
+        newest = newest_attempt(self._store)
         if newest > self._attempt:
             raise FencedError(
                 f"{self._store.uri}: start {newest} of the run goes on with it; start "
                 f"{self._attempt} writes no more"
             )
+
+
+def newest_attempt(store: Store) -> int:
+    """Number of a run's newest start; 0 before the first."""
+    numbers = [PurePosixPath(key).stem for key in store.list(ATTEMPTS)]
+    return max((int(one) for one in numbers if one.isdecimal()), default=0)

@@ -3,7 +3,6 @@
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from orchestrator.train.checkpoint.load import load_latest
 from orchestrator.train.checkpoint.save import Saver
 from orchestrator.train.engine.base import Engine
 from orchestrator.train.engine.blocks import apply_memory_and_speed
-from orchestrator.train.engine.build import build_engine
+from orchestrator.train.engines import build_engines
 from orchestrator.train.exchange import gather_json
 from orchestrator.train.finish import finish
 from orchestrator.train.hooks import Hooks
@@ -60,7 +59,14 @@ def run(job: StageJob, *, hooks: Hooks) -> StageResult:
     task = build_task(job.recipe, stage, store=store, device=ranks.device)
     if stage.begins_with is not None:
         task.start_from(read_weights(store, stage=stage.begins_with), stage=stage.begins_with)
-    engines = _engines(job, task, ranks)
+    apply_memory_and_speed(task.blocks(), checkpointing=train.checkpointing, compile=train.compile)
+    engines = build_engines(
+        stage,
+        task,
+        ranks=ranks,
+        kind="plain" if stage.compute.workers == 0 else "deepspeed",
+        zero=stage.compute.zero,
+    )
     with (
         tempfile.TemporaryDirectory(prefix="rushes-") as scratch,
         closing(open_stream(job, ranks=ranks)) as stream,
@@ -75,25 +81,6 @@ def run(job: StageJob, *, hooks: Hooks) -> StageResult:
             scratch=Path(scratch),
             hooks=hooks,
         ).run()
-
-
-def _engines(job: StageJob, task: Task, ranks: Ranks) -> dict[str, Engine]:
-    stage, train = job.spec, job.spec.training
-    apply_memory_and_speed(task.blocks(), checkpointing=train.checkpointing, compile=train.compile)
-    return {
-        name: build_engine(
-            network.to(ranks.device),
-            kind="plain" if stage.compute.workers == 0 else "deepspeed",
-            zero=stage.compute.zero,
-            precision=train.precision,
-            optim=train.optim,
-            accumulation=stage.accumulation(ranks=ranks.world_size),
-            ema_decay=train.ema,
-            device=ranks.device,
-            lr_scale=partial(task.lr_scale, name),
-        )
-        for name, network in task.networks.items()
-    }
 
 
 class _Session:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from orchestrator.train.engine.base import STATE_KEYS, Engine, StateKey
 from orchestrator.train.engine.blocks import apply_memory_and_speed
 from orchestrator.train.engine.build import build_engine
 from orchestrator.train.engine.collect import collect
+from orchestrator.train.engine.stock import read_stock
 from orchestrator.train.exchange import gather_json
 from orchestrator.train.ownership import Ownership
 from orchestrator.train.ranks import Ranks
@@ -192,6 +194,41 @@ def resume(ranks: Ranks, setup: Setup, *, uri: str, start: int) -> Result:
     found = load_latest(open_store(uri), PREFIX, engines={"denoiser": engine}, ranks=ranks)
     assert found == {"setup": str(setup)}
     return Result(*train(ranks, engine, start=start, stop=STEPS), state=state(ranks, engine))
+
+
+def run_and_save_stock(ranks: Ranks, setup: Setup, *, folder: str, save_at: int) -> Any:
+    """Trains with a checkpoint of DeepSpeed's own on the way; as ``run_and_save``."""
+    engine: Any = setup.engine(ranks)
+    first = Result(*train(ranks, engine, start=0, stop=save_at), state=state(ranks, engine))
+    engine._engine.save_checkpoint(folder)
+    second = Result(*train(ranks, engine, start=save_at, stop=STEPS), state=state(ranks, engine))
+    return first, second
+
+
+def resume_stock(ranks: Ranks, setup: Setup, *, folder: str, scratch: str) -> tuple[Any, Any, Any]:
+    """Continues from a checkpoint of DeepSpeed's own, read by our reader; and its step."""
+    engine = setup.engine(ranks)
+    found = read_stock(Path(folder), tag=None, scratch=Path(scratch) / str(ranks.rank))
+    found.check(engine.shapes())
+    engine.load(found, applied_steps=found.applied_steps)
+    loaded = state(ranks, engine)
+    resumed = Result(*train(ranks, engine, start=found.step, stop=STEPS), state={})
+    return found.step, loaded, resumed
+
+
+def resume_in_deepspeed(ranks: Ranks, setup: Setup, *, folder: str, start: int) -> Result:
+    """Continues from a checkpoint of DeepSpeed's own, as DeepSpeed does."""
+    engine: Any = setup.engine(ranks)
+    engine._engine.load_checkpoint(folder)
+    assert engine._engine.global_steps == start
+    return Result(*train(ranks, engine, start=start, stop=STEPS), state=state(ranks, engine))
+
+
+def export_stock(ranks: Ranks, setup: Setup, *, uri: str, folder: str, step: int) -> None:
+    """Turns one of our checkpoints into one of DeepSpeed's own."""
+    engine: Any = setup.engine(ranks)
+    load_latest(open_store(uri), PREFIX, engines={"denoiser": engine}, ranks=ranks)
+    engine.save_stock(Path(folder), step=step, lr=1e-3)
 
 
 def average_beside(ranks: Ranks, setup: Setup) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -7,6 +7,7 @@ import os
 import sys
 import types
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -63,6 +64,16 @@ def start_engine(
             args=args, model=module, optimizer=optimizer, config=config
         )
     return engine
+
+
+def save_stock(engine: Any, folder: Path, *, step: int, applied_steps: int) -> None:
+    """``engine.save_checkpoint`` of a state that was not reached by its own steps; collective."""
+    engine.global_steps = step
+    engine.global_samples = step * engine.train_batch_size()
+    engine.micro_steps = step * engine.gradient_accumulation_steps()
+    engine.skipped_steps = step - applied_steps
+    with _silence():
+        engine.save_checkpoint(str(folder), tag=f"global_step{step}")
 
 
 @contextlib.contextmanager

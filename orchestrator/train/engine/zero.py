@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from orchestrator.recipe.train import Optim
 from orchestrator.train.engine.average import Average
 from orchestrator.train.engine.base import Fragment, Precision, StateReader, StepOutcome
 from orchestrator.train.engine.collect import collect
-from orchestrator.train.engine.library import start_engine
+from orchestrator.train.engine.library import save_stock, start_engine
 from orchestrator.train.engine.optimizer import (
     LrScale,
     build_adamw,
@@ -161,6 +162,17 @@ class ZeroEngine:
         for flat in self._flats:
             adamw_state(self._engine, flat)["step"].fill_(applied_steps)
         push_masters(self._engine)
+
+    def save_stock(self, folder: Path, *, step: int, lr: float) -> None:
+        """Writes DeepSpeed's own checkpoint, tagged ``global_stepN``; collective. Without the EMA.
+
+        Args:
+            folder: what ``engine.load_checkpoint`` will be given.
+            step: optimizer steps done, skipped ones too.
+            lr: learning rate of the next one.
+        """
+        set_lr(self._engine.optimizer.param_groups, lr=lr)
+        save_stock(self._engine, folder, step=step, applied_steps=self.applied_steps)
 
     def ema_weights(self) -> AbstractContextManager[None]:
         """See ``Engine``."""
