@@ -2,7 +2,8 @@
 
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from orchestrator.data.stream import Stream
 from orchestrator.errors import FencedError, RushesError, UnavailableError, UserError, heard, told
+from orchestrator.recipe.digest import recipe_digest
 from orchestrator.recipe.train import Train
 from orchestrator.storage.store import Store, open_store
 from orchestrator.train.checkpoint.load import load_latest
@@ -121,6 +123,7 @@ class _Session:
         )
         self._lost_saves = 0
         self._metrics: dict[str, float] = {}  # as last logged
+        self._made_by = {"recipe": recipe_digest(job.recipe)} | _versions()
         self._preview = Preview(
             job,
             store=store,
@@ -201,6 +204,7 @@ class _Session:
             "step": step.number,
             "windows": gather_json(window.state(), device=self._ranks.device),
             "recorder": self._recorder.state_dict(),
+            "made_by": self._made_by,
         }
         self._tolerant(self._saver.finish)
         log = self._log.copy() if self._ranks.rank == 0 else None
@@ -246,3 +250,12 @@ class _Session:
             world_size=self._ranks.world_size,
             device=self._ranks.device,
         )
+
+
+def _versions() -> dict[str, str]:
+    """Of what decides how numbers come out; a package that is not installed here is left out."""
+    found: dict[str, str] = {}
+    for name in ("rushes", "torch", "deepspeed"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

@@ -15,6 +15,7 @@ from orchestrator.data.index import Index
 from orchestrator.data.reader import Reader
 from orchestrator.data.sources import ensure_sources
 from orchestrator.errors import UnavailableError, UserError
+from orchestrator.recipe.digest import recipe_digest
 from orchestrator.recipe.load import parse_recipe
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.storage.folder import FolderStore
@@ -100,6 +101,13 @@ def test_a_stopped_denoiser_goes_on_bitwise(folder: Path) -> None:
     straight = weights(folder, "straight", "dit")
     for key, value in weights(folder, name, "dit").items():
         assert torch.equal(value, straight[key]), key
+
+
+def test_a_checkpoint_says_what_made_it(folder: Path) -> None:
+    path = folder / "straight" / "stages" / "dit" / "checkpoints" / f"step-{STEPS:08d}"
+    made_by = json.loads((path / "index.json").read_text())["extra"]["made_by"]
+    assert made_by["recipe"] == recipe_digest(tiny_recipe(folder))
+    assert made_by["torch"] == torch.__version__
 
 
 def test_every_step_is_logged_once(folder: Path) -> None:
