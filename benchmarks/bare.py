@@ -17,7 +17,7 @@ import torch
 
 from orchestrator.data.stream import StepBatch
 from orchestrator.storage.store import open_store
-from orchestrator.train.engine.build import build_engine
+from orchestrator.train.engines import build_engines
 from orchestrator.train.job import StageJob
 from orchestrator.train.randomness import SlotRandom, happens_at
 from orchestrator.train.ranks import Ranks, join
@@ -37,19 +37,7 @@ def train(job: StageJob) -> dict[str, float]:
     torch.set_num_threads(stage.compute.cpus_per_worker)
     ranks = join(gpus=stage.compute.gpus_per_worker)
     task = build_task(job.recipe, stage, store=open_store(job.run), device=ranks.device)
-    engines = {
-        name: build_engine(
-            network.to(ranks.device),
-            kind="deepspeed",
-            zero=stage.compute.zero,
-            precision=settings.precision,
-            optim=settings.optim,
-            accumulation=stage.accumulation(ranks=ranks.world_size),
-            ema_decay=settings.ema,
-            device=ranks.device,
-        )
-        for name, network in task.networks.items()
-    }
+    engines = build_engines(stage, task, ranks=ranks, kind="deepspeed", zero=stage.compute.zero)
     batches = _read_all(job, ranks=ranks)
     ranks.barrier()
     signal.raise_signal(signal.SIGSTOP)

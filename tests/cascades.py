@@ -188,9 +188,13 @@ def make_a_video_tree(folder: Path | str, *, workers: int = 0) -> dict[str, Any]
             "train": _unet(
                 7,
                 4,
-                model={**decoder, **video, "given_frames": True, "dropout": 0.1},
+                model={
+                    **{**decoder, **video, "given_frames": True, "dropout": 0.1},
+                    **{"expected_std": 0.2, "expected_mean": 0.0},
+                },
                 objective=epsilon,
                 given={"skips": [2, 3]},
+                missing_frames="blend",
                 **guided,
             ),
         },

@@ -85,11 +85,6 @@ class UNetConfig(Strict):
         """Frames that convolutions over time span; None if there are none."""
         return self.temporal_kernel if self.temporal_conv else None
 
-    @property
-    def is_temporal(self) -> bool:
-        """Whether any layer mixes frames."""
-        return self.temporal_conv or bool(self.temporal_attention)
-
     @model_validator(mode="after")
     def _levels_exist(self) -> Self:
         levels = len(self.mults)

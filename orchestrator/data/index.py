@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
@@ -125,6 +126,12 @@ class Index:
         for row, bucket in enumerate(zip(*sides, strict=True)):
             rows.setdefault(bucket, []).append(row)
         return rows
+
+    @property
+    def uncaptioned(self) -> int:
+        """Samples that have no caption."""
+        lengths = pc.list_value_length(self._table.column("captions"))
+        return pc.sum(pc.equal(lengths, 0)).as_py() or 0
 
     def __len__(self) -> int:
         return self._table.num_rows

@@ -31,12 +31,24 @@ def finish(
     task: Task,
     engines: Mapping[str, Engine],
     event: Callable[[dict[str, Any]], None],
+    before_writing: Callable[[], None],
 ) -> None:
-    """Writes the first network's EMA weights and config; every rank must call it."""
+    """Writes the first network's EMA weights and config; every rank must call it.
+
+    Args:
+        job: the stage.
+        store: where the run is.
+        ranks: this process and its peers.
+        task: what was trained.
+        engines: around its networks.
+        event: told of the finished model.
+        before_writing: called on every rank once all is gathered; raises if it may not be written.
+    """
     name, network = next(iter(task.networks.items()))
     if isinstance(network, VideoAutoencoder):
         _measure_latents(network, job=job, engine=engines[name], ranks=ranks)
     tensors = engines[name].gather_ema()
+    before_writing()
     if ranks.rank == 0:
         buffers = {key: value.detach().cpu().float() for key, value in _buffers(network).items()}
         raw = save({key: value.contiguous() for key, value in {**tensors, **buffers}.items()})

@@ -20,9 +20,11 @@ class Ownership:
     """This gang's claim to a stage, asserted in storage; rank 0 holds it.
 
     A process that was cut off, suspended or given up may wake when another has taken over. It
-    learns so here, before it writes anything that a reader trusts. Between the look and the write
-    lies one request; what slips through that gap is a whole checkpoint of the same run, checked
-    by hash before anyone uses it, and never replaces one that is there.
+    learns so here, before it writes anything that a reader trusts. Data files have names of their
+    own, and a COMMIT never replaces one that is there; but between the look and the write of an
+    index, of metrics or of finished weights lies one request, and a process suspended right there
+    writes over its successor's. An index that was written over no longer has the hash in COMMIT:
+    readers go back to the checkpoint before.
 
     Args:
         store: where the run is.

@@ -36,10 +36,6 @@ class Ranks:
         dist.all_reduce(value, op=dist.ReduceOp.MIN)
         return bool(value.item())
 
-    def mean(self, values: Tensor) -> Tensor:
-        """Elementwise mean over ranks."""
-        return self.total(values) / self.world_size
-
     def total(self, values: Tensor) -> Tensor:
         """Elementwise sum over ranks, on the device of ``values``."""
         if self.world_size == 1:

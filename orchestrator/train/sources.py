@@ -54,18 +54,44 @@ def open_stream(job: StageJob, *, ranks: Ranks) -> Stream:
 
 
 def check_clips(recipe: Recipe, indexes: Mapping[str, Index]) -> None:
-    """Raises UserError unless every shape bucket of the clips fits every network that sees it.
+    """Raises UserError unless every network that sees the clips finds what it wants of them.
+
+    That is a shape that fits in every bucket, and a caption where captions are read.
 
     Args:
         recipe: the whole recipe.
         indexes: of its sources, by field of ``data``.
     """
+    uncaptioned = {name: index.uncaptioned for name, index in indexes.items()}
     for stage in recipe.stages:
+        if _reads_captions(recipe, stage):
+            for name in recipe.reads(stage):
+                _check_captions(recipe, stage, name=name, uncaptioned=uncaptioned[name])
         if stage.train is None:
             continue
         for name in recipe.reads(stage):
             for frames, height, width in indexes[name].buckets:
                 _check_bucket(recipe, stage, (frames, height, width), name=name)
+
+
+def _reads_captions(recipe: Recipe, stage: Stage) -> bool:
+    """Whether a stage looks at the captions of clips; digits are made from prompts."""
+    if stage.evaluate is None:
+        return stage.train is not None and stage.train.reads_captions
+    if stage.evaluate.metric == "digits":
+        return False
+    links = recipe.chain(stage.evaluate.model, distilled=stage.evaluate.distilled)
+    if stage.evaluate.metric == "upsamplers":
+        links = tuple(link for link in links if link.upsamples is not None)
+    return any(link.training.reads_captions for link in links)
+
+
+def _check_captions(recipe: Recipe, stage: Stage, *, name: str, uncaptioned: int) -> None:
+    if uncaptioned:
+        raise UserError(
+            f"data.{name}.uri={recipe.data.sources[name].uri}: seen {uncaptioned} without a "
+            f"caption, wanted one each for stage {stage.id}"
+        )
 
 
 def _check_bucket(recipe: Recipe, stage: Stage, bucket: tuple[int, int, int], *, name: str) -> None:

@@ -33,7 +33,6 @@ from orchestrator.train.sources import open_stream
 from orchestrator.train.tasks.base import Task
 from orchestrator.train.tasks.build import build_task
 from orchestrator.train.tasks.pixels import PixelTask
-from orchestrator.train.weights import read_weights
 from orchestrator.train.window import Window, restore_window
 
 MAX_LOST_SAVES = 3  # in a row, that a stage trains on after
@@ -59,8 +58,6 @@ def run(job: StageJob, *, hooks: Hooks) -> StageResult:
         )
     store = open_store(job.run)
     task = build_task(job.recipe, stage, store=store, device=ranks.device)
-    if stage.begins_with is not None:
-        task.start_from(read_weights(store, stage=stage.begins_with), stage=stage.begins_with)
     apply_memory_and_speed(task.blocks(), checkpointing=train.checkpointing, compile=train.compile)
     engines = build_engines(
         stage,
@@ -123,6 +120,7 @@ class _Session:
         )
         self._lost_saves = 0
         self._metrics: dict[str, float] = {}  # as last logged
+        self._said_no_metric = False
         self._made_by = {"recipe": recipe_digest(job.recipe)} | _versions()
         self._preview = Preview(
             job,
@@ -148,7 +146,6 @@ class _Session:
             self._after(step)
             if step.stop and step.number < self._train.steps:
                 return StageResult(status="stopped", step=step.number)
-        self._first(self._ownership.check)
         finish(
             self._job,
             store=self._store,
@@ -156,6 +153,7 @@ class _Session:
             task=self._task,
             engines=self._engines,
             event=self._event,
+            before_writing=lambda: self._first(self._ownership.check),
         )
         return StageResult(status="done", step=self._train.steps)
 
@@ -186,6 +184,7 @@ class _Session:
         last = step.number == self._train.steps
         if step.ends_window:
             self._metrics = self._recorder.record(step)
+            self._look_for_the_best_metric()
         elif step.stop:
             self._recorder.stopped(step)
         if step.number % self._job.spec.save.every_steps == 0 or last or step.stop:
@@ -197,6 +196,17 @@ class _Session:
         if self._preview.is_due(step.number):
             self._preview.sample(self._engines, step=step.number)
 
+    def _look_for_the_best_metric(self) -> None:
+        """Says once that ``keep_best`` asks for a metric that is not logged."""
+        rule, names = self._job.spec.save.keep_best, sorted(self._metrics)
+        if rule is None or not names or rule.metric in names or self._said_no_metric:
+            return
+        self._said_no_metric = True
+        self._note(
+            f"save.keep_best.metric={rule.metric} is not logged, so nothing is kept for it; "
+            f"wanted one of {', '.join(names)}"
+        )
+
     def _save(self, step: Step) -> None:
         window = Window() if step.ends_window else step.window
         extra = {
@@ -204,6 +214,7 @@ class _Session:
             "step": step.number,
             "windows": gather_json(window.state(), device=self._ranks.device),
             "recorder": self._recorder.state_dict(),
+            "metrics": self._metrics,
             "made_by": self._made_by,
         }
         self._tolerant(self._saver.finish)
@@ -244,6 +255,7 @@ class _Session:
     def _restored(self, found: Mapping[str, Any]) -> Window:
         if "recorder" in found:  # checkpoints of earlier versions hold neither
             self._recorder.load_state_dict(found["recorder"])
+        self._metrics = found.get("metrics", {})
         return restore_window(
             found.get("windows", ()),
             rank=self._ranks.rank,

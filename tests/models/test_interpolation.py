@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.config import MissingFrames
 from models.make_a_video.interpolation import (
     every_kth,
     faded,
@@ -37,11 +38,33 @@ def test_channels_are_the_given_frames_and_their_mask() -> None:
             assert bool((found[b, 3, t] == float(mask[b, t])).all())
 
 
-def test_frames_that_are_not_given_leave_no_trace() -> None:
+@pytest.mark.parametrize(
+    ("missing", "wanted"),
+    [
+        # Frames 1 and 4 are given, as 0.2 and 0.8.
+        ("blank", [0.0, 0.2, 0.0, 0.0, 0.8, 0.0]),
+        ("repeat", [0.2, 0.2, 0.2, 0.2, 0.8, 0.8]),
+        ("blend", [0.2, 0.2, 0.4, 0.6, 0.8, 0.8]),
+    ],
+)
+def test_what_stands_in_frames_that_are_not_given(
+    missing: MissingFrames, wanted: list[float]
+) -> None:
+    mask = torch.tensor([[False, True, False, False, True, False]])
+    x = torch.tensor([-1.0, 0.2, -1.0, -1.0, 0.8, -1.0])[:, None, None].expand(1, 3, 6, 2, 2)
+    found = given_channels(x, mask, missing=missing)
+    for channel in range(3):
+        torch.testing.assert_close(found[0, channel, :, 1, 0], torch.tensor(wanted))
+    assert found[0, 3, :, 0, 1].tolist() == [0.0, 1.0, 0.0, 0.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("missing", ["blank", "repeat", "blend"])
+def test_frames_that_are_not_given_leave_no_trace(missing: MissingFrames) -> None:
     x, mask = _clip(1, 3, 4, 2, 2), torch.tensor([[True, False, False, True]])
     wild = x.clone()
     wild[:, :, 1:3] = torch.inf
-    torch.testing.assert_close(given_channels(wild, mask), given_channels(x, mask), rtol=0, atol=0)
+    found = given_channels(wild, mask, missing=missing)
+    torch.testing.assert_close(found, given_channels(x, mask, missing=missing), rtol=0, atol=0)
 
 
 def test_dtype_is_the_clips() -> None:

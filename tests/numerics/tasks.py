@@ -114,7 +114,7 @@ def train(
             last = ranks.rank == ranks.world_size - 1 and index == len(micros) - 1
             engine.backward(loss * float("nan") if step == poison and last else loss)
         outcome = engine.step(lr=learning_rate(step, optim=OPTIM, steps=STEPS))
-        losses.append(ranks.mean(total).item())
+        losses.append((ranks.total(total) / ranks.world_size).item())
         norms.append(float(outcome.grad_norm))
         applied.append(outcome.applied)
     return losses, norms, applied
@@ -293,7 +293,6 @@ def poisoned(ranks: Ranks, setup: Setup) -> dict[str, Any]:
         "norm": second[1][0],
         "untouched": before == after,
         "losses": first[0] + third[0],
-        "skipped_steps": engine.skipped_steps,
         "applied_steps": engine.applied_steps,
     }
 
@@ -318,7 +317,7 @@ def adversarial(ranks: Ranks, setup: Setup) -> list[tuple[float, float]]:
             totals += torch.stack([loss.detach(), judged.detach()]) / ACCUMULATION
         assert generator.step(lr=1e-3).applied
         assert critic.step(lr=1e-3).applied
-        first, second = ranks.mean(totals).tolist()
+        first, second = (ranks.total(totals) / ranks.world_size).tolist()
         losses.append((first, second))
     return losses
 
@@ -335,7 +334,7 @@ def branching(ranks: Ranks, setup: Setup) -> list[float]:
             total = total + loss.detach() / ACCUMULATION
             engine.backward(loss)
         assert engine.step(lr=1e-2).applied
-        losses.append(ranks.mean(total).item())
+        losses.append((ranks.total(total) / ranks.world_size).item())
     return losses
 
 

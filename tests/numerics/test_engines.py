@@ -89,7 +89,6 @@ def test_step_with_a_gradient_that_is_not_finite_is_skipped(
         assert rank["applied"] == [step != 2 for step in range(STEPS)]
         assert not torch.tensor(rank["norm"]).isfinite()
         assert rank["untouched"]
-        assert rank["skipped_steps"] == 1
         assert rank["applied_steps"] == STEPS - 1
         assert all(torch.tensor(rank["losses"]).isfinite())
 

@@ -193,13 +193,20 @@ def test_video_networks_of_make_a_video_are_given_no_captions(make_a_video: Path
 
 def test_videos_without_captions_and_captioned_images_train_make_a_video(tmp_path: Path) -> None:
     recipe = make_a_video_recipe(tmp_path)
-    write_source(recipe.data.train.uri, {(8, 16, 16): 12}, captions=False)
+    for source, clips in ((recipe.data.train, 12), (recipe.data.eval, 4)):
+        write_source(source.uri, {(8, 16, 16): clips}, captions=False)
     tree = recipe.model_dump(mode="json")
-    tree["data"]["train"]["digits"] = None
-    tree["stages"] = [one for one in tree["stages"] if one["train"] is not None]
+    for name in ("train", "eval"):
+        tree["data"][name]["digits"] = None
+    left_out = ("evaluate", "evaluate-prior")  # which read captions of held-out clips
+    tree["stages"] = [one for one in tree["stages"] if one["id"] not in left_out]
     split = Recipe.model_validate_json(json.dumps(tree))
+    check_clips(split, ensure_sources(split, on_clips=lambda *_: None))
     run_all(split, tmp_path)
+    assert (tmp_path / "run" / "stages" / "evaluate-upsamplers" / "report.json").exists()
     for stage in split.stages:
+        if stage.train is None:
+            continue
         with closing(open_stream(job_of(split, stage.id, folder=tmp_path), ranks=ALONE)) as one:
             frames, *_ = one.next().bucket
         assert frames == (1 if stage.training.clip.frames == 1 else 8)
@@ -309,6 +316,25 @@ def test_clips_that_are_too_short_or_too_small_are_refused(tmp_path: Path) -> No
     larger = Recipe.model_validate_json(json.dumps(tree))
     with pytest.raises(UserError, match="8x16x16, wanted at least 32x32 and its aspect for stage"):
         check_clips(larger, indexes)
+
+
+@pytest.mark.parametrize(("uncaptioned", "stage"), [("images", "pair"), ("eval", "evaluate-prior")])
+def test_captions_are_there_for_who_reads_them(
+    tmp_path: Path, uncaptioned: str, stage: str
+) -> None:
+    recipe = make_a_video_recipe(tmp_path)
+    source = recipe.data.sources[uncaptioned]
+    frames = 1 if uncaptioned == "images" else 8
+    write_source(source.uri, {(frames, 16, 16): 3}, captions=False)
+    tree = recipe.model_dump(mode="json")
+    tree["data"][uncaptioned]["digits"] = None
+    bare = Recipe.model_validate_json(json.dumps(tree))
+    indexes = ensure_sources(bare, on_clips=lambda *_: None)
+    wanted = (
+        rf"data.{uncaptioned}.uri=\S+: seen 3 without a caption, wanted one each for stage {stage}"
+    )
+    with pytest.raises(UserError, match=wanted):
+        check_clips(bare, indexes)
 
 
 def test_images_are_checked_by_the_networks_that_read_them(tmp_path: Path) -> None:

@@ -172,6 +172,17 @@ def test_training_outlasts_a_save_that_the_store_does_not_take(
         assert torch.equal(tensor, straight[name])
 
 
+def test_a_metric_to_keep_by_that_is_not_logged_is_said_once(folder: Path) -> None:
+    tree = tiny_tree(folder)
+    tree["stages"][0]["save"]["keep_best"] = {"metric": "losss"}
+    recipe, hooks = parse_recipe(tree, origin="tiny"), Recorded()
+    run(job_of(recipe, "autoencoder", run_uri=f"{folder}/misspelt"), hooks=hooks)
+    notes = [event["text"] for event in hooks.events if event["kind"] == "note"]
+    (said,) = [note for note in notes if "keep_best" in note]
+    assert said.startswith("save.keep_best.metric=losss is not logged")
+    assert "loss" in said.rpartition("wanted one of ")[2].split(", ")
+
+
 @pytest.mark.parametrize("is_away_always", [False, True])
 def test_only_saves_that_are_lost_in_a_row_end_a_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_away_always: bool

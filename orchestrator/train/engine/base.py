@@ -65,7 +65,6 @@ class Engine(Protocol):
     module: nn.Module
     num_params: int  # trainable ones, whole
     grad_clip: float | None  # bound on the gradient's L2 norm
-    skipped_steps: int  # since the engine was built
 
     @property
     def applied_steps(self) -> int:

@@ -45,7 +45,6 @@ class ReplicatedEngine:
     ) -> None:
         self.module = module.to(device)
         self.grad_clip = optim.grad_clip
-        self.skipped_steps = 0
         self._device = device
         self._accumulation = accumulation
         self._gathered = 0
@@ -104,8 +103,6 @@ class ReplicatedEngine:
         applied = value == value and value != float("inf")
         if applied:
             self._apply(gradients, norm=value, lr=lr)
-        else:
-            self.skipped_steps += 1
         for master in self._masters:
             master.grad = None
         return StepOutcome(applied=applied, grad_norm=norm)

@@ -56,7 +56,6 @@ class ZeroEngine:
         self.num_params = sum(parameter.numel() for parameter in trainable.values())
         self._shapes = {name: tuple(parameter.shape) for name, parameter in trainable.items()}
         self.grad_clip = optim.grad_clip
-        self.skipped_steps = 0
         self._device = device
         self._accumulation = accumulation
         self._gathered = 0
@@ -125,8 +124,6 @@ class ZeroEngine:
         applied = self._engine.was_step_applied()
         if applied:
             self._ema.follow()
-        else:
-            self.skipped_steps += 1
         norm = torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float32)
         return StepOutcome(applied=applied, grad_norm=norm)
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.text.states import EMPTY_CAPTION
 from orchestrator.data.index import Index
 from orchestrator.data.reader import Reader
 from orchestrator.recipe.recipe import Recipe
@@ -23,7 +24,7 @@ class HeldOut:
 
     Attributes:
         pixels: all frames of the window, but of pictures the first one alone.
-        captions: the first wording of each clip.
+        captions: the first wording of each clip; the empty one where it has none.
     """
 
     pixels: dict[str, Tensor]
@@ -55,7 +56,7 @@ def read_held_out(recipe: Recipe, stage: Stage, *, count: int) -> HeldOut:
         )
         for name, kept in arrays.items():
             kept.append(frames[name][numbers[:1] if name == PICTURE else numbers])
-        captions.append(sample.captions[0])
+        captions.append(sample.captions[0] if sample.captions else EMPTY_CAPTION)
     return HeldOut(
         pixels={name: _as_tensor(kept) for name, kept in arrays.items()}, captions=captions
     )

@@ -27,7 +27,14 @@ from orchestrator.train.weights import read_weights
 
 
 def build_task(recipe: Recipe, stage: Stage, *, store: Store, device: torch.device) -> Task:
-    """Networks with their initial weights, the same on every rank."""
+    """Networks with their initial weights, the same on every rank: fresh, or of another stage."""
+    task = _fresh(recipe, stage, store=store, device=device)
+    if stage.begins_with is not None:
+        task.start_from(read_weights(store, stage=stage.begins_with), stage=stage.begins_with)
+    return task
+
+
+def _fresh(recipe: Recipe, stage: Stage, *, store: Store, device: torch.device) -> Task:
     with torch.random.fork_rng(devices=[]):
         # Initialisers of torch.nn know only the global generator.
         torch.manual_seed(seed_of(recipe.seed, stage.id, "init"))

@@ -28,8 +28,10 @@ class TimedLoss(NamedTuple):
         value = self.loss_B.mean()
         loss_B = self.loss_B.detach().float()
         band_B = (self.t_B * BANDS).long().clamp(0, BANDS - 1).to(loss_B.device)
-        sums_K = torch.zeros(BANDS, device=loss_B.device).index_add_(0, band_B, loss_B)
-        clips_K = torch.bincount(band_B, minlength=BANDS).float()
+        # Not bincount, which waits for the device, nor index_add_, whose sums have no fixed order.
+        is_in_BK = band_B[:, None] == torch.arange(BANDS, device=loss_B.device)
+        sums_K = torch.where(is_in_BK, loss_B[:, None], 0.0).sum(dim=0)
+        clips_K = is_in_BK.sum(dim=0).float()
         names = [f"loss/t{band / BANDS:.2f}-{(band + 1) / BANDS:.2f}" for band in range(BANDS)]
         return Loss(
             value=value,
