@@ -1,5 +1,6 @@
 """Which networks sampling goes through, and what each makes of the one before."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -9,6 +10,7 @@ from orchestrator.recipe.fields import Size
 from orchestrator.recipe.stage import Stage
 
 Stages = Mapping[str, Stage]
+_FPS_TOLERANCE = 1e-3  # relative: recipes write 1.714286 for 12 / 7
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ def upsampling(stage: Stage, *, parent: Stage) -> Upsampling:
         skip = (large.frames - 1) // max(small.frames - 1, 1)
         if small.size != large.size or large.frames != (small.frames - 1) * skip + 1 or skip < 2:
             raise ValueError(f"{shapes}, wanted the same size and (n - 1) * skip + 1 frames")
+        if not math.isclose(large.fps, skip * small.fps, rel_tol=_FPS_TOLERANCE):
+            raise ValueError(f"{shapes}, wanted {skip} times its fps, as for its frames")
         return Upsampling(kind="given", size=small.size, factor=skip)
     if small.size == large.size:
         factor = large.frames // small.frames

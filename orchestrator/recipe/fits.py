@@ -9,6 +9,7 @@ from models.nn.unet_config import UNetConfig
 from models.sora.autoencoder_config import AutoencoderConfig, AutoencoderLossConfig
 from models.sora.dit_config import DiTConfig
 from models.text.pair_config import ContrastiveConfig, SmallPairConfig
+from orchestrator.recipe.chain import Upsampling
 from orchestrator.recipe.train import Clip, Train
 
 # What only some networks know what to do with, by the kind of network that does.
@@ -68,6 +69,42 @@ def check_geometry(clip: Clip, *, autoencoder: AutoencoderConfig) -> None:
     for side in clip.size:
         if side % space:
             raise ValueError(f"clip.size={list(clip.size)} has {side}, wanted multiples of {space}")
+
+
+def check_patches(clip: Clip, *, autoencoder: AutoencoderConfig, dit: DiTConfig) -> None:
+    """Raises ValueError unless the clip's latents divide into whole patches."""
+    latent = (
+        (clip.frames - 1) // autoencoder.time_factor + 1,
+        clip.size[0] // autoencoder.space_factor,
+        clip.size[1] // autoencoder.space_factor,
+    )
+    if any(side % patch for side, patch in zip(latent, dit.patch, strict=True)):
+        raise ValueError(
+            f"clip gives latents of {list(latent)} (frames, height, width), "
+            f"wanted multiples of model.patch={list(dit.patch)}"
+        )
+
+
+def check_step(train: Train, step: Upsampling) -> None:
+    """Raises ValueError unless the network of a cascade can take its step from clip to clip."""
+    if train.unet.low_resolution == (step.kind == "given"):
+        raise ValueError("model: wanted either low_resolution or given_frames")
+    if step.kind == "time" and train.packed_images:
+        raise ValueError(
+            f"packed_images={train.packed_images} has no meaning for a network that puts frames "
+            "between: an image has none"
+        )
+    if step.kind == "space" and train.missing_frames is not None:
+        raise ValueError(
+            f"missing_frames={train.missing_frames} has no meaning for a network that puts no "
+            "frames between"
+        )
+    factor = step.factor if step.kind == "space" else 1
+    if train.crop is not None and any(side % factor for side in train.crop):
+        raise ValueError(
+            f"crop={list(train.crop)}, wanted multiples of {factor}: whole pixels of the smaller "
+            "clip"
+        )
 
 
 def _check_objective(train: Train) -> None:

@@ -10,10 +10,9 @@ from models.nn.unet_config import UNetConfig
 from models.sora.autoencoder_config import AutoencoderConfig
 from models.sora.dit_config import DiTConfig
 from models.text.pair_config import SmallPairConfig
-from orchestrator.recipe.chain import Stages, makes_clips, upsampling
-from orchestrator.recipe.fits import check_geometry, check_train
+from orchestrator.recipe.chain import Stages, chain, makes_clips, upsampling
+from orchestrator.recipe.fits import check_geometry, check_patches, check_step, check_train
 from orchestrator.recipe.stage import Stage
-from orchestrator.recipe.train import Clip
 
 # A network may begin with one that lacks these: fresh, they change nothing.
 _ADDED = ("temporal_conv", "temporal_attention", "fps", "given_frames")
@@ -44,6 +43,7 @@ def check_stage(stage: Stage, stages: Stages, *, has_pretrained_pair: bool) -> N
     _check_start(stage, stages)
     _check_pair(stage, stages, has_pretrained_pair=has_pretrained_pair)
     _check_cascade(stage, stages)
+    _check_prior(stage, stages)
     if stage.distill is not None:
         _check_distill(stage, stages)
 
@@ -61,17 +61,38 @@ def _expect(stages: Stages, stage_id: str, kind: type[Strict], field: str) -> No
 def _check_evaluate(stage: Stage, stages: Stages) -> None:
     spec = stage.evaluate
     assert spec is not None
-    model, field = stages[spec.model], f"{_name(stage)}.evaluate.model"
+    field = f"{_name(stage)}.evaluate.model"
     if spec.metric == "prior":
         _expect(stages, spec.model, PriorConfig, field)
-    elif spec.metric == "digits" and not makes_clips(model):
-        raise ValueError(f"{field}={spec.model}, wanted a stage that trains a denoiser of clips")
-    elif spec.metric == "upsamplers" and model.upsamples is None:
+    elif spec.metric == "digits":
+        _check_sampled(stage, stages)
+    elif stages[spec.model].upsamples is None:
         raise ValueError(f"{field}={spec.model}, wanted a stage that upsamples another")
     if spec.perceptual is not None and spec.metric != "upsamplers":
         raise ValueError(f"{_name(stage)}.evaluate.perceptual belongs to metric=upsamplers")
     if spec.distilled and spec.metric != "digits":
         raise ValueError(f"{_name(stage)}.evaluate.distilled=true belongs to metric=digits")
+
+
+def _check_sampled(stage: Stage, stages: Stages) -> None:
+    spec = stage.evaluate
+    assert spec is not None
+    if not makes_clips(stages[spec.model]):
+        raise ValueError(
+            f"{_name(stage)}.evaluate.model={spec.model}, wanted a stage that trains a denoiser of "
+            "clips"
+        )
+    links = chain(stages, spec.model, distilled=spec.distilled)
+    if links[0].prior is None and any(_reads_embeddings(link) for link in links):
+        raise ValueError(
+            f"{_name(links[0])}.prior=None, wanted the stage that trains a prior: {stage.id} "
+            f"samples {spec.model} from captions, and only a prior makes embeddings of them"
+        )
+
+
+def _reads_embeddings(stage: Stage) -> bool:
+    model = stage.training.model
+    return isinstance(model, UNetConfig) and model.image_embedding is not None
 
 
 def _check_latents(stage: Stage, stages: Stages) -> None:
@@ -88,7 +109,7 @@ def _check_latents(stage: Stage, stages: Stages) -> None:
     autoencoder = stages[encode.autoencoder].training.autoencoder
     try:
         check_geometry(train.clip, autoencoder=autoencoder)
-        _check_patches(train.clip, autoencoder, train.model)
+        check_patches(train.clip, autoencoder=autoencoder, dit=train.model)
         if train.image_share and train.model.patch[0] > 1:
             raise ValueError(
                 f"image_share={train.image_share} with model.patch={list(train.model.patch)}: "
@@ -96,19 +117,6 @@ def _check_latents(stage: Stage, stages: Stages) -> None:
             )
     except ValueError as error:
         raise ValueError(f"{_name(stage)}.train.{error}") from error
-
-
-def _check_patches(clip: Clip, autoencoder: AutoencoderConfig, dit: DiTConfig) -> None:
-    latent = (
-        (clip.frames - 1) // autoencoder.time_factor + 1,
-        clip.size[0] // autoencoder.space_factor,
-        clip.size[1] // autoencoder.space_factor,
-    )
-    if any(side % patch for side, patch in zip(latent, dit.patch, strict=True)):
-        raise ValueError(
-            f"clip gives latents of {list(latent)} (frames, height, width), "
-            f"wanted multiples of model.patch={list(dit.patch)}"
-        )
 
 
 def _check_start(stage: Stage, stages: Stages) -> None:
@@ -122,6 +130,12 @@ def _check_start(stage: Stage, stages: Stages) -> None:
         return
     field = f"{_name(stage)}.starts_from"
     _expect(stages, stage.starts_from, type(model), field)
+    trained = _purpose(stages[stage.starts_from])
+    for name, seen in _purpose(stage).items():
+        if seen != trained[name]:
+            raise ValueError(
+                f"{field}={stage.starts_from} has {name}={trained[name]}, seen {seen} here"
+            )
     if not isinstance(model, UNetConfig):
         return
     start = stages[stage.starts_from].training.unet
@@ -139,6 +153,16 @@ def _check_start(stage: Stage, stages: Stages) -> None:
         mine, theirs = getattr(model, name), getattr(start, name)
         if getattr(start, layers) and mine != theirs:
             raise ValueError(f"{field}={stage.starts_from} has {name}={theirs}, seen {mine} here")
+
+
+def _purpose(stage: Stage) -> dict[str, str | None]:
+    """What weights were trained for; for anything else they are worth little."""
+    objective = stage.training.objective
+    return {
+        "objective.kind": objective.kind,
+        "objective.schedule": getattr(objective, "schedule", None),
+        "pair": stage.pair,
+    }
 
 
 def _keeps(mine: bool | tuple[int, ...], theirs: bool | tuple[int, ...]) -> bool:
@@ -188,41 +212,35 @@ def _check_cascade(stage: Stage, stages: Stages) -> None:
     if stage.upsamples is not None:
         _expect(stages, stage.upsamples, UNetConfig, f"{_name(stage)}.upsamples")
         try:
-            step = upsampling(stage, parent=stages[stage.upsamples])
+            check_step(stage.training, upsampling(stage, parent=stages[stage.upsamples]))
         except ValueError as error:
             raise ValueError(f"{_name(stage)}.train.{error}") from error
-        if isinstance(model, UNetConfig) and model.low_resolution == (step.kind == "given"):
-            raise ValueError(
-                f"{_name(stage)}.train.model: wanted either low_resolution or given_frames"
-            )
-        if step.kind == "time" and stage.training.packed_images:
-            raise ValueError(
-                f"{_name(stage)}.train.packed_images={stage.training.packed_images} has no meaning "
-                "for a network that puts frames between: an image has none"
-            )
-        if step.kind == "space" and stage.training.missing_frames is not None:
-            raise ValueError(
-                f"{_name(stage)}.train.missing_frames={stage.training.missing_frames} has no "
-                "meaning for a network that puts no frames between"
-            )
-        _check_crop(stage, factor=step.factor if step.kind == "space" else 1)
-    if stage.prior is not None:
-        _expect(stages, stage.prior, PriorConfig, f"{_name(stage)}.prior")
-        if not isinstance(model, UNetConfig) or model.image_embedding is None:
-            raise ValueError(f"{_name(stage)}.prior: the network reads no image embedding")
-        if stages[stage.prior].pair != stage.pair:
-            raise ValueError(
-                f"{_name(stage)}.prior={stage.prior} has pair={stages[stage.prior].pair}, wanted "
-                f"{stage.pair}"
-            )
 
 
-def _check_crop(stage: Stage, *, factor: int) -> None:
-    crop = stage.training.crop
-    if crop is not None and any(side % factor for side in crop):
+def _check_prior(stage: Stage, stages: Stages) -> None:
+    """One embedding is read by a whole chain: what the prior of its first network makes."""
+    field = f"{_name(stage)}.prior"
+    if not _reads_embeddings(stage):
+        if stage.prior is not None:
+            raise ValueError(f"{field}={stage.prior}: the network reads no image embedding")
+        return
+    links = chain(stages, stage.id)
+    first = next(link for link in links if _reads_embeddings(link))
+    if stage.pair != first.pair:
         raise ValueError(
-            f"{_name(stage)}.train.crop={list(crop)}, wanted multiples of {factor}: whole pixels "
-            "of the smaller clip"
+            f"{_name(stage)}.pair={stage.pair}, wanted {first.pair}, the pair of {first.id}, "
+            "whose embedding it gets in sampling"
+        )
+    if stage.prior is None:
+        return
+    if stage.upsamples is not None:
+        raise ValueError(
+            f"{field}={stage.prior}, wanted null: the prior of {links[0].id} is the chain's"
+        )
+    _expect(stages, stage.prior, PriorConfig, field)
+    if stages[stage.prior].pair != stage.pair:
+        raise ValueError(
+            f"{field}={stage.prior} has pair={stages[stage.prior].pair}, wanted {stage.pair}"
         )
 
 

@@ -29,6 +29,14 @@ IMAGEN_VIDEO = {
     "ssr3": (128, (768, 1280), 24, 0.34),
 }
 
+# Singer et al. 2022, arXiv:2209.14792, section 3: frames and size as sampled, and the step there.
+MAKE_A_VIDEO = {
+    "decoder_video": (16, (64, 64), None),
+    "interpolation": (76, (64, 64), ("given", 5)),
+    "sr_l_video": (76, (256, 256), ("space", 4)),
+    "sr_h": (76, (768, 768), ("space", 3)),
+}
+
 LESS_FRAMES, LESS_ROWS, LESS_COLUMNS = 8, 6, 10  # of the small chain
 
 
@@ -121,6 +129,40 @@ def test_every_network_of_imagen_video_is_distilled_to_eight_steps() -> None:
         first = rounds[-2].distill
         assert first is not None
         assert first.guidance is not None
+
+
+def test_networks_of_make_a_video_are_sampled_in_the_published_order_and_shapes() -> None:
+    recipe = load_recipe(JOBS / "make_a_video.yaml")
+    assert recipe.result is not None
+    found: dict[str, tuple[int, tuple[int, int], tuple[str, int] | None]] = {}
+    frames = 1
+    for stage in recipe.chain(recipe.result.id):
+        clip, made = stage.training.clip, None
+        if stage.upsamples is not None:
+            step = upsampling(stage, parent=recipe.stage(stage.upsamples))
+            made = (step.kind, step.factor)
+        frames = max(frames, clip.frames)  # a network of space takes longer clips
+        found[stage.id] = (frames, clip.size, made)
+    assert list(found.items()) == list(MAKE_A_VIDEO.items())
+
+
+def test_the_last_network_of_make_a_video_knows_no_time() -> None:
+    recipe = load_recipe(JOBS / "make_a_video.yaml")
+    for name in MAKE_A_VIDEO:
+        train = recipe.stage(name).training
+        assert train.unet.temporal_conv == (name != "sr_h")
+        assert bool(train.unet.temporal_attention) == (name != "sr_h")
+        assert (train.clip.frames == 1) == (name == "sr_h")
+
+
+def test_networks_of_videos_begin_with_those_of_images() -> None:
+    graph = stage_graph(load_recipe(JOBS / "make_a_video.yaml"))
+    assert {name: graph[name] for name in graph if not name.startswith("evaluate")} == {
+        **dict.fromkeys(("prior", "decoder", "sr_l", "sr_h"), ()),
+        "decoder_video": ("decoder",),
+        "interpolation": ("decoder_video",),
+        "sr_l_video": ("sr_l",),
+    }
 
 
 def test_networks_of_make_a_video_have_the_sizes_of_dalle_2() -> None:
