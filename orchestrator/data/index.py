@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
@@ -130,8 +129,8 @@ class Index:
     @property
     def uncaptioned(self) -> int:
         """Samples that have no caption."""
-        lengths = pc.list_value_length(self._table.column("captions"))
-        return pc.sum(pc.equal(lengths, 0)).as_py() or 0
+        lengths = self._columns["captions"].value_lengths().to_numpy(zero_copy_only=False)
+        return int((lengths == 0).sum())
 
     def __len__(self) -> int:
         return self._table.num_rows
