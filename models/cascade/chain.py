@@ -33,7 +33,8 @@ class PriorLink:
 class Cascade:
     """Trained networks in sampling order.
 
-    They wait on the CPU; each is on the device only while it is sampled.
+    U-Nets wait on the CPU; each is on the device only while it is sampled. A prior, its pair and a
+    frozen text encoder stay there.
 
     Source: base to the last super-resolution, Ho et al. 2022 (Imagen Video), arXiv:2210.02303,
     figure 6; prior, decoder, interpolation, super-resolution, Singer et al. 2022 (Make-A-Video),

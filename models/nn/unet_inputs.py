@@ -26,7 +26,7 @@ class UNetInputs:
     fps_B: Tensor | None = None  # frames per second, above 0
     augmentation_B: Tensor | None = None  # noise level of the low-resolution clip, in [0, 1]
     low_resolution_BCTHW: Tensor | None = None  # [B, 3, T, H, W], upsampled to the output's size
-    given_BCTHW: Tensor | None = None  # [B, 4, T, H, W]: frames, zero where unknown; 1 = known
+    given_BCTHW: Tensor | None = None  # [B, 4, T, H, W]: see given_channels
     # bool, False: the frames of this clip are images that have nothing to do with each other.
     # None: all clips are videos.
     video_B: Tensor | None = None

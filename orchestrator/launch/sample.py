@@ -1,6 +1,7 @@
 """`rushes sample`: prompts to video files, from a finished run."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,11 +115,12 @@ def sample_run(
     start = None
     if recipe.result.latents is not None:
         start = read_start(recipe.result, image=wish.image, extend=wish.extend)
+        wish = replace(wish, image=None, extend=None)  # granted
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sampler = load_sampler(
         store, recipe, stage=recipe.result.id, distilled=distilled, device=device
     )
-    if wish != NO_WISH and start is None:
+    if wish != NO_WISH:
         sampler = vary(sampler, wish, recipe=recipe)
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -40,15 +40,15 @@ def vary(sampler: Sampler, wish: Wish, *, recipe: Recipe) -> Sampler:
         UserError: if the run has no network for that, or the wishes exclude each other.
     """
     cascade = sampler.chain
+    if wish.extend is not None:
+        raise UserError(
+            f"--extend {wish.extend}: {recipe.name} is a cascade, wanted a run of a video_dit "
+            "with condition_frames: true (Make-A-Video's takes --extrapolate)"
+        )
     if not isinstance(cascade, Cascade) or all(link.step != "given" for link in cascade.links):
         raise UserError(
             f"{_named(wish)}: {recipe.name} has no interpolation network (given_frames), wanted a "
             "run of Make-A-Video"
-        )
-    if wish.extend is not None:
-        raise UserError(
-            f"--extend {wish.extend}: {recipe.name} is a cascade, wanted a run of a video_dit "
-            "with condition_frames: true, or --extrapolate"
         )
     if wish.skip is not None and wish.image is not None:
         raise UserError("--skip with --image: nothing is put between, wanted one of them")

@@ -94,6 +94,22 @@ def test_a_clip_is_kept_and_goes_on(run_uri: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_frames_are_not_put_between_beside_a_picture(run_uri: str, tmp_path: Path) -> None:
+    image = save_png(tmp_path / "1.png", picture(1))
+    with pytest.raises(UserError, match=r"--skip 3: .* has no interpolation network"):
+        sample_run(
+            run_uri,
+            ["up"],
+            out=tmp_path / "out",
+            seed=1,
+            npz=False,
+            distilled=True,
+            on_clips=lambda _: None,
+            wish=Wish(image=image, skip=3),
+        )
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["--image", "--extend"])
 def test_the_command_says_what_is_wrong_in_one_line(
     run_uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str

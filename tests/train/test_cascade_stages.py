@@ -139,8 +139,15 @@ def test_the_interpolation_network_is_asked_for_more(
     assert sampler.fps == found.fps * (1.5 if wish.skip else 1.0)
 
 
-def test_a_run_without_an_interpolation_network_says_so(imagen: Path) -> None:
-    with pytest.raises(UserError, match=r"--skip 3: .* has no interpolation network"):
+@pytest.mark.parametrize(
+    ("wish", "reason"),
+    [
+        (Wish(skip=3), r"--skip 3: .* has no interpolation network"),
+        (Wish(extend=Path("clip.mp4")), r"--extend clip.mp4: .* wanted a run of a video_dit"),
+    ],
+)
+def test_a_run_that_cannot_do_what_is_asked_says_so(imagen: Path, wish: Wish, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
         sample_run(
             f"{imagen}/run",
             ["seven"],
@@ -149,7 +156,7 @@ def test_a_run_without_an_interpolation_network_says_so(imagen: Path) -> None:
             npz=False,
             distilled=True,
             on_clips=lambda _: None,
-            wish=Wish(skip=3),
+            wish=wish,
         )
 
 
