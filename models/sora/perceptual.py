@@ -25,6 +25,10 @@ class PerceptualDistance(nn.Module):
     every stage S that is compared, ``lin.S.weight`` [C] (LPIPS' linear layers). Stages without
     weights at the end are left out.
 
+    Args:
+        config: names the file.
+        field: the recipe's name for the file, for errors.
+
     Source: Zhang et al. 2018, arXiv:1801.03924, equation 1.
 
     Raises:
@@ -34,15 +38,15 @@ class PerceptualDistance(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: PerceptualConfig) -> None:
+    def __init__(
+        self, config: PerceptualConfig, *, field: str = "objective.perceptual.path"
+    ) -> None:
         super().__init__()
-        self._path = config.path
+        self._file = f"{field}={config.path}"
         try:
             tensors = load_file(config.path)
         except (OSError, ValueError, SafetensorError) as error:
-            raise ValueError(
-                f"objective.perceptual.path={config.path} cannot be read: {error}"
-            ) from None
+            raise ValueError(f"{self._file} cannot be read: {error}") from None
         self._stages: list[list[tuple[str, str]]] = []
         width = 3
         for stage, convolutions in enumerate(VGG_STAGES):
@@ -56,8 +60,7 @@ class PerceptualDistance(nn.Module):
             )
         if not self._stages:
             raise ValueError(
-                f"objective.perceptual.path={config.path} holds no lin.0.weight, "
-                "wanted VGG-16 features and LPIPS weights"
+                f"{self._file} holds no lin.0.weight, wanted VGG-16 features and LPIPS weights"
             )
         self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1), persistent=False)
@@ -82,7 +85,7 @@ class PerceptualDistance(nn.Module):
 
     def _find(self, tensors: dict[str, Tensor], name: str) -> Tensor:
         if name not in tensors:
-            raise ValueError(f"objective.perceptual.path={self._path} holds no {name}")
+            raise ValueError(f"{self._file} holds no {name}")
         return tensors[name]
 
     def _keep(self, tensor: Tensor, name: str) -> None:
@@ -90,8 +93,7 @@ class PerceptualDistance(nn.Module):
 
     def _misfit(self, tensor: Tensor, name: str, *, wanted: str) -> ValueError:
         return ValueError(
-            f"objective.perceptual.path={self._path} holds {name} of shape {list(tensor.shape)}, "
-            f"wanted {wanted}"
+            f"{self._file} holds {name} of shape {list(tensor.shape)}, wanted {wanted}"
         )
 
     def forward(self, a_B3THW: Tensor, b_B3THW: Tensor) -> Tensor:

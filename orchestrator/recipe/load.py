@@ -14,6 +14,7 @@ from models.text.pair_config import check_pair
 from orchestrator.errors import UserError
 from orchestrator.recipe.distill import complete
 from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.stage import Stage
 from orchestrator.recipe.tree import Tree, is_list, is_mapping, unshared
 
 
@@ -56,14 +57,23 @@ def _check_files(recipe: Recipe, *, origin: str) -> None:
     except ValueError as error:
         raise UserError(f"{origin}: {error}") from None
     for stage in recipe.stages:
-        objective = stage.train.objective if stage.train else None
-        if not isinstance(objective, AutoencoderLossConfig) or objective.perceptual is None:
-            continue
-        if not Path(objective.perceptual.path).is_file():
-            raise UserError(
-                f"{origin}: stages.{stage.id}.train.objective.perceptual.path="
-                f"{objective.perceptual.path} does not exist, wanted a safetensors file"
-            )
+        for field, file in _perceptual_files(stage).items():
+            if not Path(file).is_file():
+                raise UserError(
+                    f"{origin}: stages.{stage.id}.{field}={file} does not exist, "
+                    "wanted a safetensors file"
+                )
+
+
+def _perceptual_files(stage: Stage) -> dict[str, str]:
+    """Files with weights of a perceptual distance, by the stage's field that names them."""
+    files: dict[str, str] = {}
+    objective = stage.train.objective if stage.train else None
+    if isinstance(objective, AutoencoderLossConfig) and objective.perceptual is not None:
+        files["train.objective.perceptual.path"] = objective.perceptual.path
+    if stage.evaluate is not None and stage.evaluate.perceptual is not None:
+        files["evaluate.perceptual"] = stage.evaluate.perceptual
+    return files
 
 
 def _read(path: Path) -> Tree:

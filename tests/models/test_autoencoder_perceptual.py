@@ -15,7 +15,7 @@ WIDTHS = (4, 6)  # channels of the stages that the file compares
 SIZE = (2, 3, 3, 8, 8)
 
 
-def _weights() -> dict[str, Tensor]:
+def vgg_weights() -> dict[str, Tensor]:
     """VGG-like weights of two narrow stages; LPIPS' shares are never negative."""
     generator = torch.Generator().manual_seed(0)
     tensors: dict[str, Tensor] = {}
@@ -42,12 +42,12 @@ def _clips(seed: int) -> Tensor:
 
 @pytest.fixture
 def distance(tmp_path: Path) -> PerceptualDistance:
-    return PerceptualDistance(_save(tmp_path, _weights()))
+    return PerceptualDistance(_save(tmp_path, vgg_weights()))
 
 
 def _slow(a_B3THW: Tensor, b_B3THW: Tensor) -> float:
     """Equation 1 of LPIPS (arXiv:1801.03924), frame by frame and position by position."""
-    weights = {name: tensor.double() for name, tensor in _weights().items()}
+    weights = {name: tensor.double() for name, tensor in vgg_weights().items()}
     mean = torch.tensor([0.485, 0.456, 0.406]).double().view(3, 1, 1)
     std = torch.tensor([0.229, 0.224, 0.225]).double().view(3, 1, 1)
 
@@ -118,7 +118,7 @@ def test_equal_clips_give_a_finite_gradient(distance: PerceptualDistance) -> Non
 
 @torch.no_grad()
 def test_stages_without_shares_at_the_end_are_left_out(tmp_path: Path) -> None:
-    tensors = _weights()
+    tensors = vgg_weights()
     both = PerceptualDistance(_save(tmp_path, tensors))
     del tensors["lin.1.weight"]
     first = PerceptualDistance(_save(tmp_path, tensors))
@@ -127,7 +127,7 @@ def test_stages_without_shares_at_the_end_are_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["features.2.bias", "features.5.weight"])
 def test_a_file_without_a_layer_is_refused_by_the_layers_name(tmp_path: Path, name: str) -> None:
-    tensors = _weights()
+    tensors = vgg_weights()
     del tensors[name]
     config = _save(tmp_path, tensors)
     with pytest.raises(ValueError, match=rf"^objective.perceptual.path=.*holds no {name}.*$"):
@@ -135,7 +135,7 @@ def test_a_file_without_a_layer_is_refused_by_the_layers_name(tmp_path: Path, na
 
 
 def test_a_file_without_shares_is_refused(tmp_path: Path) -> None:
-    tensors = {name: one for name, one in _weights().items() if not name.startswith("lin")}
+    tensors = {name: one for name, one in vgg_weights().items() if not name.startswith("lin")}
     config = _save(tmp_path, tensors)
     with pytest.raises(ValueError, match=r"holds no lin\.0\.weight, wanted VGG-16 features"):
         PerceptualDistance(config)
@@ -153,7 +153,7 @@ def test_a_file_without_shares_is_refused(tmp_path: Path) -> None:
 def test_weights_that_do_not_fit_each_other_are_refused(
     tmp_path: Path, name: str, shape: tuple[int, ...], wanted: str
 ) -> None:
-    config = _save(tmp_path, _weights() | {name: torch.ones(shape)})
+    config = _save(tmp_path, vgg_weights() | {name: torch.ones(shape)})
     with pytest.raises(ValueError, match=rf"{name}.*of shape.*, wanted {wanted}$"):
         PerceptualDistance(config)
 
@@ -165,7 +165,7 @@ def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
-    config = _save(tmp_path, _weights())
+    config = _save(tmp_path, vgg_weights())
     whole = Path(config.path).read_bytes()
     Path(config.path).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"^objective\.perceptual\.path=.* cannot be read: .*$"):

@@ -67,6 +67,10 @@ MAKE_A_VIDEO = JOBS / "make_a_video_digits.yaml"
         ),
         ("stages.base-8.train.sampler.guidance={scale: 2.0}", "a student has taken the guidance"),
         ("stages.evaluate.evaluate.perceptual=x", "perceptual belongs to metric=upsamplers"),
+        (
+            "stages.evaluate-upsamplers.evaluate.perceptual=no.safetensors",
+            "stages.evaluate-upsamplers.evaluate.perceptual=no.safetensors does not exist, wanted",
+        ),
         ("stages.evaluate-upsamplers.evaluate.model=base", "wanted a stage that upsamples another"),
         ("stages.evaluate.evaluate.metric=prior", "wanted a stage that trains a PriorConfig"),
     ],

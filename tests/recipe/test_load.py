@@ -57,6 +57,10 @@ def test_every_recipe_of_the_project_loads(path: Path) -> None:
             "stages.dit.train.sampler.threshold=dynamic",
             "sampler.threshold=dynamic does not fit model.kind=video_dit",
         ),
+        (
+            "stages.autoencoder.train.objective.perceptual={path: no.safetensors}",
+            "stages.autoencoder.train.objective.perceptual.path=no.safetensors does not exist",
+        ),
         ("stages.dit.train.condition_share=0.5", "needs model.condition_frames=true"),
         (
             "stages.nobody.save.keep=1",

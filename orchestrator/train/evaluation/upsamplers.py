@@ -1,6 +1,6 @@
 """Whether each upsampling network of a chain is worth more than interpolation.
 
-Shape letters: B clips, T frames, H W height and width.
+Shape letters: B clips, T frames, H W height and width, N frames of any clips.
 """
 
 from dataclasses import dataclass
@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from models.cascade.link import Link, Request
+from models.nn.causal_conv import fold_frames
 from models.sora.autoencoder_config import PerceptualConfig
 from models.sora.perceptual import PerceptualDistance
 from models.text.states import TextEncoder
+from orchestrator.errors import UserError
 from orchestrator.recipe.stage import Stage
 from orchestrator.storage.store import Store
 from orchestrator.train.cascades import load_link
@@ -56,13 +58,14 @@ def evaluate_upsamplers(
         Peak signal-to-noise ratios in dB, mean over clips: ``ID/network``, and ``ID/bicubic``
         for a network of space, ``ID/repeat`` and ``ID/blend`` for one of time. With weights for
         it, the perceptual distance under the same names with ``-lpips``.
+
+    Raises:
+        UserError: if a stage has not finished, or those weights cannot be read or do not fit.
     """
     spec = job.spec.evaluate
     assert spec is not None
     stages = [one for one in job.recipe.chain(spec.model) if one.upsamples is not None]
-    perceptual = None
-    if spec.perceptual is not None:
-        perceptual = PerceptualDistance(PerceptualConfig(path=spec.perceptual)).to(device)
+    perceptual = None if spec.perceptual is None else _perceptual(job, spec.perceptual).to(device)
     report: Report = {COUNT: spec.prompts}
     trials: dict[str, _Trial] = {}
     reads_text = any(stage.training.unet.text for stage in stages)
@@ -74,9 +77,9 @@ def evaluate_upsamplers(
         for name, clips in trial.enlarged.items():
             report[f"{stage.id}/{name}"] = psnr(clips, trial.true)
             if perceptual is not None:
-                with torch.inference_mode():
-                    distance = perceptual(clips.to(device), trial.true.to(device))
-                report[f"{stage.id}/{name}-lpips"] = float(distance.mean())
+                report[f"{stage.id}/{name}-lpips"] = lpips(
+                    clips, trial.true, distance=perceptual, batch=spec.batch, device=device
+                )
         say_progress(job, hooks, done=number + 1, of=len(stages))
     _show(job, trials, store=store, hooks=hooks)
     publish_report(job, store, hooks, report)
@@ -87,6 +90,35 @@ def psnr(x_B3THW: Tensor, true_B3THW: Tensor) -> float:
     """Mean over clips of the peak signal-to-noise ratio of pixels in [-1, 1], dB."""
     error_B = (x_B3THW - true_B3THW).square().flatten(1).mean(dim=1).clamp_min(1e-10)
     return float((10 * torch.log10(4.0 / error_B)).mean())
+
+
+@torch.inference_mode()
+def lpips(
+    x_B3THW: Tensor,
+    true_B3THW: Tensor,
+    *,
+    distance: PerceptualDistance,
+    batch: int,
+    device: torch.device,
+) -> float:
+    """Mean over frames of the perceptual distance of pixels in [-1, 1], ``batch`` frames at once.
+
+    Features of all frames of large clips would not fit into memory.
+    """
+    total, frames = 0.0, len(x_B3THW) * x_B3THW.shape[2]
+    for clips in zip(x_B3THW.split(batch), true_B3THW.split(batch), strict=True):
+        parts = (fold_frames(clip).unsqueeze(2).split(batch) for clip in clips)
+        for x_N31HW, true_N31HW in zip(*parts, strict=True):
+            total += len(x_N31HW) * float(distance(x_N31HW.to(device), true_N31HW.to(device)))
+    return total / frames
+
+
+def _perceptual(job: StageJob, path: str) -> PerceptualDistance:
+    field = f"stages.{job.stage}.evaluate.perceptual"
+    try:
+        return PerceptualDistance(PerceptualConfig(path=path), field=field)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def _try(
