@@ -1,10 +1,12 @@
 """Servers that several rooms' tests share."""
 
 import hashlib
+import json
 from collections.abc import Iterator
 
 import pytest
 
+from tests.recoveries import KEY, Recoveries, table
 from tests.s3store import S3Store
 
 
@@ -27,3 +29,26 @@ def s3(s3_server: S3Store, monkeypatch: pytest.MonkeyPatch) -> S3Store:
 def bucket(s3: S3Store, request: pytest.FixtureRequest) -> str:
     """URI of a new, empty place in the server's bucket."""
     return f"s3://{s3.bucket}/{hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:12]}"
+
+
+@pytest.fixture(scope="session")
+def recoveries(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Recoveries]:
+    """Seconds of every part of every recovery, by what was broken: shown and kept at the end."""
+    path = tmp_path_factory.getbasetemp() / "recoveries.json"
+    found = request.config.stash[KEY] = Recoveries(path=path)
+    yield found
+    path.write_text(json.dumps(found.seconds, indent=1))
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    found = config.stash.get(KEY, None)
+    if found is None or not found.seconds:
+        return
+    terminalreporter.section("recoveries")
+    for line in table(found.seconds):
+        terminalreporter.write_line(line)
+    terminalreporter.write_line(f"also in {found.path}")

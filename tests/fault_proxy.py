@@ -21,6 +21,8 @@ Kind = Literal[
     "truncate",  # an end after ``after_bytes`` of the answer
     "reset",  # a reset after ``after_bytes`` of the answer
     "swallow",  # the request is done, the answer lost
+    "withhold",  # the request is done, the answer does not come
+    "hold",  # passed on when it is released
 ]
 
 
@@ -41,10 +43,12 @@ class FaultProxy:
         self._upstream = ("127.0.0.1", port)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._closed = threading.Event()
+        self._released = threading.Event()
         self._lock = threading.Lock()
         self._fault: Fault | None = None
         self._left = 0
         self.hits = 0
+        self.was_hit = threading.Event()  # a request is where its fault wants it
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
 
@@ -57,10 +61,19 @@ class FaultProxy:
         """Breaks requests from now on."""
         with self._lock:
             self._fault, self._left, self.hits = fault, fault.times, 0
+            self._released.clear()
+            self.was_hit.clear()
+
+    def release(self) -> None:
+        """Passes on what is held, and breaks nothing more."""
+        with self._lock:
+            self._left = 0
+        self._released.set()
 
     def close(self) -> None:
         """Stops listening and lets go of requests that hang."""
         self._closed.set()
+        self._released.set()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._thread.join()
@@ -79,6 +92,8 @@ class FaultProxy:
                 return None
             self._left -= 1
             self.hits += 1
+            if self._fault.kind != "withhold":
+                self.was_hit.set()
             return self._fault
 
     def _serve(self, client: socket.socket) -> None:
@@ -99,6 +114,9 @@ class FaultProxy:
                     _reset(client)
                 case "status":
                     _unavailable(client)
+                case "hold":
+                    self._released.wait()
+                    self._forward(client, head, rest, None)
                 case _:
                     self._forward(client, head, rest, fault)
 
@@ -113,7 +131,7 @@ class FaultProxy:
             while data := server.recv(_CHUNK):
                 if fault is None:
                     client.sendall(data)
-                elif fault.kind == "swallow":
+                elif fault.kind in ("swallow", "withhold"):
                     if data.startswith(b"HTTP/1.1 100"):
                         client.sendall(data)  # or the client would never send its body
                 else:
@@ -122,6 +140,9 @@ class FaultProxy:
                     sent += len(data)
                     if sent == fault.after_bytes:
                         break
+            if fault is not None and fault.kind == "withhold":
+                self.was_hit.set()
+                self._closed.wait()
             if fault is not None and fault.kind != "truncate":
                 _reset(client)
             else:

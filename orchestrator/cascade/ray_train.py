@@ -57,6 +57,7 @@ def train(
     from ray.train import FailureConfig, RunConfig
 
     from orchestrator.cascade.failures import EndAtOnce
+    from orchestrator.cascade.moments import TellMoments
     from orchestrator.cascade.places import TellPlaces
     from orchestrator.cascade.trainer import PrivateStageTrainer, StageTrainer
 
@@ -72,7 +73,11 @@ def train(
                 controller_failure_limit=MAX_CONTROLLER_FAILURES,
                 max_preemption_failures=MAX_PREEMPTIONS,
             ),
-            callbacks=[EndAtOnce(), TellPlaces(board, stage=job.stage)],  # pyright: ignore[reportArgumentType]
+            callbacks=[  # pyright: ignore[reportArgumentType]
+                EndAtOnce(),
+                TellPlaces(board, stage=job.stage),
+                TellMoments(board, stage=job.stage),
+            ],
             worker_runtime_env={"env_vars": env},
         ),
     )

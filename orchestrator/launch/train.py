@@ -19,6 +19,7 @@ from orchestrator.errors import StoppedError
 from orchestrator.launch.overview import Overview
 from orchestrator.launch.places import logs_dir, notes_dir, run_uri, with_absolute_uris
 from orchestrator.launch.ray_session import Starting
+from orchestrator.launch.recovery import Recoveries
 from orchestrator.launch.signals import stop_on_signal
 from orchestrator.launch.terminal import View, header, open_view, stage_table
 from orchestrator.recipe.recipe import Recipe
@@ -120,7 +121,9 @@ def _run(
         tracker.event(event)
         overview.event(event)
         view.event(event)
+        recoveries.event(event)
 
+    recoveries = Recoveries(tell=on_event)
     try:
         outcomes = Graph(
             recipe=recipe,

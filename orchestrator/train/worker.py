@@ -1,6 +1,7 @@
 """One rank of one training stage, from an empty process to finished weights."""
 
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -131,8 +132,10 @@ class _Session:
         )
 
     def run(self) -> StageResult:
+        self._moment("begun")
         self._first(self._ownership.take)
         start, window = self._resume()
+        self._moment("loaded", step=start)
         loop = Loop(
             stage=self._job.spec,
             seed=self._job.recipe.seed,
@@ -176,6 +179,10 @@ class _Session:
     def _event(self, event: dict[str, object]) -> None:
         if self._ranks.rank == 0:
             self._hooks.event(event)
+
+    def _moment(self, moment: str, **values: int) -> None:
+        told = {"kind": "moment", "stage": self._job.stage, "moment": moment}
+        self._event(told | {"time": time.time()} | values)
 
     def _note(self, text: str) -> None:
         self._event({"kind": "note", "stage": self._job.stage, "text": text})
@@ -235,6 +242,7 @@ class _Session:
             self._note(f"{error}; training goes on, the next save tries again")
 
     def _resume(self) -> tuple[int, Window]:
+        started_s = time.monotonic()
         found = load_latest(
             self._store,
             self._checkpoints,
@@ -243,11 +251,12 @@ class _Session:
             note=self._note,
         )
         step, window = 0, Window()
+        loaded_s = time.monotonic() - started_s
         if found is not None:
             step = int(found["step"])
             window = self._restored(found)
             self._stream.load_state_dict(found["stream"])
-            self._note(f"goes on from step {step}")
+            self._note(f"goes on from step {step}, loaded in {loaded_s:.1f} s")
         if self._ranks.rank == 0:
             self._log.resume(step=step)
         return step, window
