@@ -1,6 +1,5 @@
 """Shards on local disk: whole, hashed, fetched once a node, within a byte budget."""
 
-import errno
 import fcntl
 import hashlib
 import os
@@ -9,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from orchestrator.errors import UserError
+from orchestrator.storage.local import writing
 from orchestrator.storage.store import Store
+
+_FIELD = "data.cache_dir"
 
 
 class ShardCache:
@@ -22,7 +23,7 @@ class ShardCache:
         self._store = store
         self._root = root
         self._folder = root / name
-        with _named(self._folder):
+        with writing(self._folder, field=_FIELD):
             self._folder.mkdir(parents=True, exist_ok=True)
         self._budget_bytes = budget_bytes
 
@@ -52,7 +53,7 @@ class ShardCache:
             data = self._store.get(shard)
             self._make_room(len(data))
             part = path.with_suffix(".part")  # ours while we hold the lock, also a dead rank's
-            with _named(part):
+            with writing(part, field=_FIELD):
                 try:
                     part.write_bytes(data)
                 except OSError:
@@ -76,7 +77,7 @@ class ShardCache:
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
         path = self._folder / f"{name}.lock"
-        with _named(path):
+        with writing(path, field=_FIELD):
             lock = path.open("w")
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -86,21 +87,3 @@ class ShardCache:
 def _default_folder() -> Path:
     """One per user: another user's could not be written."""
     return Path(tempfile.gettempdir()) / f"rushes-cache-{os.getuid()}"
-
-
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (
-            errno.EACCES,
-            errno.EDQUOT,
-            errno.ENOSPC,
-            errno.ENOTDIR,
-            errno.EROFS,
-        ):
-            raise
-        raise UserError(
-            f"data.cache_dir: {path}: {error.strerror}, wanted a writable folder with room"
-        ) from None

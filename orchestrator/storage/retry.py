@@ -15,13 +15,15 @@ def retrying(
     call: Callable[[], T],
     *,
     what: str,
-    attempts: int = 6,
+    attempts: int = 20,
     first_wait_s: float = 0.2,
-    total_s: float = 60.0,
+    total_s: float = 90.0,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> T:
-    """Calls until it succeeds, waiting about twice as long each time.
+    """Calls until it succeeds, waiting about twice as long each time, at most ten seconds.
+
+    A store that is down for a minute is outlasted.
 
     Args:
         call: raises TransientError to be called again.

@@ -136,7 +136,7 @@ class S3Store:
         call: Callable[[Any, str], T],
         *,
         missing: str = "no such object",
-        total_s: float = 60.0,
+        total_s: float = 90.0,
         read_s: float = _READ_S,
     ) -> T:
         check_key(key, uri=self._uri)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from orchestrator.storage.local import writing
 from orchestrator.storage.store import Store
 
 
@@ -14,7 +15,8 @@ class MetricsLog:
         self._path = path
         self._store = store
         self._key = key
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
 
     def resume(self, *, step: int) -> None:
         """Starts from the run's copy, without the steps after ``step``: they are run again."""
@@ -23,12 +25,13 @@ class MetricsLog:
             for line in self._store.get(self._key).decode().splitlines():
                 if json.loads(line)["step"] <= step:
                     kept.append(line + "\n")
-        self._path.write_text("".join(kept), encoding="utf-8")
+        with writing(self._path):
+            self._path.write_text("".join(kept), encoding="utf-8")
 
     def append(self, values: Mapping[str, float], *, step: int, time_ms: int) -> None:
         """Adds one logged step."""
         line = json.dumps({"step": step, "time_ms": time_ms, **values})
-        with self._path.open("a", encoding="utf-8") as file:
+        with writing(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def copy(self) -> dict[str, bytes]:

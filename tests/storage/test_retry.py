@@ -33,9 +33,24 @@ def test_what_passes_is_survived() -> None:
 
 def test_attempts_are_bounded_and_the_last_cause_told() -> None:
     call = Flaky(100)
-    with pytest.raises(UnavailableError, match=r"get s3://b/x: gave up after 6 tries .*: cause 6"):
-        retrying(call, what="get s3://b/x", sleep=lambda _: None)
-    assert call.calls == 6
+    with pytest.raises(UnavailableError, match=r"get x: gave up after 20 tries .*: cause 20"):
+        retrying(call, what="get x", sleep=lambda _: None)
+    assert call.calls == 20
+
+
+def test_a_store_that_is_down_for_a_minute_is_outlasted() -> None:
+    now_s = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now_s[0] += seconds
+
+    def call() -> str:
+        if now_s[0] < 60:
+            raise TransientError("down")
+        return "answer"
+
+    assert retrying(call, what="get x", sleep=sleep, clock=lambda: now_s[0]) == "answer"
+    assert now_s[0] < 75
 
 
 def test_time_is_bounded() -> None:

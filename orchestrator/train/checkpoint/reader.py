@@ -12,6 +12,7 @@ from torch import Tensor
 
 from orchestrator.errors import UnavailableError
 from orchestrator.storage.errors import NotFoundError
+from orchestrator.storage.local import writing
 from orchestrator.storage.store import Store
 from orchestrator.train.checkpoint.format import (
     COMMIT,
@@ -93,7 +94,8 @@ class Checkpoint:
     def _fetch(self, name: str) -> None:
         raw = _get(self.store, f"{self.target}/{name}")
         _compare(name, raw, wanted=self.index.files[name])
-        (self.scratch / name).write_bytes(raw)
+        with writing(self.scratch / name) as path:
+            path.write_bytes(raw)
 
     def tensors(self, name: str) -> Any:
         """A data file, opened; fetched and checked first if it was not in this rank's share.
