@@ -1,0 +1,114 @@
+"""A Ray cluster of several nodes on this machine, each of which can lose its power."""
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from tests.ray.conftest import START_S, free_ports
+
+_STARTED = "Ray runtime started."
+
+
+class Node:
+    """One `ray start --block` and all that it starts, at a loopback address of its own."""
+
+    def __init__(self, *args: str, address: str, folder: Path, env: dict[str, str]) -> None:
+        self._log = folder / f"{address}.log"
+        agent, agent_grpc, metrics = free_ports(3)
+        command = [
+            *(str(Path(sys.executable).parent / "ray"), "start", "--block", *args),
+            *(f"--node-ip-address={address}", f"--dashboard-agent-listen-port={agent}"),
+            *(f"--dashboard-agent-grpc-port={agent_grpc}", f"--metrics-export-port={metrics}"),
+            *("--object-store-memory=100000000", "--disable-usage-stats"),
+        ]
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                command, env=env, cwd=folder, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def wait(self) -> None:
+        """Returns once it runs."""
+        deadline_s = time.monotonic() + START_S
+        while _STARTED not in self._log.read_text():
+            assert self._process.poll() is None, self._log.read_text()[-2000:]
+            assert time.monotonic() < deadline_s, self._log.read_text()[-2000:]
+            time.sleep(0.2)
+
+    def processes(self) -> list[psutil.Process]:
+        """All that runs on it."""
+        root = psutil.Process(self._process.pid)
+        return [root, *root.children(recursive=True)]
+
+    def kill(self) -> None:
+        """Ends all of it at once, as when its power is cut."""
+        if self._process.poll() is not None:
+            return
+        for process in self.processes():
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        self._process.wait()
+
+
+class Cluster:
+    """A head without CPUs, and nodes of two; ``kill`` ends everything.
+
+    Args:
+        folder: for logs.
+        short: a folder for Ray with a short name, made and removed here.
+        env: of all of its processes.
+    """
+
+    def __init__(self, folder: Path, *, short: Path, nodes: int, env: dict[str, str]) -> None:
+        folder.mkdir()
+        gcs, dashboard, client = free_ports(3)
+        self.gcs = f"127.0.0.1:{gcs}"
+        self._short = short
+        head = Node(
+            *("--head", f"--port={gcs}", f"--temp-dir={short}", "--num-cpus=0"),
+            *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
+            f"--ray-client-server-port={client}",
+            address="127.0.0.1",
+            folder=folder,
+            env=env,
+        )
+        self.nodes = [head]
+        try:
+            head.wait()
+            for number in range(nodes):
+                # A file of a node that comes up beside another one may not be there yet.
+                node = Node(
+                    *(f"--address={self.gcs}", "--num-cpus=2"),
+                    address=f"127.0.0.{2 + number}",
+                    folder=folder,
+                    env=env,
+                )
+                self.nodes.append(node)
+                node.wait()
+        except BaseException:
+            self.kill()
+            raise
+
+    def node_of(self, pid: int) -> Node:
+        """The node that a process runs on."""
+        return next(node for node in self.nodes if any(one.pid == pid for one in node.processes()))
+
+    def workers(self) -> list[psutil.Process]:
+        """The ranks of every gang."""
+        return [
+            process
+            for node in self.nodes
+            for process in node.processes()
+            if any("RayTrainWorker" in part for part in process.cmdline())
+        ]
+
+    def kill(self) -> None:
+        """The head and every node at once."""
+        for node in self.nodes:
+            node.kill()
+        shutil.rmtree(self._short, ignore_errors=True)
