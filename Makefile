@@ -20,7 +20,7 @@ debug: $(STAMP)
 
 # Two at a time, a file to a process; then those that start a Ray cluster, one by one.
 test: $(STAMP)
-	@$(VENV)/bin/python -m pytest -m 'not chaos' --ignore tests/ray --ignore tests/chaos -n 2 --dist loadfile
+	@$(VENV)/bin/python -m pytest -m 'not chaos' --ignore tests/ray -n 2 --dist loadfile
 	@$(VENV)/bin/python -m pytest -m 'not chaos' tests/ray
 
 # What is killed, stopped or taken away while whole runs go on.
