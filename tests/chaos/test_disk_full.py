@@ -23,7 +23,9 @@ from tests.chaos.runs import (
 )
 
 # Root may mount where it is; others may in a user namespace of their own, where there are any.
-MOUNTS = ("unshare", "--mount") if os.getuid() == 0 else ("unshare", "--mount", "--map-root-user")
+IS_ROOT = os.getuid() == 0
+MOUNTS = ("unshare", "--mount", *(() if IS_ROOT else ("--map-root-user",)))
+ENTER = ("nsenter", "--mount", *(() if IS_ROOT else ("--user", "--preserve-credentials")))
 
 pytestmark = [
     pytest.mark.chaos,
@@ -46,14 +48,19 @@ class Disks:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         # It keeps the mounts as long as it lives: a command of its own would take them along.
-        self._holder = subprocess.Popen([*MOUNTS, "cat"], stdin=subprocess.PIPE)
+        self._holder = subprocess.Popen(
+            [*MOUNTS, "sh", "-c", "echo there; exec cat >/dev/null"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self._holder.stdout is not None
+        assert self._holder.stdout.readline(), "the mounts would be everybody's"
         self._mounted: set[str] = set()
 
     @property
     def inside(self) -> tuple[str, ...]:
         """What a command is started with to see them."""
-        pid = str(self._holder.pid)
-        return ("nsenter", "--target", pid, "--mount", "--user", "--preserve-credentials")
+        return (*ENTER, "--target", str(self._holder.pid))
 
     def path(self, name: str) -> Path:
         """A disk as its commands name it."""
@@ -80,9 +87,7 @@ class Disks:
 
     def close(self) -> None:
         """They are gone."""
-        assert self._holder.stdin is not None
-        self._holder.stdin.close()
-        self._holder.wait()
+        self._holder.communicate()
 
 
 @dataclass(frozen=True)
