@@ -1,4 +1,4 @@
-"""Gangs of one, two and three ranks, shared by the tests of a session."""
+"""Gangs of one to four ranks, shared by the tests of a session."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -8,7 +8,7 @@ import pytest
 from tests.numerics.gang import Gang
 from tests.numerics.runs import Runs
 
-WORLD_SIZES = (1, 2, 3)
+WORLD_SIZES = (1, 2, 3, 4)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ SAVE_AT = 4
 
 
 class Runs:
-    """Runs of eight steps with a checkpoint after the fourth."""
+    """Runs of 24 steps with a checkpoint after the fourth."""
 
     def __init__(self, gangs: dict[int, Gang], *, folder: Path) -> None:
         self._gangs = gangs

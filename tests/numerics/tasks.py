@@ -25,9 +25,9 @@ from orchestrator.train.ranks import Ranks
 from orchestrator.train.schedule import learning_rate
 from tests.numerics.network import CHANNELS, TIMES, TOKENS, Branching, Critic, Denoiser, build
 
-CLIPS = 12  # per optimizer step, over all ranks
+CLIPS = 24  # per optimizer step, over all ranks
 ACCUMULATION = 2
-STEPS = 8
+STEPS = 24
 EMA_DECAY = 0.8
 OPTIM = Optim(
     lr=3e-3, weight_decay=0.05, grad_clip=0.5, warmup_steps=2, schedule="cosine", eps=1e-6
@@ -170,29 +170,36 @@ def run_and_save(ranks: Ranks, setup: Setup, *, uri: str, save_at: int) -> tuple
         save=Save(keep=1),
         ownership=ownership,
     )
-    saver.begin(step=save_at, extra={"setup": str(setup)})
+    saver.begin(step=save_at, extra={"setup": str(setup), "position": save_at * CLIPS})
     # The next steps run while the thread writes: what it writes must be the state of before.
     second = Result(*train(ranks, engine, start=save_at, stop=STEPS), state=state(ranks, engine))
     saver.finish()
     return first, second
 
 
-def load_all(ranks: Ranks, setup: Setup, *, uris: list[str]) -> dict[str, dict[str, str]]:
-    """The state after loading each checkpoint into one engine, which has trained a step before."""
+def load_all(
+    ranks: Ranks, setup: Setup, *, uris: list[str]
+) -> dict[str, tuple[dict[str, str], int]]:
+    """The state after loading each checkpoint into one engine, which has trained a step before.
+
+    With each goes the position in the clips.
+    """
     engine = setup.engine(ranks)
     train(ranks, engine, start=0, stop=1)
-    loaded: dict[str, dict[str, str]] = {}
+    loaded: dict[str, tuple[dict[str, str], int]] = {}
     for uri in uris:
-        load_latest(open_store(uri), PREFIX, engines={"denoiser": engine}, ranks=ranks)
-        loaded[uri] = state(ranks, engine)
+        found = load_latest(open_store(uri), PREFIX, engines={"denoiser": engine}, ranks=ranks)
+        assert found is not None
+        loaded[uri] = state(ranks, engine), found["position"]
     return loaded
 
 
-def resume(ranks: Ranks, setup: Setup, *, uri: str, start: int) -> Result:
-    """Continues from a checkpoint in a fresh engine."""
+def resume(ranks: Ranks, setup: Setup, *, uri: str) -> Result:
+    """Continues from a checkpoint in a fresh engine, with the clips that come after it."""
     engine = setup.engine(ranks)
     found = load_latest(open_store(uri), PREFIX, engines={"denoiser": engine}, ranks=ranks)
-    assert found == {"setup": str(setup)}
+    assert found is not None
+    start = found["position"] // CLIPS
     return Result(*train(ranks, engine, start=start, stop=STEPS), state=state(ranks, engine))
 
 

@@ -6,7 +6,7 @@ from tests.numerics import tasks
 from tests.numerics.conftest import WORLD_SIZES
 from tests.numerics.gang import Gang
 from tests.numerics.runs import SAVE_AT, Runs
-from tests.numerics.tasks import Setup, every_setup
+from tests.numerics.tasks import CLIPS, Setup, every_setup
 
 EVERYWHERE = [
     pytest.param(size, setup, id=f"{setup}-of-{size}")
@@ -28,7 +28,7 @@ def test_state_is_bitwise_that_of_any_other_layout(
     loaded = gangs[size].run(tasks.load_all, setup=setup, uris=list(saved))[0]
     for uri, state in saved.items():
         assert state["applied_steps"] == str(SAVE_AT)
-        assert loaded[uri] == state, uri
+        assert loaded[uri] == (state, SAVE_AT * CLIPS), uri
 
 
 @pytest.mark.parametrize(("size", "setup"), EVERYWHERE)
@@ -37,7 +37,8 @@ def test_resumed_run_is_bitwise_the_uninterrupted_one(
 ) -> None:
     _, straight = runs.parts(size, setup)
     uri = runs.uri(size, setup)
-    resumed = gangs[size].run(tasks.resume, setup=setup, uri=uri, start=SAVE_AT)[0]
+    resumed = gangs[size].run(tasks.resume, setup=setup, uri=uri)[0]
+    assert len(resumed.losses) == 20
     assert resumed.losses == straight.losses
     assert resumed.norms == straight.norms
     assert resumed.state == straight.state
