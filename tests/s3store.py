@@ -77,6 +77,12 @@ class S3Store:
             answer.read()
         filer.close()
 
+    def open_uploads(self, place: str) -> list[str]:
+        """Keys below ``s3://bucket/prefix`` whose upload in parts was neither ended nor aborted."""
+        bucket, _, prefix = place.removeprefix("s3://").partition("/")
+        found = self.client().list_multipart_uploads(Bucket=bucket, Prefix=prefix)
+        return [one["Key"] for one in found.get("Uploads", ())]
+
     def start(self) -> Self:
         """Starts the server and waits until it takes and gives an object."""
         log_path = self._folder / "weed.log"

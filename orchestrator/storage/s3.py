@@ -5,7 +5,9 @@ cheaper than s3fs.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -14,7 +16,7 @@ from boto3.session import Session
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from orchestrator.errors import UserError
+from orchestrator.errors import RushesError, UserError
 from orchestrator.storage.errors import NotFoundError, TransientError
 from orchestrator.storage.retry import retrying
 from orchestrator.storage.s3_errors import code_of, translated
@@ -26,6 +28,9 @@ _TAKEN = ("412", "PreconditionFailed")
 _READ_S = 30.0
 _CHECK_S = 8.0  # for all tries of a check
 _CHECK_READ_S = 4.0  # for one of them
+_PART_BYTES = 32 * 2**20  # of an upload; a larger object goes up in parts of this size
+_PARALLEL = 4  # parts under way, each of them copied
+_UPLOADS = 3  # of one object, if its last request is answered too late
 
 
 class S3Store:
@@ -59,12 +64,74 @@ class S3Store:
         return self._call("get", key, lambda s3, name: _body(s3, self._bucket, name, Range=span))
 
     def put(self, key: str, data: bytes | memoryview) -> None:
-        """Writes a whole object; the server checks its CRC."""
+        """Writes a whole object; the server checks its CRC.
+
+        A large one goes up in parts, some at once, each tried again by itself; what a process
+        that is killed leaves of it is seen by no reader (a lifecycle rule of the bucket that
+        aborts incomplete uploads deletes it).
+        """
+        if len(data) > _PART_BYTES:
+            retrying(
+                lambda: self._put_in_parts(key, memoryview(data)),
+                what=f"put {self._uri}/{key}",
+                attempts=_UPLOADS,
+            )
+            return
         self._call(
             "put",
             key,
             lambda s3, name: s3.put_object(Bucket=self._bucket, Key=name, Body=bytes(data)),
         )
+
+    def _put_in_parts(self, key: str, data: memoryview) -> None:
+        upload = self._call(
+            "put",
+            key,
+            lambda s3, name: s3.create_multipart_upload(
+                Bucket=self._bucket, Key=name, ChecksumAlgorithm="CRC32"
+            )["UploadId"],
+        )
+
+        def send(number: int) -> dict[str, Any]:
+            part = bytes(data[(number - 1) * _PART_BYTES : number * _PART_BYTES])
+            answer = self._call(
+                "put",
+                key,
+                lambda s3, name: s3.upload_part(
+                    Bucket=self._bucket,
+                    Key=name,
+                    UploadId=upload,
+                    PartNumber=number,
+                    Body=part,
+                    ChecksumAlgorithm="CRC32",
+                ),
+            )
+            sums = {name: answer[name] for name in ("ETag", "ChecksumCRC32") if name in answer}
+            return {"PartNumber": number, **sums}
+
+        def complete(s3: Any, name: str) -> None:
+            s3.complete_multipart_upload(
+                Bucket=self._bucket, Key=name, UploadId=upload, MultipartUpload={"Parts": parts}
+            )
+
+        numbers = range(1, -(-len(data) // _PART_BYTES) + 1)
+        try:
+            parts = _in_parallel(send, numbers)
+            self._call("put", key, complete)
+        except NotFoundError:  # completed by a try whose answer was lost, or cleared away
+            raise TransientError("the upload was gone before it was complete") from None
+        except BaseException:
+            with suppress(RushesError):
+                self._call(
+                    "put",
+                    key,
+                    lambda s3, name: s3.abort_multipart_upload(
+                        Bucket=self._bucket, Key=name, UploadId=upload
+                    ),
+                    total_s=_CHECK_S,
+                    read_s=_CHECK_READ_S,
+                )
+            raise
 
     def put_new(self, key: str, data: bytes) -> bool:
         """Conditional put (If-None-Match).
@@ -148,6 +215,17 @@ class S3Store:
                 return call(_client(os.getpid(), _environment(), read_s), name)
 
         return retrying(once, what=f"{verb} {where}", total_s=total_s)
+
+
+def _in_parallel(call: Callable[[int], T], numbers: Iterable[int]) -> list[T]:
+    """Results in the order of ``numbers``; after a failure no further call begins."""
+    with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="upload") as pool:
+        calls = [pool.submit(call, number) for number in numbers]
+        try:
+            return [one.result() for one in calls]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _environment() -> tuple[tuple[str, str], ...]:

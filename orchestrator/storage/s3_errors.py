@@ -19,7 +19,7 @@ from urllib3.exceptions import HTTPError
 from orchestrator.errors import UserError
 from orchestrator.storage.errors import NotFoundError, TransientError
 
-_MISSING = ("404", "NoSuchKey", "NotFound")
+_MISSING = ("404", "NoSuchKey", "NoSuchUpload", "NotFound")
 _REFUSED = ("401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
 _PASSING = (  # answered with a 4xx
     "BadDigest",

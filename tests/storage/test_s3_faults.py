@@ -90,6 +90,45 @@ def test_put_new_whose_answer_was_lost_has_won(proxy: FaultProxy, bucket: str) -
     assert store.get("lease") == b"mine"
 
 
+@pytest.fixture
+def in_parts(monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """Data that goes up in three parts of the smallest size that S3 takes."""
+    monkeypatch.setattr(s3_module, "_PART_BYTES", 5 * 2**20)
+    return BODY * 120  # 11.7 MiB
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("kind", ["status", "refuse", "swallow"])
+@pytest.mark.parametrize("match", [b"uploads", b"partNumber=2", b"POST "])
+def test_large_object_goes_up_whatever_fails_once(
+    proxy: FaultProxy,
+    bucket: str,
+    in_parts: bytes,
+    match: bytes,
+    kind: Literal["status", "refuse", "swallow"],
+) -> None:
+    store = open_store(bucket)
+    store.put("large", b"what was there before")
+    proxy.set(Fault(kind, times=1, match=match))
+    store.put("large", memoryview(in_parts))
+    assert proxy.hits == 1
+    assert store.get("large") == in_parts
+
+
+@pytest.mark.s3
+@pytest.mark.usefixtures("no_waits")
+def test_large_object_that_fails_leaves_nothing(
+    proxy: FaultProxy, s3: S3Store, bucket: str, in_parts: bytes
+) -> None:
+    store = open_store(bucket)
+    store.put("large", b"what was there before")
+    proxy.set(Fault("status", match=b"partNumber=2"))
+    with pytest.raises(UnavailableError, match=r"put s3://.*/large: gave up after 6 tries"):
+        store.put("large", in_parts)
+    assert store.get("large") == b"what was there before"
+    assert s3.open_uploads(bucket) == []
+
+
 @pytest.mark.s3
 @pytest.mark.timeout(40)  # a check takes some ten seconds; other calls wait over a minute
 def test_check_does_not_wait_long_for_a_store_that_hangs(proxy: FaultProxy, bucket: str) -> None:

@@ -12,6 +12,7 @@ from safetensors import safe_open
 
 from orchestrator.errors import FencedError, RushesError, UnavailableError, UserError
 from orchestrator.recipe.train import KeepBest, Save
+from orchestrator.storage.folder import FolderStore
 from orchestrator.train.checkpoint import snapshot
 from orchestrator.train.checkpoint.load import load_latest
 from orchestrator.train.checkpoint.snapshot import HostBuffers
@@ -213,6 +214,27 @@ def test_the_best_by_a_metric_stay(largest: bool, best: list[int], training: Tra
     assert sorted(committed(training.store, PREFIX)) == [*best, 5]
 
 
+def test_commits_are_read_once_for_their_metrics(
+    training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = KeepBest(metric="loss", count=2)
+    training.save_at(1, 2, losses=[0.3, 0.1])
+    saver = training.saver(save=Save(keep=1, keep_best=rule))
+    read: list[str] = []
+    get = FolderStore.get
+
+    def counted(self: FolderStore, key: str) -> bytes:
+        read.extend([key] if key.endswith("COMMIT") else [])
+        return get(self, key)
+
+    monkeypatch.setattr(FolderStore, "get", counted)
+    for step, loss in ((3, 0.2), (4, 0.4), (5, 0.5)):
+        saver.begin(step=step, extra={}, metrics={"loss": loss})
+        saver.finish()
+    assert len(read) == 2  # of the saver before
+    assert sorted(committed(training.store, PREFIX)) == [2, 3, 5]
+
+
 def test_without_the_metric_the_newest_stay(training: Training) -> None:
     rule = KeepBest(metric="accuracy")
     training.save_at(1, 2, 3, losses=[0.1, 0.2, 0.3], save=Save(keep=2, keep_best=rule))
@@ -269,6 +291,40 @@ def test_late_writes_of_a_gang_that_was_taken_over_change_nothing(training: Trai
     _, engine = training.load()
     assert bits(engine) == training.bits_at[1]
     assert training.store.get("stages/base/metrics.jsonl") == b"new"
+
+
+def test_training_goes_on_while_a_store_takes_its_time_to_commit(training: Training) -> None:
+    asked, answered = threading.Event(), threading.Event()
+
+    class Slow:
+        """Does not answer a commit until it is told to."""
+
+        uri = training.store.uri
+
+        def put_new(self, key: str, data: bytes) -> bool:
+            asked.set()
+            answered.wait()
+            return training.store.put_new(key, data)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(training.store, name)
+
+    store: Any = Slow()
+    saver = training.saver(store=store)
+    advance(training.engine, step=0)
+    saved = bits(training.engine)
+    saver.begin(step=1, extra={"step": 1})
+    while not asked.is_set():
+        assert not saver.poll()
+    advance(training.engine, step=1)
+    assert not saver.poll()
+    assert saver.is_under_way
+    assert latest(training.store, PREFIX) is None
+    answered.set()
+    assert saver.finish()
+    assert not saver.is_under_way
+    _, engine = training.load()
+    assert bits(engine) == saved
 
 
 def test_commit_deletes_what_a_lost_writer_left_at_its_step(training: Training) -> None:

@@ -1,25 +1,23 @@
 """Writing checkpoints beside training."""
 
-import math
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from orchestrator.errors import RushesError, UnavailableError, heard, told
+from orchestrator.errors import UnavailableError, heard, told
 from orchestrator.recipe.train import Save
 from orchestrator.storage.store import Store
+from orchestrator.train.checkpoint.commit import put_parameters_together, refuse_committed, write
 from orchestrator.train.checkpoint.format import (
-    COMMIT,
-    INDEX,
     VERSION,
-    Commit,
     File,
     Index,
     Network,
     Parameter,
-    Range,
     describe,
     folder,
 )
@@ -41,16 +39,23 @@ class _Pending:
     files: list[HostFile]
     beside: Mapping[str, bytes]
     metrics: Mapping[str, float]
+    started_s: float = field(default_factory=time.monotonic)
     described: dict[str, File] = field(default_factory=dict[str, File])
+    is_written: bool = False  # by every rank
     error: BaseException | None = None
     thread: threading.Thread | None = None
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether this rank's thread is at work."""
+        return self.thread is not None and self.thread.is_alive()
+
 
 class Saver:
-    """Saves in three steps: copy to host memory, write in a thread, commit when all have written.
+    """Saves in three steps: copy to host memory, write, and commit when all ranks have written.
 
-    Only the copy holds up training. One checkpoint is under way at a time; the next one waits for
-    it. All methods are collective.
+    Only the copy holds up training: threads write and commit, ``poll`` looks how far they are. One
+    checkpoint is under way at a time; the next one waits for it. All methods are collective.
 
     Args:
         store: where the run is.
@@ -78,7 +83,16 @@ class Saver:
         self._ranks = ranks
         self._save = save
         self._buffers = HostBuffers(engines, ranks=ranks)
+        self._parameters: dict[str, Parameter] | None = None  # the same in every checkpoint
+        self._committed_metrics: dict[int, Mapping[str, float]] = {}
         self._pending: _Pending | None = None
+        self.blocked_s = 0.0  # what training has waited in these methods, so far
+        self.last_write_s = 0.0  # from the copy to the commit, of the last committed checkpoint
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a checkpoint is neither committed nor lost yet; the same on every rank."""
+        return self._pending is not None
 
     def begin(
         self,
@@ -101,26 +115,23 @@ class Saver:
             RushesError: as ``finish``, for the checkpoint before.
         """
         self.finish()
-        pending = _Pending(
-            step=step,
-            networks={
-                name: Network(applied_steps=one.applied_steps)
-                for name, one in self._engines.items()
-            },
-            extra=extra,
-            files=self._buffers.copy(),
-            beside=beside or {},
-            metrics=metrics or {},
-        )
-        # A daemon: a process that has failed elsewhere must not wait for a store that is down.
-        pending.thread = threading.Thread(
-            target=self._write, args=(pending,), name="checkpoint", daemon=True
-        )
-        pending.thread.start()
-        self._pending = pending
+        with self._blocking():
+            pending = _Pending(
+                step=step,
+                networks={
+                    name: Network(applied_steps=one.applied_steps)
+                    for name, one in self._engines.items()
+                },
+                extra=extra,
+                files=self._buffers.copy(),
+                beside=beside or {},
+                metrics=metrics or {},
+            )
+            self._start(pending, self._write)
+            self._pending = pending
 
     def poll(self) -> bool:
-        """Commits if every rank has written; to be called at every step.
+        """Goes on with the checkpoint under way if every rank's thread is done; for every step.
 
         Returns:
             Whether a checkpoint was committed.
@@ -131,8 +142,8 @@ class Saver:
         pending = self._pending
         if pending is None:
             return False
-        assert pending.thread is not None
-        return self._ranks.all(not pending.thread.is_alive()) and self.finish()
+        with self._blocking():
+            return self._ranks.all(not pending.is_busy) and self._advance(pending)
 
     def finish(self) -> bool:
         """Waits until the checkpoint under way, if any, is committed.
@@ -145,101 +156,108 @@ class Saver:
             FencedError: the same, if another gang has taken the stage over.
             UserError: the same, if what stands in the way is the user's (no space, no permission).
         """
-        pending, self._pending = self._pending, None
-        if pending is None:
+        is_committed = False
+        with self._blocking():
+            while self._pending is not None:
+                if self._pending.thread is not None:
+                    self._pending.thread.join()
+                is_committed = self._advance(self._pending)
+        return is_committed
+
+    @contextmanager
+    def _blocking(self) -> Iterator[None]:
+        started_s = time.monotonic()
+        try:
+            yield
+        finally:
+            self.blocked_s += time.monotonic() - started_s
+
+    def _start(self, pending: _Pending, work: Callable[[_Pending], None]) -> None:
+        # A daemon: a process that has failed elsewhere must not wait for a store that is down.
+        pending.thread = threading.Thread(
+            target=_outer_edge, args=(work, pending), name="checkpoint", daemon=True
+        )
+        pending.thread.start()
+
+    def _advance(self, pending: _Pending) -> bool:
+        """Takes over what the threads have done; whether the checkpoint is committed now."""
+        if not pending.is_written:
+            pending.is_written = True
+            self._commit_written(pending)
             return False
-        assert pending.thread is not None
-        pending.thread.join()
+        error = None if pending.error is None else told(pending.error)
+        error = gather_json(error, device=self._ranks.device)[0]
+        self._give_up_if(error, pending)
+        self._pending = None
+        self.last_write_s = time.monotonic() - pending.started_s
+        return True
+
+    def _commit_written(self, pending: _Pending) -> None:
         mine = {
             "error": None if pending.error is None else told(pending.error),
             "files": {name: file.model_dump() for name, file in pending.described.items()},
-            "slices": [
-                {"shape": one.shape, "range": one.range.model_dump()}
-                for file in pending.files
-                for one in file.slices
-            ],
         }
-        self._commit(pending, gather_json(mine, device=self._ranks.device))
-        return True
-
-    def _write(self, pending: _Pending) -> None:
-        target = folder(self._prefix, step=pending.step)
-        try:
-            self._refuse_committed(target)
-            for file in pending.files:
-                pending.described[file.name] = describe(file.raw)
-                self._store.put(f"{target}/{file.name}", file.raw)
-            if pending.beside and self._ranks.rank == 0:
-                self._ownership.check()
-                for key, raw in pending.beside.items():
-                    self._store.put(key, raw)
-        except BaseException as error:  # a thread's outer edge: ``finish`` raises it
-            pending.error = error
-
-    def _refuse_committed(self, target: str) -> None:
-        # What another attempt has committed is not written over; not its index either.
-        if self._store.exists(f"{target}/{COMMIT}"):
-            raise UnavailableError("another attempt has committed this step")
-
-    def _commit(self, pending: _Pending, everything: Sequence[Any]) -> None:
-        target = folder(self._prefix, step=pending.step)
-        error = next((one["error"] for one in everything if one["error"]), None)
-        if error is None and self._ranks.rank == 0:
+        everything = gather_json(mine, device=self._ranks.device)
+        self._give_up_if(next((one["error"] for one in everything if one["error"]), None), pending)
+        parameters = self._gathered_parameters(pending.files)
+        pending.thread = None
+        if self._ranks.rank == 0:
             index = Index(
                 version=VERSION,
                 step=pending.step,
                 world_size=self._ranks.world_size,
                 networks=pending.networks,
-                parameters=_parameters([one for rank in everything for one in rank["slices"]]),
+                parameters=parameters,
                 files={
-                    name: File(**file)
-                    for rank in everything
-                    for name, file in rank["files"].items()
+                    name: File(**file) for one in everything for name, file in one["files"].items()
                 },
                 extra=pending.extra,
             )
-            try:
-                self._ownership.check()
-                self._refuse_committed(target)
-                _commit(self._store, target, index=index, metrics=pending.metrics)
-            except RushesError as failure:
-                error = told(failure)
-            else:
-                with suppress(UnavailableError):  # what stays is deleted after the next commit
-                    drop_strays(self._store, target, named=index.files)
-                    prune(self._store, self._prefix, save=self._save)
-        error = gather_json(error, device=self._ranks.device)[0]
+            self._start(pending, partial(self._commit, index))
+
+    def _gathered_parameters(self, files: Sequence[HostFile]) -> dict[str, Parameter]:
+        """Where everything lies, over all ranks; asked for once, as it never changes."""
+        if self._parameters is None:
+            mine = [
+                {"shape": one.shape, "range": one.range.model_dump()}
+                for file in files
+                for one in file.slices
+            ]
+            everything = gather_json(mine, device=self._ranks.device)
+            self._parameters = put_parameters_together([one for rank in everything for one in rank])
+        return self._parameters
+
+    def _give_up_if(self, error: dict[str, str] | None, pending: _Pending) -> None:
         if error is not None:
-            where = f"checkpoint {self._store.uri}/{target} was not written"
-            raise heard(error, where=where) from pending.error
+            self._pending = None
+            place = f"{self._store.uri}/{folder(self._prefix, step=pending.step)}"
+            raise heard(error, where=f"checkpoint {place} was not written") from pending.error
+
+    def _write(self, pending: _Pending) -> None:
+        target = folder(self._prefix, step=pending.step)
+        refuse_committed(self._store, target)
+        for file in pending.files:
+            pending.described[file.name] = describe(file.raw)
+            self._store.put(f"{target}/{file.name}", file.raw)
+        if pending.beside and self._ranks.rank == 0:
+            self._ownership.check()
+            for key, raw in pending.beside.items():
+                self._store.put(key, raw)
+
+    def _commit(self, index: Index, pending: _Pending) -> None:
+        target = folder(self._prefix, step=pending.step)
+        self._ownership.check()
+        refuse_committed(self._store, target)
+        write(self._store, target, index=index, metrics=pending.metrics)
+        self._committed_metrics[pending.step] = pending.metrics
+        with suppress(UnavailableError):  # what stays is deleted after the next commit
+            drop_strays(self._store, target, named=index.files)
+            prune(self._store, self._prefix, save=self._save, known=self._committed_metrics)
 
 
-def _parameters(slices: list[dict[str, Any]]) -> dict[str, Parameter]:
-    ranges: dict[str, list[Range]] = {}
-    shapes: dict[str, tuple[int, ...]] = {}
-    for one in slices:
-        place = Range(**one["range"])
-        ranges.setdefault(place.key, []).append(place)
-        shapes[place.key] = tuple(one["shape"])
-    parameters: dict[str, Parameter] = {}
-    for key, parts in ranges.items():
-        parts.sort(key=lambda part: part.start)
-        end = 0
-        for part in parts:
-            assert part.start == end, f"{key}: slice at {part.start}, wanted {end}"
-            end += part.numel
-        assert end == math.prod(shapes[key]), f"{key}: slices end at {end} of {shapes[key]}"
-        parameters[key] = Parameter(shape=shapes[key], ranges=tuple(parts))
-    return parameters
-
-
-def _commit(store: Store, target: str, *, index: Index, metrics: Mapping[str, float]) -> None:
-    raw_index = index.model_dump_json().encode()
-    store.put(f"{target}/{INDEX}", raw_index)
-    files = {**index.files, INDEX: describe(raw_index)}
-    commit = Commit(version=VERSION, step=index.step, files=files, metrics=dict(metrics))
-    raw_commit = commit.model_dump_json().encode()
-    is_new = store.put_new(f"{target}/{COMMIT}", raw_commit)
-    # One that is there already is ours if an earlier try was answered too late.
-    if not is_new and store.get(f"{target}/{COMMIT}") != raw_commit:
-        raise UnavailableError("another attempt has committed this step")
+def _outer_edge(work: Callable[[_Pending], None], pending: _Pending) -> None:
+    """What a thread runs."""
+    try:
+        work(pending)
+    except BaseException as error:  # ``poll`` and ``finish`` raise it
+        pending.error = error

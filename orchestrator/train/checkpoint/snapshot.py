@@ -36,39 +36,44 @@ class HostFile:
 
 
 class HostBuffers:
-    """Memory for one copy of a rank's state: allocated by the first copy, used by all.
+    """Memory for one copy of a rank's state, allocated once and used by every copy.
 
     safetensors' own ``save`` copies every tensor twice into fresh memory, which takes longer than
-    the copy itself; its format is a JSON header and the tensors' bytes.
+    the copy itself; its format is a JSON header and the tensors' bytes. What an engine owns does
+    not change while it lives, so neither do the files' layout and headers.
     """
 
     def __init__(self, engines: Mapping[str, Engine], *, ranks: Ranks) -> None:
         self._engines = engines
         self._ranks = ranks
         self._writer = secrets.token_hex(4)
-        self._buffers: list[Tensor] = []
+        self._files: list[HostFile] = []
+        self._places: list[Tensor] = []  # of each file's tensors
+        for part, fragments in enumerate(_parts(engines)):
+            self._allocate(part, fragments)
 
     def copy(self) -> list[HostFile]:
         """Copies masters, moments and EMA; later steps do not change what is returned."""
-        files = [
-            self._copy_part(part, fragments) for part, fragments in enumerate(_parts(self._engines))
-        ]
+        for place, fragments in zip(self._places, _parts(self._engines), strict=True):
+            end = 0
+            for _, tensor in _tensors(fragments):
+                start, end = end, end + tensor.numel()
+                place[start:end].copy_(tensor, non_blocking=True)
+            assert end == place.numel()
         if self._ranks.device.type == "cuda":
             torch.cuda.synchronize()
-        return files
+        return self._files
 
-    def _copy_part(self, part: int, fragments: list[tuple[str, Fragment]]) -> HostFile:
+    def _allocate(self, part: int, fragments: list[tuple[str, Fragment]]) -> None:
         rank, world_size = self._ranks.rank, self._ranks.world_size
         name = data_file(rank=rank, world_size=world_size, writer=self._writer, part=part)
         layout = list(_tensors(fragments))
         header = _header(layout)
         total = len(header) + sum(_bytes(tensor) for _, tensor in layout)
-        buffer = self._buffer(part, size=total)
+        pinned = self._ranks.device.type == "cuda"
+        # Zeros are written, or the system would give the memory page by page to the first copy.
+        buffer = torch.empty(total, dtype=torch.uint8, pin_memory=pinned).zero_()
         buffer[: len(header)] = torch.frombuffer(bytearray(header), dtype=torch.uint8)
-        place = buffer[len(header) :].view(torch.float32)
-        for _, tensor in layout:
-            place[: tensor.numel()].copy_(tensor, non_blocking=True)
-            place = place[tensor.numel() :]
         slices = tuple(
             Slice(
                 shape=fragment.shape,
@@ -76,15 +81,8 @@ class HostBuffers:
             )
             for key, fragment in fragments
         )
-        return HostFile(name=name, raw=buffer.numpy().data, slices=slices)
-
-    def _buffer(self, part: int, *, size: int) -> Tensor:
-        if part == len(self._buffers):
-            pinned = self._ranks.device.type == "cuda"
-            self._buffers.append(torch.empty(size, dtype=torch.uint8, pin_memory=pinned))
-        # Fragments never change while an engine lives, so neither does a part's size.
-        assert self._buffers[part].numel() == size
-        return self._buffers[part]
+        self._files.append(HostFile(name=name, raw=buffer.numpy().data, slices=slices))
+        self._places.append(buffer[len(header) :].view(torch.float32))
 
 
 def _parts(engines: Mapping[str, Engine]) -> Iterator[list[tuple[str, Fragment]]]:

@@ -1,7 +1,7 @@
 """Which checkpoints exist, and which go."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping
 
 from pydantic import ValidationError
 
@@ -27,11 +27,19 @@ def latest(store: Store, prefix: str) -> int | None:
     return steps[0] if steps else None
 
 
-def prune(store: Store, prefix: str, *, save: Save) -> None:
+def prune(
+    store: Store, prefix: str, *, save: Save, known: dict[int, Mapping[str, float]] | None = None
+) -> None:
     """Deletes the committed checkpoints that no rule keeps; never the newest.
 
     Folders that were never committed go too if a newer one was. COMMIT goes first, so that a
     checkpoint that is half deleted does not exist.
+
+    Args:
+        store: where the run is.
+        prefix: key of the folder of checkpoints.
+        save: the rules.
+        known: what COMMITs say of metrics, by step; those that are missing are read and added.
     """
     contents = _contents(store, prefix)
     steps = sorted((step for step, names in contents.items() if COMMIT in names), reverse=True)
@@ -41,7 +49,11 @@ def prune(store: Store, prefix: str, *, save: Save) -> None:
     if save.keep_every_steps is not None:
         kept |= {step for step in steps if step % save.keep_every_steps == 0}
     if save.keep_best is not None:
-        kept |= set(_best(store, prefix, steps=steps, rule=save.keep_best))
+        metrics = {} if known is None else known
+        for step in steps:
+            if step not in metrics:
+                metrics[step] = _metrics(store, prefix, step=step)
+        kept |= set(_best({step: metrics[step] for step in steps}, rule=save.keep_best))
     for step in sorted(contents):
         if step < steps[0] and step not in kept:
             store.delete(f"{folder(prefix, step=step)}/{COMMIT}")
@@ -56,16 +68,17 @@ def drop_strays(store: Store, target: str, *, named: Collection[str]) -> None:
             store.delete(key)
 
 
-def _best(store: Store, prefix: str, *, steps: Sequence[int], rule: KeepBest) -> list[int]:
-    """The best of them, a newer one before an older one that is as good."""
-    values: dict[int, float] = {}
-    for step in steps:
-        try:
-            commit = Commit.model_validate_json(store.get(f"{folder(prefix, step=step)}/{COMMIT}"))
-        except (NotFoundError, ValidationError):
-            continue  # damaged, and found out when it is read
-        if rule.metric in commit.metrics:
-            values[step] = commit.metrics[rule.metric]
+def _metrics(store: Store, prefix: str, *, step: int) -> Mapping[str, float]:
+    try:
+        raw = store.get(f"{folder(prefix, step=step)}/{COMMIT}")
+        return Commit.model_validate_json(raw).metrics
+    except (NotFoundError, ValidationError):
+        return {}  # damaged, and found out when it is read
+
+
+def _best(metrics: Mapping[int, Mapping[str, float]], *, rule: KeepBest) -> list[int]:
+    """The best of them, newest first; of two that are as good the newer one."""
+    values = {step: one[rule.metric] for step, one in metrics.items() if rule.metric in one}
     return sorted(values, key=values.__getitem__, reverse=rule.largest)[: rule.count]
 
 
