@@ -2,8 +2,8 @@
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,7 @@ class Saver:
         ranks: this process and its peers.
         save: which committed checkpoints are kept; others are deleted after a commit.
         ownership: asked on rank 0 before every commit and what is written over.
+        blocked: entered while training is held up.
     """
 
     def __init__(
@@ -70,8 +71,10 @@ class Saver:
         ranks: Ranks,
         save: Save,
         ownership: Ownership,
+        blocked: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._ownership = ownership
+        self._blocked = blocked
         self._store = store
         self._prefix = prefix
         self._engines = engines
@@ -100,6 +103,17 @@ class Saver:
         Raises:
             RushesError: as ``finish``, for the checkpoint before.
         """
+        with self._blocked():
+            self._begin(step, extra=extra, beside=beside or {}, metrics=metrics or {})
+
+    def _begin(
+        self,
+        step: int,
+        *,
+        extra: dict[str, Any],
+        beside: Mapping[str, bytes],
+        metrics: Mapping[str, float],
+    ) -> None:
         self.finish()
         pending = _Pending(
             step=step,
@@ -109,8 +123,8 @@ class Saver:
             },
             extra=extra,
             files=self._buffers.copy(),
-            beside=beside or {},
-            metrics=metrics or {},
+            beside=beside,
+            metrics=metrics,
         )
         # A daemon: a process that has failed elsewhere must not wait for a store that is down.
         pending.thread = threading.Thread(
@@ -148,6 +162,11 @@ class Saver:
         pending, self._pending = self._pending, None
         if pending is None:
             return False
+        with self._blocked():
+            self._complete(pending)
+        return True
+
+    def _complete(self, pending: _Pending) -> None:
         assert pending.thread is not None
         pending.thread.join()
         mine = {
@@ -160,7 +179,6 @@ class Saver:
             ],
         }
         self._commit(pending, gather_json(mine, device=self._ranks.device))
-        return True
 
     def _write(self, pending: _Pending) -> None:
         target = folder(self._prefix, step=pending.step)
