@@ -59,6 +59,7 @@ def train(
     from orchestrator.cascade.failures import EndAtOnce
     from orchestrator.cascade.places import TellPlaces
     from orchestrator.cascade.trainer import PrivateStageTrainer, StageTrainer
+    from orchestrator.cascade.watch import Watch
 
     trainer = (PrivateStageTrainer if private else StageTrainer)(
         train_loop,
@@ -72,7 +73,11 @@ def train(
                 controller_failure_limit=MAX_CONTROLLER_FAILURES,
                 max_preemption_failures=MAX_PREEMPTIONS,
             ),
-            callbacks=[EndAtOnce(), TellPlaces(board, stage=job.stage)],  # pyright: ignore[reportArgumentType]
+            callbacks=[  # pyright: ignore[reportArgumentType]
+                EndAtOnce(),
+                TellPlaces(board, stage=job.stage),
+                Watch(board, job=job),
+            ],
             worker_runtime_env={"env_vars": env},
         ),
     )

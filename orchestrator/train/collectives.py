@@ -54,7 +54,6 @@ class _Timer:
         if threading.get_ident() != self.thread:  # the ledger is another thread's
             yield
             return
-        self.calls += not self.depth
         self.depth += 1
         try:
             with nullcontext() if self.ledger is None else self.ledger.in_phase("communication"):
@@ -120,6 +119,7 @@ def _wrap_once() -> None:
 def _timing(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
+        _TIMER.calls += not _TIMER.depth
         with _TIMER.timing():
             result = function(*args, **kwargs)
         return _TimedWork(result) if isinstance(result, dist.Work) else result
