@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import threading
+import time
 from typing import Any
 
 import ray
@@ -21,22 +22,40 @@ _FLUSH_S = 30.0
 class Board:
     """An actor beside the driver: events from workers wait here, and a stop flag per stage.
 
-    It also knows how many workers of each stage have a place on a node.
+    It also knows how many workers of each stage have a place on a node, and their last beats.
     """
 
     def __init__(self) -> None:
         self._events: dict[str, list[str]] = {}
         self._stopping: set[str] = set()
         self._placed: dict[str, int] = {}
+        self._beats: dict[str, dict[int, tuple[float, str]]] = {}
         self._arrived = asyncio.Condition()
 
     async def exchange(self, stage: str, events: list[str]) -> bool:
         """Leaves events (JSON); returns whether the stage should stop."""
+        events = [self._heard(stage, event) for event in events]
         if events:
             async with self._arrived:
                 self._events.setdefault(stage, []).extend(events)
                 self._arrived.notify_all()
         return stage in self._stopping
+
+    def _heard(self, stage: str, line: str) -> str:
+        """Keeps a beat; its stack is for who asks here, not for the driver."""
+        event = json.loads(line)
+        if event["kind"] != "beat":
+            return line
+        beats = self._beats.setdefault(stage, {})
+        beats[event["rank"]] = (time.monotonic(), line)
+        if event.get("last"):
+            del beats[event["rank"]]
+        return json.dumps({name: value for name, value in event.items() if name != "stack"})
+
+    async def beats(self, stage: str) -> list[tuple[float, str]]:
+        """The last beat (JSON) of each rank that has begun and not ended, with its age in s."""
+        now_s = time.monotonic()
+        return [(now_s - heard_s, line) for heard_s, line in self._beats.get(stage, {}).values()]
 
     async def take(self, stage: str, wait_s: float) -> list[str]:
         """A stage's events in order; waits for the first one, at most ``wait_s``."""

@@ -37,7 +37,7 @@ def run_gang(
 
     Args:
         job: a training stage.
-        on_event: takes rank 0's events.
+        on_event: takes the ranks' events, from a thread for each of them.
         stop: set to send every rank a SIGTERM, upon which it saves.
         logs: a local folder for what ranks print.
 

@@ -60,6 +60,7 @@ def train(
     from orchestrator.cascade.moments import TellMoments
     from orchestrator.cascade.places import TellPlaces
     from orchestrator.cascade.trainer import PrivateStageTrainer, StageTrainer
+    from orchestrator.cascade.watch import Watch
 
     trainer = (PrivateStageTrainer if private else StageTrainer)(
         train_loop,
@@ -77,6 +78,7 @@ def train(
                 EndAtOnce(),
                 TellPlaces(board, stage=job.stage),
                 TellMoments(board, stage=job.stage),
+                Watch(board, job=job),
             ],
             worker_runtime_env={"env_vars": env},
         ),

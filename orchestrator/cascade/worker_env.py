@@ -17,5 +17,6 @@ def worker_env(stage: Stage) -> dict[str, str]:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "DS_ACCELERATOR": "cuda" if stage.compute.gpus_per_worker else "cpu",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
+        "TORCH_FR_BUFFER_SIZE": "64",  # collectives that are remembered: the last ones
         "PYTHONWARNINGS": "ignore",
     }

@@ -134,6 +134,7 @@ class Compute(Strict):
     cpus_per_worker: PositiveInt = 1
     zero: Literal[0, 1, 2, 3] = 1
     min_workers: PositiveInt | None = None  # the gang may shrink to this; default: workers
+    hang_after_s: PositiveFloat = 600.0  # in one step, then a gang on Ray is started again
 
     @model_validator(mode="after")
     def _minimum_is_below(self) -> Self:

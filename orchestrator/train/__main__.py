@@ -1,7 +1,7 @@
 """One rank of one stage as a plain process: ``python -m orchestrator.train JOB.json``.
 
-Under torchrun too: ``torchrun --nproc-per-node 8 -m orchestrator.train JOB.json``. Rank 0 writes
-events as JSON lines to ``--events FD`` or drops them; the last line of every rank is a ``result``
+Under torchrun too: ``torchrun --nproc-per-node 8 -m orchestrator.train JOB.json``. Events
+go to ``--events FD`` as JSON lines or are dropped; the last line of every rank is a ``result``
 or an ``error``. SIGTERM and SIGINT save and stop, and with ``--until-eof`` so does the end of
 standard input: a rank whose parent was killed must not train on.
 """
@@ -25,15 +25,17 @@ class PipeHooks:
     def __init__(self, fd: int | None) -> None:
         self._fd = fd
         self._stop = threading.Event()
+        self._lock = threading.Lock()
 
     def event(self, event: dict[str, Any]) -> None:
-        """Writes one line; short ones are written whole."""
+        """Writes one line, from any thread."""
         if self._fd is None:
             return
         line = memoryview(json.dumps(event).encode() + b"\n")
         try:
-            while line:
-                line = line[os.write(self._fd, line) :]
+            with self._lock:
+                while line:
+                    line = line[os.write(self._fd, line) :]
         except BrokenPipeError:  # nobody listens any more
             self._stop.set()
 

@@ -4,7 +4,10 @@ from typing import Any, Protocol
 
 
 class Hooks(Protocol):
-    """The worker's line to its driver; called on rank 0, never blocking a step."""
+    """The worker's line to its driver; never blocking a step.
+
+    Rank 0 says what happens in the stage; beats come from every rank, from a thread of their own.
+    """
 
     def event(self, event: dict[str, Any]) -> None:
         """Hands over one JSON event (progress, metrics, artifact, ...)."""

@@ -8,6 +8,7 @@ from orchestrator.data.stream import StepBatch, Stream
 from orchestrator.errors import RushesError
 from orchestrator.recipe.stage import Stage
 from orchestrator.train.engine.base import Engine
+from orchestrator.train.ledger import Ledger
 from orchestrator.train.randomness import SlotRandom, happens_at
 from orchestrator.train.ranks import Ranks
 from orchestrator.train.schedule import learning_rate
@@ -47,6 +48,7 @@ class Loop:
     stream: Stream
     ranks: Ranks
     should_stop: Callable[[], bool]
+    ledger: Ledger
 
     def steps(self, *, start: int, window: Window) -> Iterator[Step]:
         """Trains from step ``start`` on, yielding after every optimizer step.
@@ -60,8 +62,10 @@ class Loop:
         """
         train = self.stage.training
         in_a_row = 0
+        self.ledger.settle("compile" if train.compile else "compute")
         for step in range(start, train.steps):
-            batch = self.stream.next()
+            with self.ledger.in_phase("data_wait"):
+                batch = self.stream.next()
             window.wait_s += self.stream.take_wait_s()
             window.count(self.task.work(self._seen(batch, step=step)), clips=train.batch)
             lr = learning_rate(step, optim=train.optim, steps=train.steps)
@@ -77,6 +81,7 @@ class Loop:
                 )
             stop = self.ranks.any(self.should_stop() if self.ranks.rank == 0 else False)
             ends = (step + 1) % train.log_every == 0 or step + 1 == train.steps
+            self.ledger.settle("compute")
             yield Step(number=step + 1, lr=lr, window=window, ends_window=ends, stop=stop)
             if stop:
                 return

@@ -3,19 +3,23 @@
 import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psutil
 import torch
 
 from orchestrator.recipe.stage import Stage
+from orchestrator.train.collectives import can_be_timed
+from orchestrator.train.ledger import Ledger
 from orchestrator.train.loop import Step
 from orchestrator.train.metrics_log import MetricsLog
 from orchestrator.train.ranks import Ranks
+from orchestrator.train.stragglers import Stragglers
 
 MEBI = 1024.0**2
 TERA = 1e12
+NANO = 1e9
 
 
 class Recorder:
@@ -28,6 +32,8 @@ class Recorder:
         ranks: Ranks,
         log: MetricsLog,
         event: Callable[[dict[str, Any]], None],
+        ledger: Ledger,
+        nodes: Sequence[str],
     ) -> None:
         self._stage = stage
         self._train = stage.training
@@ -36,6 +42,10 @@ class Recorder:
         self._event = event
         self._process = psutil.Process()
         self._skipped = 0
+        self._ledger = ledger
+        self._computed_ns = 0  # up to the last logged step
+        compares = ranks.world_size > 1 and can_be_timed()
+        self._stragglers = Stragglers(nodes) if compares else None
         psutil.cpu_percent()  # the first call only starts the measurement
 
     def record(self, step: Step) -> dict[str, float]:
@@ -44,11 +54,11 @@ class Recorder:
         Returns:
             What was logged, on rank 0; nothing on others.
         """
-        values = self._means(step)
+        values, own_s = self._over_ranks(step)
         if self._ranks.rank != 0:
             return {}
         self._skipped += step.window.skipped
-        values |= self._speed(step) | self._machine()
+        values |= self._speed(step) | self._machine() | self._compared(own_s, step=step)
         values |= {"lr": step.lr, "skipped_steps": float(self._skipped)}
         for network, norm in step.window.grad_norm.items():
             values[f"grad_norm/{network}"] = float(norm)
@@ -89,17 +99,36 @@ class Recorder:
         head = {"kind": "progress", "stage": self._stage.id}
         self._event(head | {"step": step, "steps": self._train.steps} | values)
 
-    def _means(self, step: Step) -> dict[str, float]:
+    def _over_ranks(self, step: Step) -> tuple[dict[str, float], list[float]]:
+        """Means of the window, and every rank's own seconds per step, in one all-reduce."""
         window = step.window
         names = sorted(window.stats)
         of_both = (window.stats, window.weights)
-        both = torch.stack([torch.stack([one[name] for name in names]) for one in of_both])
-        sums, weights = self._ranks.total(both).tolist()
-        return {
+        both = [one[name] for one in of_both for name in names]
+        own = torch.zeros(self._ranks.world_size)
+        own[self._ranks.rank] = self._own_s() / window.steps
+        together = torch.stack(both)
+        together = self._ranks.total(torch.cat([together, own.to(together.device)])).tolist()
+        sums, weights = together[: len(names)], together[len(names) : len(both)]
+        means = {
             name: total / weight
             for name, total, weight in zip(names, sums, weights, strict=True)
             if weight
         }
+        return means, together[len(both) :]
+
+    def _own_s(self) -> float:
+        """What this rank did by itself since the last logged step: no collective, no waiting."""
+        computed_ns = self._ledger.read().spent_ns["compute"]
+        before_ns, self._computed_ns = self._computed_ns, computed_ns
+        return (computed_ns - before_ns) / NANO
+
+    def _compared(self, own_s: Sequence[float], *, step: Step) -> dict[str, float]:
+        if self._stragglers is None:
+            return {}
+        for text in self._stragglers.notes(own_s, steps=step.window.steps):
+            self._event({"kind": "note", "stage": self._stage.id, "text": text})
+        return self._stragglers.metrics(own_s)
 
     def _speed(self, step: Step) -> dict[str, float]:
         elapsed_s = max(time.monotonic() - step.window.started_s, 1e-9)

@@ -1,9 +1,11 @@
 """One rank of one training stage, from an empty process to finished weights."""
 
+import platform
+import secrets
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,10 @@ from orchestrator.errors import FencedError, RushesError, UnavailableError, User
 from orchestrator.recipe.digest import recipe_digest
 from orchestrator.recipe.train import Train
 from orchestrator.storage.store import Store, open_store
+from orchestrator.train.beat import Beat
 from orchestrator.train.checkpoint.load import load_latest
 from orchestrator.train.checkpoint.save import Saver
+from orchestrator.train.collectives import can_be_timed, timed
 from orchestrator.train.engine.base import Engine
 from orchestrator.train.engine.blocks import apply_memory_and_speed
 from orchestrator.train.engines import build_engines
@@ -24,6 +28,7 @@ from orchestrator.train.exchange import gather_json
 from orchestrator.train.finish import finish
 from orchestrator.train.hooks import Hooks
 from orchestrator.train.job import StageJob, StageResult
+from orchestrator.train.ledger import Ledger, process_ledger
 from orchestrator.train.loop import Loop, Step
 from orchestrator.train.metrics_log import MetricsLog
 from orchestrator.train.ownership import Ownership
@@ -48,10 +53,37 @@ def run(job: StageJob, *, hooks: Hooks) -> StageResult:
     Raises:
         RushesError: one line for the user; the exit code says whose fault it is.
     """
-    stage = job.spec
-    train = stage.training
-    torch.set_num_threads(stage.compute.cpus_per_worker)
-    ranks = join(gpus=stage.compute.gpus_per_worker)
+    torch.set_num_threads(job.spec.compute.cpus_per_worker)
+    with ExitStack() as stack:
+        ledger = stack.enter_context(process_ledger())
+        ranks = join(gpus=job.spec.compute.gpus_per_worker)
+        if can_be_timed():
+            stack.enter_context(timed(ledger))
+        own = {"gang": secrets.token_hex(4), "node": platform.node()}
+        members = gather_json(own, device=ranks.device)
+        beat = Beat(
+            hooks,
+            stage=job.stage,
+            gang=members[0]["gang"],
+            ranks=ranks,
+            ledger=ledger,
+            hang_after_s=job.spec.compute.hang_after_s,
+        )
+        stack.enter_context(closing(beat))
+        nodes = [member["node"] for member in members]
+        return _train(job, ranks=ranks, hooks=hooks, ledger=ledger, beat=beat, nodes=nodes)
+
+
+def _train(
+    job: StageJob,
+    *,
+    ranks: Ranks,
+    hooks: Hooks,
+    ledger: Ledger,
+    beat: Beat,
+    nodes: Sequence[str],
+) -> StageResult:
+    stage, train = job.spec, job.spec.training
     if train.batch % (train.micro_batch * ranks.world_size):
         raise UserError(
             f"stages.{stage.id}.train.batch={train.batch} does not split over "
@@ -80,6 +112,9 @@ def run(job: StageJob, *, hooks: Hooks) -> StageResult:
             stream=stream,
             scratch=Path(scratch),
             hooks=hooks,
+            ledger=ledger,
+            beat=beat,
+            nodes=nodes,
         ).run()
 
 
@@ -97,6 +132,9 @@ class _Session:
         stream: Stream,
         scratch: Path,
         hooks: Hooks,
+        ledger: Ledger,
+        beat: Beat,
+        nodes: Sequence[str],
     ) -> None:
         self._job = job
         self._ranks = ranks
@@ -105,11 +143,20 @@ class _Session:
         self._engines = engines
         self._stream = stream
         self._hooks = hooks
+        self._ledger = ledger
+        self._beat = beat
         self._checkpoints = f"{job.folder}/checkpoints"
         self._log = MetricsLog(
             scratch / "metrics.jsonl", store=store, key=f"{job.folder}/metrics.jsonl"
         )
-        self._recorder = Recorder(stage=job.spec, ranks=ranks, log=self._log, event=self._event)
+        self._recorder = Recorder(
+            stage=job.spec,
+            ranks=ranks,
+            log=self._log,
+            event=self._event,
+            ledger=ledger,
+            nodes=nodes,
+        )
         self._ownership = Ownership(store, job.folder, attempt=job.attempt)
         self._saver = Saver(
             store,
@@ -118,6 +165,7 @@ class _Session:
             ranks=ranks,
             save=job.spec.save,
             ownership=self._ownership,
+            blocked=lambda: ledger.in_phase("save_blocked"),
         )
         self._lost_saves = 0
         self._metrics: dict[str, float] = {}  # as last logged
@@ -136,6 +184,7 @@ class _Session:
         self._first(self._ownership.take)
         start, window = self._resume()
         self._moment("loaded", step=start)
+        self._beat.step = start
         loop = Loop(
             stage=self._job.spec,
             seed=self._job.recipe.seed,
@@ -144,20 +193,23 @@ class _Session:
             stream=self._stream,
             ranks=self._ranks,
             should_stop=self._hooks.should_stop,
+            ledger=self._ledger,
         )
         for step in loop.steps(start=start, window=window):
+            self._beat.step = step.number
             self._after(step)
             if step.stop and step.number < self._train.steps:
                 return StageResult(status="stopped", step=step.number)
-        finish(
-            self._job,
-            store=self._store,
-            ranks=self._ranks,
-            task=self._task,
-            engines=self._engines,
-            event=self._event,
-            before_writing=lambda: self._first(self._ownership.check),
-        )
+        with self._ledger.in_phase("save_blocked"):
+            finish(
+                self._job,
+                store=self._store,
+                ranks=self._ranks,
+                task=self._task,
+                engines=self._engines,
+                event=self._event,
+                before_writing=lambda: self._first(self._ownership.check),
+            )
         return StageResult(status="done", step=self._train.steps)
 
     @property
@@ -195,13 +247,15 @@ class _Session:
         elif step.stop:
             self._recorder.stopped(step)
         if step.number % self._job.spec.save.every_steps == 0 or last or step.stop:
-            self._save(step)
+            with self._ledger.in_phase("save_blocked"):
+                self._save(step)
         else:
             self._tolerant(self._saver.poll)
         if last or step.stop:
             self._saver.finish()
         if self._preview.is_due(step.number):
-            self._preview.sample(self._engines, step=step.number)
+            with self._ledger.in_phase("evaluation"):
+                self._preview.sample(self._engines, step=step.number)
 
     def _look_for_the_best_metric(self) -> None:
         """Says once that ``keep_best`` asks for a metric that is not logged."""

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -64,6 +64,7 @@ class Saver:
         ranks: this process and its peers.
         save: which committed checkpoints are kept; others are deleted after a commit.
         ownership: asked on rank 0 before every commit and what is written over.
+        blocked: entered while training is held up.
     """
 
     def __init__(
@@ -75,8 +76,10 @@ class Saver:
         ranks: Ranks,
         save: Save,
         ownership: Ownership,
+        blocked: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._ownership = ownership
+        self._blocked = blocked
         self._store = store
         self._prefix = prefix
         self._engines = engines
@@ -168,7 +171,8 @@ class Saver:
     def _blocking(self) -> Iterator[None]:
         started_s = time.monotonic()
         try:
-            yield
+            with self._blocked():
+                yield
         finally:
             self.blocked_s += time.monotonic() - started_s
 
