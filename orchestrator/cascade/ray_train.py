@@ -72,7 +72,8 @@ def train(
                 controller_failure_limit=MAX_CONTROLLER_FAILURES,
                 max_preemption_failures=MAX_PREEMPTIONS,
             ),
-            callbacks=[EndAtOnce(), TellPlaces(board, stage=job.stage)],  # pyright: ignore[reportArgumentType]
+            # In this order: EndAtOnce raises, and who comes after it is not called.
+            callbacks=[TellPlaces(board, stage=job.stage), EndAtOnce()],  # pyright: ignore[reportArgumentType]
             worker_runtime_env={"env_vars": env},
         ),
     )
