@@ -148,7 +148,7 @@ class Gang:
     def _begin(self, beat: Mapping[str, Any], *, time: float) -> _Rank:
         """A rank's time before its process began, and none of what that did before our start."""
         started = time - (beat["time"] - beat["started"])  # if its clock is ahead, so is this
-        began = min(max(started, self.start), time)
+        began = max(min(started, time), self.start)
         before = max(self.start - started, 0.0)
         rank = _Rank(since=began, repeats=self._reached, said={START_UP: before})
         rank.sums[self._beginning] = began - self.start
