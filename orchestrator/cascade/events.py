@@ -1,5 +1,6 @@
 """What the first events of a run and of its stages say."""
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,9 +11,25 @@ from orchestrator.recipe.stage import Stage
 
 def run_event(recipe: Recipe, *, run: str, attempt: int) -> dict[str, Any]:
     """The start of a run: its recipe without the stages, and which start of it this is."""
-    params = recipe.model_dump(mode="json", exclude={"stages", "tracking"})
+    params = recipe.model_dump(mode="json", exclude={"stages", "tracking", "price"})
     tags = {"run": run, "digest": recipe_digest(recipe), "attempt": attempt}
     return {"kind": "run", "name": recipe.name, "params": params, "tags": tags}
+
+
+def gang_started(stage: str, *, workers: int) -> dict[str, Any]:
+    """All workers of a gang have their place; what they say comes after this."""
+    return {
+        "kind": "gang",
+        "stage": stage,
+        "what": "started",
+        "workers": workers,
+        "time": time.time(),
+    }
+
+
+def gang_ending(stage: str, *, failed: bool) -> dict[str, Any]:
+    """The moment at which a gang was seen to have ended, or lost a worker."""
+    return {"kind": "gang", "stage": stage, "what": "ending", "failed": failed, "time": time.time()}
 
 
 def stage_event(stage: Stage, *, inputs: str) -> dict[str, Any]:

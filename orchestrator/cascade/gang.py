@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cascade.events import gang_ending, gang_started
 from orchestrator.cascade.executor import EventSink
 from orchestrator.cascade.worker_env import LOOPBACK, worker_env
 from orchestrator.errors import RushesError, error_with_code
@@ -37,7 +38,7 @@ def run_gang(
 
     Args:
         job: a training stage.
-        on_event: takes the ranks' events, from a thread for each of them.
+        on_event: takes the ranks' events, from a thread for each of them, and the gang's own.
         stop: set to send every rank a SIGTERM, upon which it saves.
         logs: a local folder for what ranks print.
 
@@ -53,8 +54,10 @@ def run_gang(
             _start(rank, job=job, path=path, port=port, on_event=on_event, logs=logs)
             for rank in range(job.spec.compute.ranks)
         ]
+        on_event(gang_started(job.stage, workers=len(ranks)))
         try:
             failed = _wait(ranks, stop=stop)
+            on_event(gang_ending(job.stage, failed=bool(failed)))
         finally:
             _end(ranks)
     return _result(job, ranks, failed=failed, stop=stop)

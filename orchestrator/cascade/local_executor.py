@@ -3,6 +3,7 @@
 import threading
 from pathlib import Path
 
+from orchestrator.cascade.events import gang_started
 from orchestrator.cascade.executor import DirectHooks, EventSink, encoded_event
 from orchestrator.cascade.gang import run_gang
 from orchestrator.train.job import StageJob, StageResult
@@ -44,6 +45,7 @@ class LocalExecutor:
 
 
 def _train_here(job: StageJob, *, on_event: EventSink, stop: threading.Event) -> StageResult:
+    on_event(gang_started(job.stage, workers=1))
     from orchestrator.train.worker import run
 
     return run(job, hooks=DirectHooks(on_event, stop))

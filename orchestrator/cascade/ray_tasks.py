@@ -5,12 +5,14 @@ The task's own process takes what Ray Data prints, and its imports. What a task 
 resources is what it sees: a GPU of its own, or none.
 """
 
+import json
 import threading
 from typing import Any
 
 import ray
 
 from orchestrator.cascade.board import BoardHooks
+from orchestrator.cascade.events import gang_started
 from orchestrator.cascade.executor import encoded_event
 from orchestrator.cascade.ray_train import train_loop
 from orchestrator.train.job import StageJob, StageResult
@@ -70,6 +72,8 @@ def _holding(job: StageJob, *, env: dict[str, str]) -> Any:
 
 def _plain(config: dict[str, Any]) -> str:
     job = StageJob.model_validate_json(config["job"])
+    started = json.dumps(gang_started(job.stage, workers=1))
+    ray.get(config["board"].exchange.remote(job.stage, [started]))
     ray.get(config["board"].place.remote(job.stage, 1))
     return train_loop(config)
 

@@ -74,11 +74,12 @@ def train(
                 controller_failure_limit=MAX_CONTROLLER_FAILURES,
                 max_preemption_failures=MAX_PREEMPTIONS,
             ),
+            # In this order: EndAtOnce raises, and who comes after it is not called.
             callbacks=[  # pyright: ignore[reportArgumentType]
-                EndAtOnce(),
                 TellPlaces(board, stage=job.stage),
                 TellMoments(board, stage=job.stage),
                 Watch(board, job=job),
+                EndAtOnce(),
             ],
             worker_runtime_env={"env_vars": env},
         ),

@@ -11,16 +11,19 @@ from rich.console import Console
 
 from orchestrator.cascade.attempt import begin
 from orchestrator.cascade.executor import Executor
+from orchestrator.cascade.goodput_file import read_rows
 from orchestrator.cascade.local_executor import LocalExecutor
 from orchestrator.cascade.run import Graph, Outcome, raise_first_failure
 from orchestrator.data.index import Index
 from orchestrator.data.sources import ensure_sources
 from orchestrator.errors import StoppedError
+from orchestrator.launch.accounts import Accounts
 from orchestrator.launch.overview import Overview
 from orchestrator.launch.places import logs_dir, notes_dir, run_uri, with_absolute_uris
 from orchestrator.launch.ray_session import Starting
 from orchestrator.launch.recovery import Recoveries
 from orchestrator.launch.signals import stop_on_signal
+from orchestrator.launch.spending import left_out
 from orchestrator.launch.terminal import View, header, open_view, stage_table
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.storage.probe import honours_put_new
@@ -64,7 +67,7 @@ def train(recipe: Recipe, *, run: str | None, local: bool, console: Console) -> 
             if not honours_put_new(store):
                 view.say(f"store    {uri} ignores conditional writes: start one driver per run")
             indexes = _sources(recipe, view=view, stop=stop)
-            outcomes, tracked = _run(
+            outcomes, said = _run(
                 recipe,
                 store,
                 indexes=indexes,
@@ -76,7 +79,7 @@ def train(recipe: Recipe, *, run: str | None, local: bool, console: Console) -> 
     finally:
         view.close()
     console.print(stage_table(recipe, outcomes))
-    for line in [f"sample video: {clip}" for clip in clips[-2:]] + tracked:
+    for line in [f"sample video: {clip}" for clip in clips[-2:]] + said:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     raise_first_failure(outcomes)
 
@@ -108,16 +111,22 @@ def _run(
     stop: threading.Event,
     clips: list[str],
 ) -> tuple[dict[str, Outcome], list[str]]:
-    """Walks the graph; returns how stages ended and what is to be said of tracking."""
+    """Walks the graph; returns how stages ended and what is to be said of time and tracking."""
     data = {name: index.digest for name, index in indexes.items()}
     attempt = begin(store, recipe, data=data)
+    earlier, damaged = read_rows(store)
+    if damaged:
+        view.say(left_out(damaged))
     ready = executor()
     tracker = Tracker(tracking=recipe.tracking, run_uri=store.uri, spool_dir=notes_dir() / "spool")
     overview = Overview(recipe, tell=tracker.event)
+    accounts = Accounts(recipe, store, attempt=attempt, earlier=earlier, tell=tracker.event)
+    spent: list[str] = []
 
     def on_event(event: dict[str, Any]) -> None:
         if event["kind"] == "artifact" and event["uri"].endswith((".gif", ".mp4")):
             clips.append(event["uri"])
+        accounts.event(event)  # before the tracker, which ends a stage
         tracker.event(event)
         overview.event(event)
         view.event(event)
@@ -136,10 +145,11 @@ def _run(
             logs=logs_dir(store.uri),
         ).run()
     finally:
+        spent += accounts.close()
         view.event({"kind": "status", "stage": "mlflow", "text": "taking the last events"})
         complete = tracker.close(_DRAIN_S)
         view.event({"kind": "status", "stage": "mlflow", "text": "done" if complete else "behind"})
-    return outcomes, _about_tracking(tracker, complete=complete)
+    return outcomes, [*spent, *_about_tracking(tracker, complete=complete)]
 
 
 def _about_tracking(tracker: Tracker, *, complete: bool) -> list[str]:

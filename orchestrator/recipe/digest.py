@@ -48,7 +48,7 @@ def sampling_identity(stage: Stage) -> dict[str, Any]:
 def recipe_identity(recipe: Recipe) -> dict[str, Any]:
     """The part of a recipe that decides what it computes, whatever the machines it runs on."""
     tree = recipe_tree(recipe)
-    for field in ("runs", "tracking"):
+    for field in ("runs", "tracking", "price"):
         del tree[field]
     for source in recipe.data.sources:
         tree["data"][source].pop("uri")

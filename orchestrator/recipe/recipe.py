@@ -12,6 +12,7 @@ from models.text.pair_config import PretrainedPairConfig
 from orchestrator.recipe.chain import chain, makes_clips, result_stage
 from orchestrator.recipe.data import EVAL, IMAGES, TRAIN, Data
 from orchestrator.recipe.fields import Slug
+from orchestrator.recipe.price import Price
 from orchestrator.recipe.relations import check_stage
 from orchestrator.recipe.stage import Evaluate, Stage
 
@@ -34,6 +35,7 @@ class Recipe(Strict):
     text: Annotated[TextConfig, Field(discriminator="kind")] = Byt5Config()
     pair: PretrainedPairConfig | None = None  # for networks of image embeddings; or a stage
     tracking: Tracking = Tracking()
+    price: Price | None = None  # of machines: what a run has cost is then shown
     stages: tuple[Stage, ...] = Field(min_length=1)
 
     def stage(self, stage_id: str) -> Stage:

@@ -13,7 +13,7 @@ from typing import Protocol
 from orchestrator.tracking.spool import LOG, Event, SpoolWriter, spool_folder
 from orchestrator.tracking.target import make_folder, open_command, resolve_target
 
-_UNTRACKED = ("beat", "moment", "progress", "status")  # of the moment only
+_UNTRACKED = ("beat", "gang", "moment", "progress", "status")  # of the moment only
 _STARTS = 4  # of the feeder, in one command
 _CHECK_S = 5.0
 
