@@ -24,7 +24,7 @@ from orchestrator.train.checkpoint.format import (
     folder,
 )
 from orchestrator.train.checkpoint.snapshot import HostBuffers, HostFile
-from orchestrator.train.checkpoint.steps import drop_strays, prune
+from orchestrator.train.checkpoint.steps import drop_strays, newest_healthy, prune
 from orchestrator.train.engine.base import Engine
 from orchestrator.train.exchange import gather_json
 from orchestrator.train.ownership import Ownership
@@ -92,7 +92,8 @@ class Saver:
 
         Args:
             step: optimizer steps done.
-            extra: JSON that ``load_latest`` gives back.
+            extra: JSON that ``load_latest`` gives back; if it says ``healthy: false``, the newest
+                checkpoint that does not is kept.
             beside: rank 0's, bytes by key of the store, written over what is there before the
                 commit: where the checkpoint exists, they do.
             metrics: values that ``Save.keep_best`` may ask for.
@@ -207,7 +208,9 @@ class Saver:
             else:
                 with suppress(UnavailableError):  # what stays is deleted after the next commit
                     drop_strays(self._store, target, named=index.files)
-                    prune(self._store, self._prefix, save=self._save)
+                    is_healthy = pending.extra.get("healthy", True)
+                    spare = None if is_healthy else newest_healthy(self._store, self._prefix)
+                    prune(self._store, self._prefix, save=self._save, spare=spare)
         error = gather_json(error, device=self._ranks.device)[0]
         if error is not None:
             where = f"checkpoint {self._store.uri}/{target} was not written"

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from orchestrator.recipe.train import KeepBest, Save
 from orchestrator.storage.errors import NotFoundError
 from orchestrator.storage.store import Store
-from orchestrator.train.checkpoint.format import COMMIT, DATA_SUFFIX, Commit, folder
+from orchestrator.train.checkpoint.format import COMMIT, DATA_SUFFIX, INDEX, Commit, Index, folder
 
 STEP_FOLDER = re.compile(r"step-(\d{8,})")
 
@@ -27,8 +27,20 @@ def latest(store: Store, prefix: str) -> int | None:
     return steps[0] if steps else None
 
 
-def prune(store: Store, prefix: str, *, save: Save) -> None:
-    """Deletes the committed checkpoints that no rule keeps; never the newest.
+def newest_healthy(store: Store, prefix: str) -> int | None:
+    """The newest step that training could go back to; None before the first one."""
+    for step in committed(store, prefix):
+        try:
+            index = Index.model_validate_json(store.get(f"{folder(prefix, step=step)}/{INDEX}"))
+        except (NotFoundError, ValidationError):
+            continue  # damaged, and found out when it is read
+        if index.extra.get("healthy", True):
+            return step
+    return None
+
+
+def prune(store: Store, prefix: str, *, save: Save, spare: int | None = None) -> None:
+    """Deletes the committed checkpoints that no rule keeps; never the newest, nor ``spare``.
 
     Folders that were never committed go too if a newer one was. COMMIT goes first, so that a
     checkpoint that is half deleted does not exist.
@@ -37,7 +49,7 @@ def prune(store: Store, prefix: str, *, save: Save) -> None:
     steps = sorted((step for step, names in contents.items() if COMMIT in names), reverse=True)
     if not steps:
         return
-    kept = set(steps[: save.keep])
+    kept = {*steps[: save.keep], spare}
     if save.keep_every_steps is not None:
         kept |= {step for step in steps if step % save.keep_every_steps == 0}
     if save.keep_best is not None:
