@@ -17,6 +17,21 @@ def permutation(count: int, *, seed: int, epoch: int, name: str) -> NDArray[np.i
     return np.random.Generator(np.random.Philox(key=key)).permutation(count)
 
 
+def position_of(step: int, *, left_out: Sequence[int]) -> int:
+    """The place in the order of data that a step reads: of those not left out, number ``step``.
+
+    Args:
+        step: from 0.
+        left_out: places, in order.
+    """
+    position = step
+    for one in left_out:
+        if one > position:
+            break
+        position += 1
+    return position
+
+
 class BucketOrder:
     """Global batches of one bucket, epoch after epoch.
 
@@ -44,14 +59,16 @@ class BucketOrder:
         return int(self._order[place])
 
 
-def is_packed(slot: int, *, seed: int, step: int, share: float) -> bool:
-    """Whether a slot of a step holds independent images instead of a clip, in a share of all."""
-    digest = hashlib.blake2b(repr((seed, "packed", step, slot)).encode(), digest_size=8).digest()
+def is_packed(slot: int, *, seed: int, position: int, share: float) -> bool:
+    """Whether a slot of a batch holds independent images instead of a clip, in a share of all."""
+    digest = hashlib.blake2b(
+        repr((seed, "packed", position, slot)).encode(), digest_size=8
+    ).digest()
     return int.from_bytes(digest, "little") < share * 2**64
 
 
 class BucketSchedule:
-    """Which bucket a step draws from, each as often as its weight says and evenly spread."""
+    """Which bucket a batch is drawn from, each as often as its weight says and evenly spread."""
 
     def __init__(self, weights: Sequence[float]) -> None:
         if not weights or min(weights) <= 0:

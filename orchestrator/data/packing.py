@@ -33,7 +33,7 @@ class Packing:
 
 
 class PackedSlots:
-    """The images of packed slots, in an order of their own: a pure function of (seed, step, slot).
+    """The images of packed slots, in an order of their own, a function of (seed, position, slot).
 
     Args:
         packing: how many, and of what.
@@ -68,20 +68,20 @@ class PackedSlots:
             for rows, name in zip(self._rows, names, strict=True)
         ]
 
-    def at(self, slot: int, *, step: int, bucket: int, ordinal: int) -> tuple[Image, ...]:
+    def at(self, slot: int, *, position: int, bucket: int, ordinal: int) -> tuple[Image, ...]:
         """The images of a slot; none if it holds a clip.
 
         Args:
             slot: of the global batch.
-            step: of the run.
+            position: of the step's batch in the order of data.
             bucket: from which the step takes its clips.
-            ordinal: how many earlier steps took theirs from it.
+            ordinal: how many earlier batches took theirs from it.
         """
         packing = self._packing
-        if not is_packed(slot, seed=self._seed, step=step, share=packing.share):
+        if not is_packed(slot, seed=self._seed, position=position, share=packing.share):
             return ()
         if packing.index is not None:
-            bucket, ordinal = 0, step
+            bucket, ordinal = 0, position
         order = self._orders[bucket].batch(ordinal * self._batch + slot, size=packing.images)
         read = [self._reader.read(self._rows[bucket][place]) for place in order]
         return tuple(

@@ -3,11 +3,12 @@
 import queue
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.data.index import Bucket, Index, Sample
-from orchestrator.data.order import BucketOrder, BucketSchedule
+from orchestrator.data.order import BucketOrder, BucketSchedule, position_of
 from orchestrator.data.packing import Image, PackedSlots, Packing
 from orchestrator.data.reader import Reader, View
 from orchestrator.errors import UserError
@@ -21,6 +22,7 @@ class StepBatch:
 
     Attributes:
         step: optimizer step, from 0.
+        position: of these clips in the order of data: the step, where none was left out.
         slots: positions of these clips in the global batch: ``rank::world_size``.
         keys: sample keys, one per slot.
         samples: decoded arrays by name, one per slot.
@@ -31,6 +33,7 @@ class StepBatch:
     """
 
     step: int
+    position: int
     slots: tuple[int, ...]
     keys: tuple[str, ...]
     samples: tuple[dict[str, Any], ...]
@@ -43,8 +46,9 @@ class StepBatch:
 class Stream:
     """Batches of a source, read ahead by a thread.
 
-    The order is a function of (seed, step) and the index alone. Each step draws from one shape
-    bucket, each bucket as often as it has clips.
+    The order is a function of (seed, position) and the index alone; a step's position is its number
+    unless batches before it were left out. Each step draws from one shape bucket, each bucket as
+    often as it has clips.
 
     Args:
         index: the source.
@@ -111,6 +115,7 @@ class Stream:
                 captions=captions,
             )
         self._step = 0
+        self._left_out: list[int] = []
         self._wait_s = 0.0
         self._ahead: _Ahead | None = None
 
@@ -132,7 +137,9 @@ class Stream:
     def state_dict(self) -> dict[str, Any]:
         """The position; no world size is in it."""
         state = {"step": self._step, "seed": self._seed, "index": self._index.digest}
-        return state if self._images is None else state | {"images": self._images.digest}
+        if self._images is not None:
+            state["images"] = self._images.digest
+        return state | ({"left_out": self._left_out} if self._left_out else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a saved position.
@@ -149,6 +156,19 @@ class Stream:
                 )
         self.close()
         self._step = int(state["step"])
+        self._left_out = list(state.get("left_out", ()))
+
+    def leave_out(self, positions: Iterable[int]) -> None:
+        """From now on no step reads these places of the order; others that were left out stay so.
+
+        Steps that were taken already must not lie behind them.
+        """
+        self.close()
+        self._left_out = sorted({*self._left_out, *positions})
+
+    def position(self, step: int) -> int:
+        """The place in the order of data that a step reads."""
+        return position_of(step, left_out=self._left_out)
 
     def close(self) -> None:
         """Stops reading ahead."""
@@ -158,19 +178,21 @@ class Stream:
 
     def read_step(self, step: int) -> StepBatch:
         """This rank's clips of any step, read now."""
-        bucket, ordinal = self._schedule.at(step)
+        position = self.position(step)
+        bucket, ordinal = self._schedule.at(position)
         shape, rows = self._buckets[bucket]
         order = self._orders[bucket].batch(ordinal, size=self._batch)
         read = [self._reader.read(rows[order[slot]]) for slot in self._slots]
         return StepBatch(
             step=step,
+            position=position,
             slots=self._slots,
             keys=tuple(sample.key for sample, _ in read),
             samples=tuple(arrays for _, arrays in read),
             captions=tuple(self._wordings(sample) for sample, _ in read),
             fps=tuple(sample.fps for sample, _ in read),
             packed=tuple(
-                self._packed.at(slot, step=step, bucket=bucket, ordinal=ordinal)
+                self._packed.at(slot, position=position, bucket=bucket, ordinal=ordinal)
                 if self._packed is not None
                 else ()
                 for slot in self._slots

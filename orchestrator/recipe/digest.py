@@ -10,6 +10,7 @@ from orchestrator.recipe.stage import Stage
 # Where and how fast, not what: these may change between two starts of one run.
 _PLACEMENT = ("compute", "save")
 _SPEED = ("micro_batch", "checkpointing", "compile", "log_every", "preview", "sampler")
+_GUARD = ("health",)  # of no effect on training that is well
 
 
 def canonical(tree: Any) -> str:
@@ -31,7 +32,7 @@ def stage_identity(stage: Stage) -> dict[str, Any]:
     """The part of a stage that decides what it computes."""
     tree = stage.model_dump(mode="json", exclude=set(_PLACEMENT))
     if tree["train"] is not None:
-        for field in _SPEED:
+        for field in _SPEED + _GUARD:
             del tree["train"][field]
         if tree["train"]["augmentation"] is not None:
             del tree["train"]["augmentation"]["level"]  # of sampling alone

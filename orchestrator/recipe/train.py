@@ -15,6 +15,7 @@ from models.sora.autoencoder_config import AutoencoderConfig, AutoencoderLossCon
 from models.sora.dit_config import DiTConfig
 from models.text.pair_config import ContrastiveConfig, SmallPairConfig
 from orchestrator.recipe.fields import Share, Size
+from orchestrator.recipe.health import Health
 
 Model = Annotated[
     AutoencoderConfig | DiTConfig | UNetConfig | PriorConfig | SmallPairConfig,
@@ -84,6 +85,7 @@ class Train(Strict):
     log_every: PositiveInt = 10
     sampler: SamplerConfig = SamplerConfig()  # of previews and of the finished run
     preview: Preview | None = None
+    health: Health = Health()
 
     @property
     def autoencoder(self) -> AutoencoderConfig:

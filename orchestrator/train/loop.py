@@ -3,19 +3,20 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from orchestrator.data.index import Bucket
 from orchestrator.data.stream import StepBatch, Stream
-from orchestrator.errors import RushesError
 from orchestrator.recipe.stage import Stage
 from orchestrator.train.engine.base import Engine
+from orchestrator.train.evidence import Refusal
+from orchestrator.train.health import REFUSE, Monitor, Taken
 from orchestrator.train.ledger import Ledger
 from orchestrator.train.randomness import SlotRandom, happens_at
 from orchestrator.train.ranks import Ranks
 from orchestrator.train.schedule import learning_rate
 from orchestrator.train.tasks.base import Micro, Task
 from orchestrator.train.window import Window
-
-MAX_SKIPPED_IN_A_ROW = 20
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Step:
         window: sums since the last logged step.
         ends_window: this is a logged step; the next one begins a new window.
         stop: the run was asked to stop; all ranks see the same value.
+        refusal: what is known of a step that was not applied.
     """
 
     number: int
@@ -35,6 +37,7 @@ class Step:
     window: Window
     ends_window: bool
     stop: bool
+    refusal: Refusal | None
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Loop:
     ranks: Ranks
     should_stop: Callable[[], bool]
     ledger: Ledger
+    monitor: Monitor
 
     def steps(self, *, start: int, window: Window) -> Iterator[Step]:
         """Trains from step ``start`` on, yielding after every optimizer step.
@@ -56,12 +60,8 @@ class Loop:
         Args:
             start: steps done.
             window: of the steps before ``start`` that are not logged yet.
-
-        Raises:
-            RushesError: when no step could be applied for a long time in a row.
         """
         train = self.stage.training
-        in_a_row = 0
         self.ledger.settle("compile" if train.compile else "compute")
         for step in range(start, train.steps):
             with self.ledger.in_phase("data_wait"):
@@ -69,20 +69,15 @@ class Loop:
             window.wait_s += self.stream.take_wait_s()
             window.count(self.task.work(self._seen(batch, step=step)), clips=train.batch)
             lr = learning_rate(step, optim=train.optim, steps=train.steps)
-            applied = self._step(batch, step=step, lr=lr, window=window)
+            refusal = self._step(batch, step=step, lr=lr, window=window)
             window.steps += 1
-            window.skipped += not applied
-            in_a_row = 0 if applied else in_a_row + 1
-            if in_a_row >= MAX_SKIPPED_IN_A_ROW:
-                raise RushesError(
-                    f"stage {self.stage.id}: gradients were not finite in {in_a_row} steps in a "
-                    f"row, last at step {step + 1}; lower train.optim.lr (seen {train.optim.lr}) "
-                    "or start again from an earlier checkpoint"
-                )
+            if refusal is not None:
+                window.skipped += 1
+                window.spikes += refusal.is_spike
             stop = self.ranks.any(self.should_stop() if self.ranks.rank == 0 else False)
             ends = (step + 1) % train.log_every == 0 or step + 1 == train.steps
             self.ledger.settle("compute")
-            yield Step(number=step + 1, lr=lr, window=window, ends_window=ends, stop=stop)
+            yield Step(step + 1, lr, window, ends_window=ends, stop=stop, refusal=refusal)
             if stop:
                 return
             if ends:
@@ -96,19 +91,28 @@ class Loop:
         frames, height, width = batch.bucket
         return (1 if self._is_of_images(step) else frames), height, width
 
-    def _step(self, batch: StepBatch, *, step: int, lr: float, window: Window) -> bool:
+    def _step(self, batch: StepBatch, *, step: int, lr: float, window: Window) -> Refusal | None:
         active = [name for name in self.engines if self.task.is_active(name, step=step)]
+        losses: dict[str, list[Tensor]] = {name: [] for name in active}
         for micro in self._micros(batch, step=step):
             for name in active:
                 loss = self.task.loss(name, self.engines, micro)
-                self.engines[name].backward(loss.value)
+                self.engines[name].backward(_carries_non_finite(loss.value))
                 window.add(loss.stats, loss.weights)
-        applied = True
+                losses[name].append(loss.value.detach())
+        limits = self.monitor.limits(active)
+        taken: dict[str, Taken] = {}
         for name in active:
-            outcome = self.engines[name].step(lr=lr)
+            # What one network made of a batch that it refuses is not for the next to learn from.
+            is_refused = any(not one.applied for one in taken.values())
+            limit = REFUSE if is_refused else limits[name]
+            outcome = self.engines[name].step(lr=lr, limit=limit)
             window.grad_norm[name] = outcome.grad_norm
-            applied = applied and outcome.applied
-        return applied
+            taken[name] = Taken(norm=outcome.grad_norm, limit=limit, applied=outcome.applied)
+        self.monitor.took(step, taken)
+        if all(one.applied for one in taken.values()):
+            return None
+        return Refusal(step, batch.position, lr, networks=taken, losses=losses, keys=batch.keys)
 
     def _micros(self, batch: StepBatch, *, step: int) -> Iterator[Micro]:
         train = self.stage.training
@@ -121,8 +125,20 @@ class Loop:
                 fps=batch.fps[part],
                 packed=batch.packed[part],
                 random=SlotRandom(
-                    batch.slots[part], seed=self.seed, stage=self.stage.id, step=step
+                    batch.slots[part],
+                    seed=self.seed,
+                    stage=self.stage.id,
+                    step=batch.position,
                 ),
                 step=step,
                 images=images,
             )
+
+
+def _carries_non_finite(loss: Tensor) -> Tensor:
+    """The loss, bit by bit, whose gradient is not finite either if it is not itself.
+
+    So a loss that is not finite on one rank is seen in the norm on all of them, without a look at
+    it, also where its own gradient would be finite.
+    """
+    return loss * (1.0 + 0.0 * loss.detach())

@@ -42,26 +42,33 @@ class Recorder:
         self._event = event
         self._process = psutil.Process()
         self._skipped = 0
+        self._spikes = 0
         self._ledger = ledger
         self._computed_ns = 0  # up to the last logged step
         compares = ranks.world_size > 1 and can_be_timed()
         self._stragglers = Stragglers(nodes) if compares else None
         psutil.cpu_percent()  # the first call only starts the measurement
 
-    def record(self, step: Step) -> dict[str, float]:
+    def record(self, step: Step, *, rewinds: int) -> dict[str, float]:
         """Logs a window; every rank must call it at the same steps.
 
+        Args:
+            step: the last one of the window.
+            rewinds: of the stage so far.
+
         Returns:
-            What was logged, on rank 0; nothing on others.
+            What was logged, on rank 0; on others the means alone, which are the same there.
         """
         values, own_s = self._over_ranks(step)
         if self._ranks.rank != 0:
-            return {}
+            return values
         self._skipped += step.window.skipped
+        self._spikes += step.window.spikes
         values |= self._speed(step) | self._machine() | self._compared(own_s, step=step)
         values |= {"lr": step.lr, "skipped_steps": float(self._skipped)}
+        values |= {"spikes": float(self._spikes), "rewinds": float(rewinds)}
         for network, norm in step.window.grad_norm.items():
-            values[f"grad_norm/{network}"] = float(norm)
+            values[f"grad_norm/{network}"] = norm
         time_ms = int(time.time() * 1000)
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         finite["nonfinite"] = float(len(values) - len(finite))
@@ -89,11 +96,12 @@ class Recorder:
 
     def state_dict(self) -> dict[str, int]:
         """What a resumed stage goes on counting from, as JSON; rank 0's is the one to keep."""
-        return {"skipped_steps": self._skipped}
+        return {"skipped_steps": self._skipped, "spikes": self._spikes}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Goes on from a checkpoint's counts."""
         self._skipped = state["skipped_steps"]
+        self._spikes = state.get("spikes", 0)  # written by an earlier version
 
     def _progress(self, step: int, **values: float) -> None:
         head = {"kind": "progress", "stage": self._stage.id}

@@ -23,8 +23,9 @@ class Window:
     wait_s: float = 0.0
     units: int = 0
     flops: float = 0.0
-    skipped: int = 0
-    grad_norm: dict[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
+    skipped: int = 0  # steps that were not applied
+    spikes: int = 0  # those of them whose gradient was finite
+    grad_norm: dict[str, float] = field(default_factory=dict[str, float])
     stats: dict[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
     weights: dict[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
 
@@ -51,6 +52,7 @@ class Window:
             "stats": _exactly(self.stats),
             "weights": _exactly(self.weights),
             "skipped": self.skipped,
+            "spikes": self.spikes,
         }
 
 
@@ -83,7 +85,12 @@ def restore_window(
         }
         for kind in ("stats", "weights")
     )
-    return Window(skipped=state["skipped"], stats=stats, weights=weights)
+    return Window(
+        skipped=state["skipped"],
+        spikes=state.get("spikes", 0),  # written by an earlier version
+        stats=stats,
+        weights=weights,
+    )
 
 
 def _shared(states: Sequence[Mapping[str, Any]], *, world_size: int) -> dict[str, Any]:
@@ -99,4 +106,5 @@ def _shared(states: Sequence[Mapping[str, Any]], *, world_size: int) -> dict[str
         "stats": parts("stats"),
         "weights": parts("weights"),
         "skipped": states[0]["skipped"],
+        "spikes": states[0].get("spikes", 0),
     }

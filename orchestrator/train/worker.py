@@ -1,12 +1,13 @@
 """One rank of one training stage, from an empty process to finished weights."""
 
+import math
 import platform
 import secrets
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing, suppress
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ import torch
 
 from orchestrator.data.stream import Stream
 from orchestrator.errors import FencedError, RushesError, UnavailableError, UserError, heard, told
-from orchestrator.recipe.digest import recipe_digest
 from orchestrator.recipe.train import Train
 from orchestrator.storage.store import Store, open_store
 from orchestrator.train.beat import Beat
+from orchestrator.train.care import Care
 from orchestrator.train.checkpoint.load import load_latest
 from orchestrator.train.checkpoint.save import Saver
 from orchestrator.train.collectives import can_be_timed, timed
@@ -26,6 +27,7 @@ from orchestrator.train.engine.blocks import apply_memory_and_speed
 from orchestrator.train.engines import build_engines
 from orchestrator.train.exchange import gather_json
 from orchestrator.train.finish import finish
+from orchestrator.train.health import Verdict
 from orchestrator.train.hooks import Hooks
 from orchestrator.train.job import StageJob, StageResult
 from orchestrator.train.ledger import Ledger, process_ledger
@@ -35,11 +37,12 @@ from orchestrator.train.ownership import Ownership
 from orchestrator.train.preview import Preview
 from orchestrator.train.ranks import Ranks, join
 from orchestrator.train.recorder import Recorder
+from orchestrator.train.run_state import RunState
 from orchestrator.train.sources import open_stream
 from orchestrator.train.tasks.base import Task
 from orchestrator.train.tasks.build import build_task
 from orchestrator.train.tasks.pixels import PixelTask
-from orchestrator.train.window import Window, restore_window
+from orchestrator.train.window import Window
 
 MAX_LOST_SAVES = 3  # in a row, that a stage trains on after
 
@@ -167,10 +170,17 @@ class _Session:
             ownership=self._ownership,
             blocked=lambda: ledger.in_phase("save_blocked"),
         )
+        self._care = Care(job, store=store, ranks=ranks, first=self._first, event=self._event)
+        self._state = RunState(
+            recipe=job.recipe,
+            ranks=ranks,
+            stream=stream,
+            recorder=self._recorder,
+            log=self._log,
+            care=self._care,
+        )
         self._lost_saves = 0
-        self._metrics: dict[str, float] = {}  # as last logged
         self._said_no_metric = False
-        self._made_by = {"recipe": recipe_digest(job.recipe)} | _versions()
         self._preview = Preview(
             job,
             store=store,
@@ -194,12 +204,18 @@ class _Session:
             ranks=self._ranks,
             should_stop=self._hooks.should_stop,
             ledger=self._ledger,
+            monitor=self._care.monitor,
         )
-        for step in loop.steps(start=start, window=window):
-            self._beat.step = step.number
-            self._after(step)
-            if step.stop and step.number < self._train.steps:
-                return StageResult(status="stopped", step=step.number)
+        while start < self._train.steps:
+            for step in loop.steps(start=start, window=window):
+                start = self._beat.step = step.number
+                verdict = self._after(step)
+                if step.stop and step.number < self._train.steps:
+                    return StageResult(status="stopped", step=step.number)
+                if verdict is not None:
+                    start, window = self._rewind(verdict, at=step)
+                    self._beat.step = start
+                    break
         with self._ledger.in_phase("save_blocked"):
             finish(
                 self._job,
@@ -239,13 +255,19 @@ class _Session:
     def _note(self, text: str) -> None:
         self._event({"kind": "note", "stage": self._job.stage, "text": text})
 
-    def _after(self, step: Step) -> None:
+    def _after(self, step: Step) -> Verdict | None:
         last = step.number == self._train.steps
+        if step.refusal is not None:
+            self._care.refused(step.refusal)
         if step.ends_window:
-            self._metrics = self._recorder.record(step)
+            self._state.metrics = self._recorder.record(step, rewinds=self._care.rewinds)
+            self._care.monitor.logged(step.number, loss=self._state.metrics.get("loss", math.nan))
             self._look_for_the_best_metric()
         elif step.stop:
             self._recorder.stopped(step)
+        verdict = self._care.monitor.verdict()
+        if verdict is not None and not step.stop:
+            return verdict  # a stop comes first: the next start goes back
         if step.number % self._job.spec.save.every_steps == 0 or last or step.stop:
             with self._ledger.in_phase("save_blocked"):
                 self._save(step)
@@ -256,10 +278,11 @@ class _Session:
         if self._preview.is_due(step.number):
             with self._ledger.in_phase("evaluation"):
                 self._preview.sample(self._engines, step=step.number)
+        return None
 
     def _look_for_the_best_metric(self) -> None:
         """Says once that ``keep_best`` asks for a metric that is not logged."""
-        rule, names = self._job.spec.save.keep_best, sorted(self._metrics)
+        rule, names = self._job.spec.save.keep_best, sorted(self._state.metrics)
         if rule is None or not names or rule.metric in names or self._said_no_metric:
             return
         self._said_no_metric = True
@@ -269,18 +292,10 @@ class _Session:
         )
 
     def _save(self, step: Step) -> None:
-        window = Window() if step.ends_window else step.window
-        extra = {
-            "stream": self._stream.state_dict(),
-            "step": step.number,
-            "windows": gather_json(window.state(), device=self._ranks.device),
-            "recorder": self._recorder.state_dict(),
-            "metrics": self._metrics,
-            "made_by": self._made_by,
-        }
+        extra = self._state.extra(step)
         self._tolerant(self._saver.finish)
-        log = self._log.copy() if self._ranks.rank == 0 else None
-        self._saver.begin(step=step.number, extra=extra, beside=log, metrics=self._metrics)
+        beside = self._log.copy() | self._care.evidence() if self._ranks.rank == 0 else None
+        self._saver.begin(step=step.number, extra=extra, beside=beside, metrics=self._state.metrics)
 
     def _tolerant(self, collect: Callable[[], bool]) -> None:
         """Training outlasts a store that is away for some saves, but not for many in a row."""
@@ -296,41 +311,34 @@ class _Session:
             self._note(f"{error}; training goes on, the next save tries again")
 
     def _resume(self) -> tuple[int, Window]:
+        self._care.resume()
         started_s = time.monotonic()
-        found = load_latest(
+        found = self._load(is_fit=None)
+        loaded_s = time.monotonic() - started_s
+        if found is not None:
+            self._note(f"goes on from step {found['step']}, loaded in {loaded_s:.1f} s")
+        return self._state.start(found)
+
+    def _rewind(self, verdict: Verdict, *, at: Step) -> tuple[int, Window]:
+        """Back to the newest healthy checkpoint, to go on without the batches of bad steps."""
+        self._tolerant(self._saver.finish)
+        self._first(self._ownership.check)
+        self._care.check_rewinds(verdict, at=at)
+        positions = [self._stream.position(step) for step in verdict.steps]
+        found = self._load(is_fit=partial(self._care.is_fit, before=verdict.steps[0]))
+        if found is None:
+            self._care.give_up(verdict, at=at, why="with no healthy checkpoint to go back to")
+        self._care.went_back(verdict, at=at, to=int(found["step"]), positions=positions)
+        return self._state.start(found)
+
+    def _load(
+        self, *, is_fit: Callable[[Mapping[str, Any]], str | None] | None
+    ) -> dict[str, Any] | None:
+        return load_latest(
             self._store,
             self._checkpoints,
             engines=self._engines,
             ranks=self._ranks,
             note=self._note,
+            is_fit=is_fit,
         )
-        step, window = 0, Window()
-        loaded_s = time.monotonic() - started_s
-        if found is not None:
-            step = int(found["step"])
-            window = self._restored(found)
-            self._stream.load_state_dict(found["stream"])
-            self._note(f"goes on from step {step}, loaded in {loaded_s:.1f} s")
-        if self._ranks.rank == 0:
-            self._log.resume(step=step)
-        return step, window
-
-    def _restored(self, found: Mapping[str, Any]) -> Window:
-        if "recorder" in found:  # checkpoints of earlier versions hold neither
-            self._recorder.load_state_dict(found["recorder"])
-        self._metrics = found.get("metrics", {})
-        return restore_window(
-            found.get("windows", ()),
-            rank=self._ranks.rank,
-            world_size=self._ranks.world_size,
-            device=self._ranks.device,
-        )
-
-
-def _versions() -> dict[str, str]:
-    """Of what decides how numbers come out; a package that is not installed here is left out."""
-    found: dict[str, str] = {}
-    for name in ("rushes", "torch", "deepspeed"):
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found

@@ -10,6 +10,7 @@ from models.config import Strict
 COMMIT = "COMMIT"
 INDEX = "index.json"
 DAMAGED = "DAMAGED"  # left in the place of the COMMIT of a checkpoint that failed its check
+PASSED_OVER = "PASSED_OVER"  # the same, of one from which training went further back
 DATA_SUFFIX = ".safetensors"
 VERSION = 1
 

@@ -22,7 +22,7 @@ from orchestrator.train.checkpoint.format import (
     folder,
 )
 from orchestrator.train.checkpoint.snapshot import HostBuffers, HostFile
-from orchestrator.train.checkpoint.steps import drop_strays, prune
+from orchestrator.train.checkpoint.steps import drop_strays, newest_healthy, prune
 from orchestrator.train.engine.base import Engine
 from orchestrator.train.exchange import gather_json
 from orchestrator.train.ownership import Ownership
@@ -109,7 +109,8 @@ class Saver:
 
         Args:
             step: optimizer steps done.
-            extra: JSON that ``load_latest`` gives back.
+            extra: JSON that ``load_latest`` gives back; if it says ``healthy: false``, the newest
+                checkpoint that does not is kept.
             beside: rank 0's, bytes by key of the store, written over what is there before the
                 commit: where the checkpoint exists, they do.
             metrics: values that ``Save.keep_best`` may ask for.
@@ -256,7 +257,14 @@ class Saver:
         self._committed_metrics[pending.step] = pending.metrics
         with suppress(UnavailableError):  # what stays is deleted after the next commit
             drop_strays(self._store, target, named=index.files)
-            prune(self._store, self._prefix, save=self._save, known=self._committed_metrics)
+            is_healthy = index.extra.get("healthy", True)
+            prune(
+                self._store,
+                self._prefix,
+                save=self._save,
+                known=self._committed_metrics,
+                spare=None if is_healthy else newest_healthy(self._store, self._prefix),
+            )
 
 
 def _outer_edge(work: Callable[[_Pending], None], pending: _Pending) -> None:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from orchestrator.recipe.train import KeepBest, Save
 from orchestrator.storage.errors import NotFoundError
 from orchestrator.storage.store import Store
-from orchestrator.train.checkpoint.format import COMMIT, DATA_SUFFIX, Commit, folder
+from orchestrator.train.checkpoint.format import COMMIT, DATA_SUFFIX, INDEX, Commit, Index, folder
 
 STEP_FOLDER = re.compile(r"step-(\d{8,})")
 
@@ -27,10 +27,27 @@ def latest(store: Store, prefix: str) -> int | None:
     return steps[0] if steps else None
 
 
+def newest_healthy(store: Store, prefix: str) -> int | None:
+    """The newest step that training could go back to; None before the first one."""
+    for step in committed(store, prefix):
+        try:
+            index = Index.model_validate_json(store.get(f"{folder(prefix, step=step)}/{INDEX}"))
+        except (NotFoundError, ValidationError):
+            continue  # damaged, and found out when it is read
+        if index.extra.get("healthy", True):
+            return step
+    return None
+
+
 def prune(
-    store: Store, prefix: str, *, save: Save, known: dict[int, Mapping[str, float]] | None = None
+    store: Store,
+    prefix: str,
+    *,
+    save: Save,
+    known: dict[int, Mapping[str, float]] | None = None,
+    spare: int | None = None,
 ) -> None:
-    """Deletes the committed checkpoints that no rule keeps; never the newest.
+    """Deletes the committed checkpoints that no rule keeps; never the newest, nor ``spare``.
 
     Folders that were never committed go too if a newer one was. COMMIT goes first, so that a
     checkpoint that is half deleted does not exist.
@@ -40,12 +57,13 @@ def prune(
         prefix: key of the folder of checkpoints.
         save: the rules.
         known: what COMMITs say of metrics, by step; those that are missing are read and added.
+        spare: a step that is kept besides.
     """
     contents = _contents(store, prefix)
     steps = sorted((step for step, names in contents.items() if COMMIT in names), reverse=True)
     if not steps:
         return
-    kept = set(steps[: save.keep])
+    kept = {*steps[: save.keep], spare}
     if save.keep_every_steps is not None:
         kept |= {step for step in steps if step % save.keep_every_steps == 0}
     if save.keep_best is not None:

@@ -1,5 +1,6 @@
 """What a training engine is: one network, its optimizer, its EMA, whole or sharded."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,13 +19,14 @@ class StepOutcome:
     """How an optimizer step went; the same on every rank.
 
     Attributes:
-        applied: False if a gradient was not finite: masters, moments and EMA are untouched.
-        grad_norm: L2 norm of the whole gradient before clipping, a float32 scalar left on its
-            device (reading it waits for the step); not finite on a skipped step.
+        applied: False if a gradient was not finite or its norm above the limit: masters, moments
+            and EMA are untouched.
+        grad_norm: L2 norm of the whole gradient before clipping; infinite or NaN if the gradient
+            was not finite.
     """
 
     applied: bool
-    grad_norm: Tensor
+    grad_norm: float
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,14 @@ class Engine(Protocol):
         """
         ...
 
-    def step(self, *, lr: float) -> StepOutcome:
+    def step(self, *, lr: float, limit: float = math.inf) -> StepOutcome:
         """Averages gradients over ranks, clips them, applies AdamW, updates the EMA.
 
         Call it after exactly ``accumulation`` calls of ``backward``.
+
+        Args:
+            lr: learning rate.
+            limit: the largest norm of a gradient that is applied; the same on every rank.
         """
         ...
 

@@ -4,7 +4,10 @@
 to the version that it was written for.
 """
 
+import math
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,3 +126,34 @@ def check_overflow_by_norm(engine: Any) -> None:
 
 def _checks_nothing(partition_gradients: bool = True) -> None:
     del partition_gradients
+
+
+class Look:
+    """What DeepSpeed asks, instead of its own check, whether a gradient's norm refuses the step.
+
+    Attributes:
+        norm: what it was asked about; infinite for a gradient that was not finite.
+    """
+
+    def __init__(self, *, limit: float) -> None:
+        self.norm = math.nan
+        self._limit = limit
+
+    def __call__(self, norm: Any) -> bool:
+        """Whether the step is refused; waits for the device, as DeepSpeed's own check does."""
+        value = float(norm)
+        # DeepSpeed's name for a norm that is not finite is -1.
+        self.norm = value if math.isfinite(value) and value >= 0.0 else math.inf
+        return self.norm == math.inf or self.norm > self._limit
+
+
+@contextmanager
+def limited_norm(engine: Any, *, limit: float) -> Iterator[Look]:
+    """Within it a step whose gradient's norm is above ``limit`` is one that overflows."""
+    module: Any = sys.modules[type(engine.optimizer).__module__]
+    look, own = Look(limit=limit), module.is_invalid_grad_norm
+    module.is_invalid_grad_norm = look
+    try:
+        yield look
+    finally:
+        module.is_invalid_grad_norm = own

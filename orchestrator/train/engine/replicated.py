@@ -1,5 +1,6 @@
 """The engine that shards nothing: one plain process, or ZeRO stage 0 over many."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -90,7 +91,7 @@ class ReplicatedEngine:
         (loss / self._accumulation).backward()
         self._gathered += 1
 
-    def step(self, *, lr: float) -> StepOutcome:
+    def step(self, *, lr: float, limit: float = math.inf) -> StepOutcome:
         """See ``Engine``; the norm is the step's one host sync."""
         if self._gathered != self._accumulation:
             raise RuntimeError(
@@ -98,11 +99,10 @@ class ReplicatedEngine:
             )
         self._gathered = 0
         gradients = self._reduced_gradients()
-        norm = torch.nn.utils.get_total_norm(gradients)
-        value = norm.item()
-        applied = value == value and value != float("inf")
+        norm = torch.nn.utils.get_total_norm(gradients).item()
+        applied = math.isfinite(norm) and norm <= limit
         if applied:
-            self._apply(gradients, norm=value, lr=lr)
+            self._apply(gradients, norm=norm, lr=lr)
         for master in self._masters:
             master.grad = None
         return StepOutcome(applied=applied, grad_norm=norm)

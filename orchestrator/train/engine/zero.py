@@ -1,5 +1,6 @@
 """The engine that shards: DeepSpeed ZeRO stages 1, 2 and 3."""
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from functools import partial
@@ -25,6 +26,7 @@ from orchestrator.train.engine.partitions import (
     adamw_state,
     check_overflow_by_norm,
     clear_gradients,
+    limited_norm,
     partitions,
     push_masters,
     set_adamw_state,
@@ -111,7 +113,7 @@ class ZeroEngine:
         if self._gathered < self._accumulation:
             self._engine.step()  # only counts the micro-batch
 
-    def step(self, *, lr: float) -> StepOutcome:
+    def step(self, *, lr: float, limit: float = math.inf) -> StepOutcome:
         """See ``Engine``; DeepSpeed's look at the gradient norm is the step's one host sync."""
         if self._gathered != self._accumulation:
             raise RuntimeError(
@@ -119,13 +121,14 @@ class ZeroEngine:
             )
         self._gathered = 0
         set_lr(self._engine.optimizer.param_groups, lr=lr)
-        self._engine.step()
+        with limited_norm(self._engine, limit=limit) as look:
+            self._engine.step()
+        assert not math.isnan(look.norm), "DeepSpeed did not ask about the norm"
         clear_gradients(self._engine)
         applied = self._engine.was_step_applied()
         if applied:
             self._ema.follow()
-        norm = torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float32)
-        return StepOutcome(applied=applied, grad_norm=norm)
+        return StepOutcome(applied=applied, grad_norm=look.norm)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """See ``Engine``."""

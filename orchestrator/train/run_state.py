@@ -1,0 +1,86 @@
+"""What of a stage is not in its engines: how a checkpoint takes it along and gives it back."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from orchestrator.data.stream import Stream
+from orchestrator.recipe.digest import recipe_digest
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.train.care import Care
+from orchestrator.train.exchange import gather_json
+from orchestrator.train.loop import Step
+from orchestrator.train.metrics_log import MetricsLog
+from orchestrator.train.ranks import Ranks
+from orchestrator.train.recorder import Recorder
+from orchestrator.train.window import Window, restore_window
+
+
+@dataclass
+class RunState:
+    """The parts of a stage that go on where a checkpoint left them.
+
+    Attributes:
+        metrics: as last logged.
+    """
+
+    recipe: Recipe
+    ranks: Ranks
+    stream: Stream
+    recorder: Recorder
+    log: MetricsLog
+    care: Care
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
+
+    def extra(self, step: Step) -> dict[str, Any]:
+        """What a checkpoint of now says beside its tensors, as JSON; collective."""
+        window = Window() if step.ends_window else step.window
+        return {
+            "stream": self.stream.state_dict(),
+            "step": step.number,
+            "windows": gather_json(window.state(), device=self.ranks.device),
+            "recorder": self.recorder.state_dict(),
+            "metrics": self.metrics,
+            "health": self.care.monitor.state_dict(),
+            "healthy": self.care.monitor.is_healthy,
+            "made_by": {"recipe": recipe_digest(self.recipe)} | _versions(),
+        }
+
+    def start(self, found: Mapping[str, Any] | None) -> tuple[int, Window]:
+        """The step and the window that training goes on with.
+
+        Args:
+            found: what a checkpoint says; None: there is none.
+        """
+        step, window = 0, Window()
+        if found is not None:
+            step, window = int(found["step"]), self._restored(found)
+        self.stream.leave_out(self.care.left_out)
+        if self.ranks.rank == 0:
+            self.log.resume(step=step)
+        return step, window
+
+    def _restored(self, found: Mapping[str, Any]) -> Window:
+        self.stream.load_state_dict(found["stream"])
+        if "recorder" in found:  # checkpoints of earlier versions do not hold all of it
+            self.recorder.load_state_dict(found["recorder"])
+        if "health" in found:
+            self.care.monitor.load_state_dict(found["health"])
+        self.metrics = found.get("metrics", {})
+        return restore_window(
+            found.get("windows", ()),
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
+            device=self.ranks.device,
+        )
+
+
+def _versions() -> dict[str, str]:
+    """Of what decides how numbers come out; a package that is not installed here is left out."""
+    found: dict[str, str] = {}
+    for name in ("rushes", "torch", "deepspeed"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
