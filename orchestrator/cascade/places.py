@@ -1,4 +1,4 @@
-"""What Ray Train's controller tells the board: which of a stage's workers have a place.
+"""Between Ray Train's controller and the board: the place of a stage's gang, and what it is asked.
 
 Imported by the controller: ``ray.train`` is imported here, torch is not.
 """
@@ -8,11 +8,12 @@ from typing import Any
 import ray
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
+from orchestrator.cascade.board import GangState
 from orchestrator.errors import StoppedError
 
 
-class TellPlaces(WorkerGroupCallback):
-    """Says when a gang has its place and when it gives it back.
+class Line:
+    """The controller's end of the board, for one stage.
 
     Args:
         board: the actor beside the driver.
@@ -23,22 +24,51 @@ class TellPlaces(WorkerGroupCallback):
         self._board = board
         self._stage = stage
 
+    def begin(self) -> bool:
+        """A new gang is about to start; returns whether it should not."""
+        return ray.get(self._board.begin.remote(self._stage))
+
+    def place(self, workers: int, *, group: str | None) -> None:
+        """So many workers have a place in a placement group."""
+        ray.get(self._board.place.remote(self._stage, workers, group))
+
+    def look(self) -> GangState:
+        """All that is known of the gang."""
+        return GangState(**ray.get(self._board.look.remote(self._stage)))
+
+    def may_grow(self) -> bool:
+        """Whether the gang may take what is free."""
+        return ray.get(self._board.may_grow.remote(self._stage))
+
+    def pause(self) -> None:
+        """Asks the gang to save and wait."""
+        ray.get(self._board.pause.remote(self._stage))
+
+    def go_on(self) -> None:
+        """Takes that back."""
+        ray.get(self._board.go_on.remote(self._stage))
+
+
+class TellPlaces(WorkerGroupCallback):
+    """Says when a gang has its place and when it gives it back."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+
     def before_worker_group_start(self, worker_group_context: Any) -> None:
         """Starts no gang for a stage that should end: nobody in it would hear of that."""
-        if ray.get(self._board.is_stopping.remote(self._stage)):
+        if self._line.begin():
             raise StoppedError("stopped before its workers had a place")
 
     def after_worker_group_start(self, worker_group: Any) -> None:
         """All of this gang's workers run."""
-        self._tell(len(worker_group.get_workers()))
+        group = worker_group.get_worker_group_state().placement_group_handle.placement_group
+        self._line.place(len(worker_group.get_workers()), group=group.id.hex())
 
     def before_worker_group_shutdown(self, worker_group: Any) -> None:
         """Said before they are gone: until then their room counts twice, never as free."""
-        self._tell(0)
+        self._line.place(0, group=None)
 
     def before_worker_group_abort(self, worker_group_context: Any) -> None:
         """As a shutdown."""
-        self._tell(0)
-
-    def _tell(self, workers: int) -> None:
-        ray.get(self._board.place.remote(self._stage, workers))
+        self._line.place(0, group=None)

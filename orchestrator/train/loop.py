@@ -8,6 +8,7 @@ from orchestrator.data.stream import StepBatch, Stream
 from orchestrator.errors import RushesError
 from orchestrator.recipe.stage import Stage
 from orchestrator.train.engine.base import Engine
+from orchestrator.train.hooks import Asked
 from orchestrator.train.randomness import SlotRandom, happens_at
 from orchestrator.train.ranks import Ranks
 from orchestrator.train.schedule import learning_rate
@@ -26,14 +27,19 @@ class Step:
         lr: learning rate that was used.
         window: sums since the last logged step.
         ends_window: this is a logged step; the next one begins a new window.
-        stop: the run was asked to stop; all ranks see the same value.
+        asked: what rank 0 was asked to do; all ranks see the same value.
     """
 
     number: int
     lr: float
     window: Window
     ends_window: bool
-    stop: bool
+    asked: Asked
+
+    @property
+    def stop(self) -> bool:
+        """The run was asked to stop: this was the last step."""
+        return self.asked is Asked.STOP
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ class Loop:
     engines: Mapping[str, Engine]
     stream: Stream
     ranks: Ranks
-    should_stop: Callable[[], bool]
+    asked: Callable[[], Asked]
 
     def steps(self, *, start: int, window: Window) -> Iterator[Step]:
         """Trains from step ``start`` on, yielding after every optimizer step.
@@ -75,10 +81,10 @@ class Loop:
                     f"row, last at step {step + 1}; lower train.optim.lr (seen {train.optim.lr}) "
                     "or start again from an earlier checkpoint"
                 )
-            stop = self.ranks.any(self.should_stop() if self.ranks.rank == 0 else False)
+            asked = Asked(self.ranks.first(self.asked() if self.ranks.rank == 0 else 0))
             ends = (step + 1) % train.log_every == 0 or step + 1 == train.steps
-            yield Step(number=step + 1, lr=lr, window=window, ends_window=ends, stop=stop)
-            if stop:
+            yield Step(number=step + 1, lr=lr, window=window, ends_window=ends, asked=asked)
+            if asked is Asked.STOP:
                 return
             if ends:
                 window = Window()

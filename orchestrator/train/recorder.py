@@ -49,7 +49,11 @@ class Recorder:
             return {}
         self._skipped += step.window.skipped
         values |= self._speed(step) | self._machine()
-        values |= {"lr": step.lr, "skipped_steps": float(self._skipped)}
+        values |= {
+            "ranks": float(self._ranks.world_size),
+            "lr": step.lr,
+            "skipped_steps": float(self._skipped),
+        }
         for network, norm in step.window.grad_norm.items():
             values[f"grad_norm/{network}"] = float(norm)
         time_ms = int(time.time() * 1000)

@@ -21,11 +21,12 @@ from orchestrator.train.engine.blocks import apply_memory_and_speed
 from orchestrator.train.engines import build_engines
 from orchestrator.train.exchange import gather_json
 from orchestrator.train.finish import finish
-from orchestrator.train.hooks import Hooks
+from orchestrator.train.hooks import Asked, Hooks
 from orchestrator.train.job import StageJob, StageResult
 from orchestrator.train.loop import Loop, Step
 from orchestrator.train.metrics_log import MetricsLog
 from orchestrator.train.ownership import Ownership
+from orchestrator.train.pause import Pauses, start_note
 from orchestrator.train.preview import Preview
 from orchestrator.train.ranks import Ranks, join
 from orchestrator.train.recorder import Recorder
@@ -51,7 +52,7 @@ def run(job: StageJob, *, hooks: Hooks) -> StageResult:
     train = stage.training
     torch.set_num_threads(stage.compute.cpus_per_worker)
     ranks = join(gpus=stage.compute.gpus_per_worker)
-    if train.batch % (train.micro_batch * ranks.world_size):
+    if not stage.splits_over(ranks.world_size):
         raise UserError(
             f"stages.{stage.id}.train.batch={train.batch} does not split over "
             f"{ranks.world_size} ranks of micro_batch={train.micro_batch}"
@@ -104,6 +105,7 @@ class _Session:
         self._engines = engines
         self._stream = stream
         self._hooks = hooks
+        self._pauses = Pauses(hooks, ranks=ranks)
         self._checkpoints = f"{job.folder}/checkpoints"
         self._log = MetricsLog(
             scratch / "metrics.jsonl", store=store, key=f"{job.folder}/metrics.jsonl"
@@ -140,7 +142,7 @@ class _Session:
             engines=self._engines,
             stream=self._stream,
             ranks=self._ranks,
-            should_stop=self._hooks.should_stop,
+            asked=self._pauses.asked,
         )
         for step in loop.steps(start=start, window=window):
             self._after(step)
@@ -182,12 +184,13 @@ class _Session:
 
     def _after(self, step: Step) -> None:
         last = step.number == self._train.steps
+        pause = step.asked is Asked.PAUSE and not last
         if step.ends_window:
             self._metrics = self._recorder.record(step)
             self._look_for_the_best_metric()
-        elif step.stop:
+        elif step.stop or pause:
             self._recorder.stopped(step)
-        if step.number % self._job.spec.save.every_steps == 0 or last or step.stop:
+        if step.number % self._job.spec.save.every_steps == 0 or last or step.stop or pause:
             self._save(step)
         else:
             self._tolerant(self._saver.poll)
@@ -195,6 +198,15 @@ class _Session:
             self._saver.finish()
         if self._preview.is_due(step.number):
             self._preview.sample(self._engines, step=step.number)
+        if pause:
+            self._pause(step)
+
+    def _pause(self, step: Step) -> None:
+        """Waits, once all is saved, to be started anew: what comes next would be repeated."""
+        if self._tolerant(self._saver.finish):
+            self._pauses.wait(step=step.number)
+        else:
+            self._pauses.refuse()
 
     def _look_for_the_best_metric(self) -> None:
         """Says once that ``keep_best`` asks for a metric that is not logged."""
@@ -221,11 +233,16 @@ class _Session:
         log = self._log.copy() if self._ranks.rank == 0 else None
         self._saver.begin(step=step.number, extra=extra, beside=log, metrics=self._metrics)
 
-    def _tolerant(self, collect: Callable[[], bool]) -> None:
-        """Training outlasts a store that is away for some saves, but not for many in a row."""
+    def _tolerant(self, collect: Callable[[], bool]) -> bool:
+        """Training outlasts a store that is away for some saves, but not for many in a row.
+
+        Returns:
+            Whether a checkpoint was committed.
+        """
         try:
             if collect():
                 self._lost_saves = 0
+                return True
         except FencedError:
             raise
         except UnavailableError as error:
@@ -233,6 +250,7 @@ class _Session:
             if self._lost_saves > MAX_LOST_SAVES:
                 raise
             self._note(f"{error}; training goes on, the next save tries again")
+        return False
 
     def _resume(self) -> tuple[int, Window]:
         found = load_latest(
@@ -247,7 +265,14 @@ class _Session:
             step = int(found["step"])
             window = self._restored(found)
             self._stream.load_state_dict(found["stream"])
-            self._note(f"goes on from step {step}")
+        said = start_note(
+            step=step,
+            ranks=self._ranks.world_size,
+            of=self._job.spec.compute.ranks,
+            before=len(found.get("windows", ())) if found is not None else None,
+        )
+        if said is not None:
+            self._note(said)
         if self._ranks.rank == 0:
             self._log.resume(step=step)
         return step, window
