@@ -25,6 +25,7 @@ from orchestrator.data.index import write_index
 from orchestrator.data.shards import NewSample, shard_name, write_shard
 from orchestrator.recipe.load import parse_recipe
 from orchestrator.storage.store import open_store
+from orchestrator.train.hooks import NeverPaused
 from orchestrator.train.job import StageJob
 from orchestrator.train.sources import latents_uri
 from orchestrator.train.worker import run
@@ -54,7 +55,7 @@ class _MeasuredError(Exception):
 
 
 @dataclass
-class Meter:
+class Meter(NeverPaused):
     """Hooks that time the windows between logged steps and stop after the last one."""
 
     ends_s: list[float] = field(default_factory=list[float])

@@ -1,45 +1,81 @@
-"""What a stage on Ray says to its driver: events and its places; the stop flag the other way."""
+"""What a stage on Ray says to its driver and its controller, and what they ask of it."""
 
 import asyncio
 import json
 import logging
 import threading
 import time
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
 from orchestrator.errors import RushesError
+from orchestrator.train.hooks import Asked
 
 log = logging.getLogger(__name__)
 
-# How old the stop flag may be in a worker. Its training waits while Python is busy with a call.
+# How old what is asked may be in a worker. Its training waits while Python is busy with a call.
 _EXCHANGE_S = 1.0
 _FLUSH_S = 30.0
 
 
-class Board:
-    """An actor beside the driver: events from workers wait here, and a stop flag per stage.
+@dataclass
+class GangState:
+    """What the board knows of a stage's gang.
 
-    It also knows how many workers of each stage have a place on a node, and their last beats.
+    Attributes:
+        placed: workers that have a place.
+        group: hex id of the placement group that holds it; None: no group of ours.
+        stopping: it was asked to end.
+        pausing: it was asked to save and wait.
+        saved: the step that it waits at, saved.
+        left_s: seconds of training left, as last logged.
+    """
+
+    placed: int = 0
+    group: str | None = None
+    stopping: bool = False
+    pausing: bool = False
+    saved: int | None = None
+    left_s: float | None = None
+
+
+class Board:
+    """An actor beside the driver: events from workers wait here, and what each gang is asked.
+
+    It also knows which gangs have their place on nodes, and their ranks' last beats.
     """
 
     def __init__(self) -> None:
         self._events: dict[str, list[str]] = {}
-        self._stopping: set[str] = set()
-        self._placed: dict[str, int] = {}
+        self._gangs: dict[str, GangState] = {}
         self._beats: dict[str, dict[int, tuple[float, str]]] = {}
+        self._growing = True
         self._arrived = asyncio.Condition()
 
-    async def exchange(self, stage: str, events: list[str]) -> bool:
-        """Leaves events (JSON); returns whether the stage should stop."""
+    async def exchange(
+        self,
+        stage: str,
+        events: list[str],
+        saved: int | None = None,
+        left_s: float | None = None,
+    ) -> int:
+        """Leaves events (JSON) and how far the gang is; returns what it is ``Asked``."""
         events = [self._heard(stage, event) for event in events]
         if events:
             async with self._arrived:
                 self._events.setdefault(stage, []).extend(events)
                 self._arrived.notify_all()
-        return stage in self._stopping
+        gang = self._gangs.get(stage, GangState())  # none for a stage whose turn is over
+        if saved is not None:
+            gang.saved = saved
+        if left_s is not None:
+            gang.left_s = left_s
+        if gang.stopping:
+            return int(Asked.STOP)
+        return int(Asked.PAUSE if gang.pausing else Asked.NOTHING)
 
     def _heard(self, stage: str, line: str) -> str:
         """Keeps a beat; its stack is for who asks here, not for the driver."""
@@ -70,19 +106,56 @@ class Board:
 
     async def stop(self, stage: str) -> None:
         """Asks a stage to save and end."""
-        self._stopping.add(stage)
+        self._gangs.get(stage, GangState()).stopping = True
 
-    async def is_stopping(self, stage: str) -> bool:
-        """True once a stage was asked to end."""
-        return stage in self._stopping
+    async def pause(self, stage: str) -> None:
+        """Asks a gang to save and wait; what it said of an earlier request is forgotten."""
+        gang = self._gang(stage)
+        gang.pausing, gang.saved = True, None
 
-    async def place(self, stage: str, workers: int) -> None:
-        """Notes how many workers of a stage hold their place."""
-        self._placed[stage] = workers
+    async def go_on(self, stage: str) -> None:
+        """Takes that back."""
+        gang = self._gang(stage)
+        gang.pausing, gang.saved = False, None
+
+    async def begin(self, stage: str) -> bool:
+        """Before a gang starts: forgets the last one; returns whether the stage should end."""
+        gang = self._gang(stage)
+        self._gangs[stage] = GangState(stopping=gang.stopping)
+        return gang.stopping
+
+    async def look(self, stage: str) -> dict[str, Any]:
+        """All that is known of a stage's gang: fields of ``GangState``."""
+        return asdict(self._gang(stage))
+
+    async def place(self, stage: str, workers: int, group: str | None = None) -> None:
+        """Notes how many workers of a stage hold their place, and in which group."""
+        gang = self._gang(stage)
+        gang.placed, gang.group = workers, group
+
+    async def enter(self, stage: str) -> None:
+        """A stage's turn begins: it looks for a place."""
+        self._gangs[stage] = GangState()
+
+    async def leave(self, stage: str) -> None:
+        """A stage's turn is over."""
+        self._gangs.pop(stage, None)
 
     async def placed(self) -> dict[str, int]:
-        """Workers with a place, by stage."""
-        return self._placed
+        """Workers with a place, by stage whose turn it is."""
+        return {stage: gang.placed for stage, gang in self._gangs.items()}
+
+    async def let_grow(self, growing: bool) -> None:
+        """Whether gangs may grow into what is free."""
+        self._growing = growing
+
+    async def may_grow(self, stage: str) -> bool:
+        """False as well while another stage has lost its place and looks for a new one."""
+        others = (gang for other, gang in self._gangs.items() if other != stage)
+        return self._growing and all(gang.placed for gang in others)
+
+    def _gang(self, stage: str) -> GangState:
+        return self._gangs.setdefault(stage, GangState())
 
 
 def open_board() -> Any:
@@ -92,9 +165,9 @@ def open_board() -> Any:
 
 
 class BoardHooks:
-    """Hooks of a worker on Ray: a thread carries events to the board and the stop flag back.
+    """Hooks of a worker on Ray: a thread carries events to the board and back what it asks.
 
-    Neither call waits for the network.
+    No call but ``paused`` waits for the network.
     """
 
     def __init__(self, board: Any, *, stage: str) -> None:
@@ -102,20 +175,35 @@ class BoardHooks:
         self._stage = stage
         self._events: list[str] = []
         self._lock = threading.Lock()
-        self._stop = threading.Event()
+        self._asked = Asked.NOTHING
+        self._heard = threading.Condition()
+        self._saved: int | None = None
+        self._left_s: float | None = None
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._carry, name="board", daemon=True)
         self._thread.start()
 
     def event(self, event: dict[str, Any]) -> None:
-        """Queues one event."""
+        """Queues one event; what it says of the time left is for the controller too."""
+        self._left_s = event.get("eta_s", self._left_s)
         line = json.dumps(event)
         with self._lock:
             self._events.append(line)
 
     def should_stop(self) -> bool:
-        """The flag as it was at most a moment ago."""
-        return self._stop.is_set()
+        """As it was at most a moment ago."""
+        return self._asked is Asked.STOP
+
+    def should_pause(self) -> bool:
+        """The same."""
+        return self._asked is Asked.PAUSE
+
+    def paused(self, step: int) -> None:
+        """Tells the controller, again and again, until it takes its request back."""
+        self._saved = step
+        with self._heard:
+            self._heard.wait_for(lambda: self._asked is not Asked.PAUSE)
+        self._saved = None
 
     def close(self) -> None:
         """Hands over what is queued; waits for that."""
@@ -128,13 +216,18 @@ class BoardHooks:
             last = self._closed.wait(_EXCHANGE_S)
             with self._lock:
                 events, self._events = self._events, []
+            says = (self._saved, self._left_s)
             try:
-                if ray.get(self._board.exchange.remote(self._stage, events)):
-                    self._stop.set()
+                self._hear(Asked(ray.get(self._board.exchange.remote(self._stage, events, *says))))
             except RayError as error:
                 log.warning("the driver's board is gone: %s", error)
-                self._stop.set()  # nobody would hear of what comes next: it is saved instead
+                self._hear(Asked.STOP)  # nobody would hear of what comes next: it is saved instead
                 return
+
+    def _hear(self, asked: Asked) -> None:
+        with self._heard:
+            self._asked = asked
+            self._heard.notify_all()
 
 
 class Reader:

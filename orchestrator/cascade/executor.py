@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from orchestrator.errors import UnavailableError
 from orchestrator.storage.store import join_uri
+from orchestrator.train.hooks import NeverPaused
 from orchestrator.train.job import StageJob, StageResult
 
 EventSink = Callable[[dict[str, Any]], None]
@@ -51,8 +52,18 @@ class Executor(Protocol):
         """
         ...
 
-    def check(self) -> None:
+    def wait_for_room(self, jobs: tuple[StageJob, ...], *, beside: tuple[StageJob, ...]) -> None:
+        """Told which stages are ready and found no room beside those that run.
+
+        A gang does not grow into room in which one of them could start before the gang ends.
+        """
+        ...
+
+    def check(self) -> str | None:
         """Called again and again while stages run.
+
+        Returns:
+            Why all of them should save and stop, if this machine is about to be taken away.
 
         Raises:
             UnavailableError: if what they run on is gone; ``run`` may never return then.
@@ -61,7 +72,7 @@ class Executor(Protocol):
 
 
 @dataclass(frozen=True)
-class DirectHooks:
+class DirectHooks(NeverPaused):
     """Hooks of a worker in the driver's own process."""
 
     on_event: EventSink

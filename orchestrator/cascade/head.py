@@ -56,11 +56,13 @@ class Head:
                 )
             time.sleep(_PAUSE_S)
 
-    def check(self) -> None:
-        """Looks now and then whether it is there, however often this is called."""
-        if self._clock() >= self._next_s:
-            self.reach()
-            self._next_s = self._clock() + _EVERY_S
+    def check(self) -> bool:
+        """Looks now and then whether it is there, however often this is called; says if it did."""
+        if self._clock() < self._next_s:
+            return False
+        self.reach()
+        self._next_s = self._clock() + _EVERY_S
+        return True
 
 
 def _takes_connections(address: str) -> bool:

@@ -28,8 +28,12 @@ class LocalExecutor:
         """One stage at a time."""
         return not beside
 
-    def check(self) -> None:
+    def wait_for_room(self, jobs: tuple[StageJob, ...], *, beside: tuple[StageJob, ...]) -> None:
+        """No gang grows here."""
+
+    def check(self) -> str | None:
         """This machine is there."""
+        return None
 
     def run(self, job: StageJob, *, on_event: EventSink, stop: threading.Event) -> StageResult:
         """Runs a stage; blocks."""

@@ -1,4 +1,4 @@
-"""What Ray Train's controller tells the board: which of a stage's workers have a place.
+"""Between Ray Train's controller and the board: the place of a stage's gang, and what it is asked.
 
 Imported by the controller: ``ray.train`` is imported here, torch is not.
 """
@@ -9,12 +9,13 @@ from typing import Any
 import ray
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
+from orchestrator.cascade.board import GangState
 from orchestrator.cascade.events import gang_ending, gang_started
 from orchestrator.errors import StoppedError
 
 
-class TellPlaces(WorkerGroupCallback):
-    """Says when a gang has its place, when it is seen to fail, and when it gives its place back.
+class Line:
+    """The controller's end of the board, for one stage.
 
     Args:
         board: the actor beside the driver.
@@ -22,21 +23,57 @@ class TellPlaces(WorkerGroupCallback):
     """
 
     def __init__(self, board: Any, *, stage: str) -> None:
+        self.stage = stage
         self._board = board
-        self._stage = stage
+
+    def begin(self) -> bool:
+        """A new gang is about to start; returns whether it should not."""
+        return ray.get(self._board.begin.remote(self.stage))
+
+    def place(self, workers: int, *, group: str | None) -> None:
+        """So many workers have a place in a placement group."""
+        ray.get(self._board.place.remote(self.stage, workers, group))
+
+    def look(self) -> GangState:
+        """All that is known of the gang."""
+        return GangState(**ray.get(self._board.look.remote(self.stage)))
+
+    def may_grow(self) -> bool:
+        """Whether the gang may take what is free."""
+        return ray.get(self._board.may_grow.remote(self.stage))
+
+    def pause(self) -> None:
+        """Asks the gang to save and wait."""
+        ray.get(self._board.pause.remote(self.stage))
+
+    def go_on(self) -> None:
+        """Takes that back."""
+        ray.get(self._board.go_on.remote(self.stage))
+
+    def say(self, event: dict[str, Any]) -> None:
+        """Hands the driver an event."""
+        ray.get(self._board.exchange.remote(self.stage, [json.dumps(event)]))
+
+
+class TellPlaces(WorkerGroupCallback):
+    """Says when a gang has its place, when it is seen to fail, and when it gives its place back."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
         self._is_running = False
 
     def before_worker_group_start(self, worker_group_context: Any) -> None:
         """Starts no gang for a stage that should end: nobody in it would hear of that."""
-        if ray.get(self._board.is_stopping.remote(self._stage)):
+        if self._line.begin():
             raise StoppedError("stopped before its workers had a place")
 
     def after_worker_group_start(self, worker_group: Any) -> None:
         """All of this gang's workers run."""
+        group = worker_group.get_worker_group_state().placement_group_handle.placement_group
         workers = len(worker_group.get_workers())
         self._is_running = True
-        self._say(gang_started(self._stage, workers=workers))
-        self._tell(workers)
+        self._line.say(gang_started(self._line.stage, workers=workers))
+        self._line.place(workers, group=group.id.hex())
 
     def after_worker_group_poll_status(self, worker_group_status: Any) -> None:
         """The failure of a worker is seen here; the gang keeps its place until the next has one."""
@@ -46,20 +83,14 @@ class TellPlaces(WorkerGroupCallback):
     def before_worker_group_shutdown(self, worker_group: Any) -> None:
         """Said before they are gone: until then their room counts twice, never as free."""
         self._end(failed=False)
-        self._tell(0)
+        self._line.place(0, group=None)
 
     def before_worker_group_abort(self, worker_group_context: Any) -> None:
         """As a shutdown."""
         self._end(failed=False)
-        self._tell(0)
+        self._line.place(0, group=None)
 
     def _end(self, *, failed: bool) -> None:
         if self._is_running:
             self._is_running = False
-            self._say(gang_ending(self._stage, failed=failed))
-
-    def _say(self, event: dict[str, Any]) -> None:
-        ray.get(self._board.exchange.remote(self._stage, [json.dumps(event)]))
-
-    def _tell(self, workers: int) -> None:
-        ray.get(self._board.place.remote(self._stage, workers))
+            self._line.say(gang_ending(self._line.stage, failed=failed))

@@ -1,7 +1,6 @@
 """Runs stages on Ray: Ray Train for gangs, Ray Data for encoding, a task for the rest."""
 
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,10 @@ from orchestrator.cascade.board import Reader, open_board
 from orchestrator.cascade.executor import EventSink, NoRoomError
 from orchestrator.cascade.explain import explain
 from orchestrator.cascade.head import Head, reaching_ray
+from orchestrator.cascade.nodes import draining_nodes, usable_nodes
 from orchestrator.cascade.ray_tasks import run_encode, run_evaluate, run_plain
 from orchestrator.cascade.ray_train import WORKER, train
-from orchestrator.cascade.room import fit, least, left, missing, shortage
+from orchestrator.cascade.room import Resources, fit, gang_of, least, left, missing, shortage
 from orchestrator.cascade.worker_env import LOOPBACK, worker_env
 from orchestrator.errors import UserError
 from orchestrator.train.job import StageJob, StageResult
@@ -46,17 +46,32 @@ class RayExecutor:
         self._logs = logs
         self._worker = worker
         with reaching_ray():
-            self._head = Head(ray.get_runtime_context().gcs_address)
+            here = ray.get_runtime_context()
+            self._head = Head(here.gcs_address)
+            self._node = here.get_node_id()
             self._board = open_board()
+        self._may_grow = True
 
     def fits(self, job: StageJob, *, beside: tuple[StageJob, ...]) -> bool:
         """Beside others: on what Ray has left, less what those still wait for."""
         with reaching_ray():
             return self._fits(job, beside=beside)
 
-    def check(self) -> None:
-        """Looks for the head now and then."""
-        self._head.check()
+    def wait_for_room(self, jobs: tuple[StageJob, ...], *, beside: tuple[StageJob, ...]) -> None:
+        """Keeps gangs as they are while one of these could start beside them as they are."""
+        with reaching_ray():
+            may_grow = not any(self._could_start(job, beside=beside) for job in jobs)
+            if may_grow != self._may_grow:
+                ray.get(self._board.let_grow.remote(may_grow))
+                self._may_grow = may_grow
+
+    def check(self) -> str | None:
+        """Looks for the head, and whether the driver's node is drained, now and then."""
+        if not self._head.check():
+            return None
+        with reaching_ray():
+            is_leaving = self._node in draining_nodes()
+        return "the driver's node is about to be taken away" if is_leaving else None
 
     def run(self, job: StageJob, *, on_event: EventSink, stop: threading.Event) -> StageResult:
         """Runs a stage; blocks.
@@ -68,13 +83,14 @@ class RayExecutor:
         if not self.fits(job, beside=()):
             self._say_too_large(job, on_event=on_event)
         with reaching_ray():
+            ray.get(self._board.enter.remote(job.stage))
             reader = Reader(self._board, stage=job.stage, sink=on_event, stop=stop)
             try:
                 return self._run(job, stop=stop)
             except NoRoomError:
                 raise NoRoomError(self._shortage(job)) from None
             finally:
-                ray.get(self._board.place.remote(job.stage, 0))
+                ray.get(self._board.leave.remote(job.stage))
                 reader.close()
 
     def _fits(self, job: StageJob, *, beside: tuple[StageJob, ...]) -> bool:
@@ -85,6 +101,15 @@ class RayExecutor:
         still = [missing(one.spec.compute, placed=placed.get(one.stage, 0)) for one in beside]
         free = available_resources_per_node()
         return fit([wanted], nodes=left(still, nodes=[free.get(node, {}) for node in nodes]))
+
+    def _could_start(self, job: StageJob, *, beside: tuple[StageJob, ...]) -> bool:
+        """Whether there will be room once all are over but gangs that could grow."""
+        placed: Any = ray.get(self._board.placed.remote())
+        elastic = [one for one in beside if one.spec.compute.is_elastic]
+        stay = [gang_of(one.spec.compute, workers=placed.get(one.stage, 0)) for one in elastic]
+        if not stay:
+            return False
+        return fit([*stay, least(job.spec.compute)], nodes=list(self._nodes().values()))
 
     def _say_too_large(self, job: StageJob, *, on_event: EventSink) -> None:
         if self._private:
@@ -119,7 +144,7 @@ class RayExecutor:
     def _shortage(self, job: StageJob) -> str:
         return shortage(job.spec.compute, nodes=list(self._nodes().values()))
 
-    def _nodes(self) -> dict[str, Mapping[str, float]]:
-        """What each node that lives has when nothing runs on it, by its id."""
+    def _nodes(self) -> dict[str, Resources]:
+        """What each node that stays has when nothing runs on it, by its id."""
         self._head.reach()
-        return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+        return usable_nodes()

@@ -58,14 +58,17 @@ def train(
 
     from orchestrator.cascade.failures import EndAtOnce
     from orchestrator.cascade.moments import TellMoments
-    from orchestrator.cascade.places import TellPlaces
+    from orchestrator.cascade.places import Line, TellPlaces
+    from orchestrator.cascade.policies import create_policy
     from orchestrator.cascade.trainer import PrivateStageTrainer, StageTrainer
     from orchestrator.cascade.watch import Watch
 
+    scaling, line = _scaling(job.spec), Line(board, stage=job.stage)
     trainer = (PrivateStageTrainer if private else StageTrainer)(
         train_loop,
         train_loop_config={"job": job.model_dump_json(), "board": board, "worker": worker},
-        scaling_config=_scaling(job.spec),
+        policy=create_policy(scaling, line=line, sizes=job.spec.legal_ranks),
+        scaling_config=scaling,
         run_config=RunConfig(
             name=f"{job.recipe.name}-{job.stage}-{job.attempt}",
             storage_path=str(scratch),
@@ -76,7 +79,7 @@ def train(
             ),
             # In this order: EndAtOnce raises, and who comes after it is not called.
             callbacks=[  # pyright: ignore[reportArgumentType]
-                TellPlaces(board, stage=job.stage),
+                TellPlaces(line),
                 TellMoments(board, stage=job.stage),
                 Watch(board, job=job),
                 EndAtOnce(),
@@ -98,15 +101,16 @@ def train(
 def _scaling(stage: Stage) -> Any:
     from ray.train import ScalingConfig
 
+    from orchestrator.cascade.planner import LOOK_S
+
     compute = stage.compute
-    workers: int | tuple[int, int] = compute.workers
-    if compute.min_workers is not None and compute.min_workers < compute.workers:
-        workers = (compute.min_workers, compute.workers)
+    workers = (compute.least_ranks, compute.ranks) if compute.is_elastic else compute.ranks
     resources = {"CPU": float(compute.cpus_per_worker)}
     if compute.gpus_per_worker:
         resources["GPU"] = float(compute.gpus_per_worker)
     return ScalingConfig(
         num_workers=workers,
+        elastic_resize_monitor_interval_s=LOOK_S,
         use_gpu=bool(compute.gpus_per_worker),
         resources_per_worker=resources,
     )

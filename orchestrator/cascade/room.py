@@ -19,12 +19,15 @@ class Gang:
 
 def least(compute: Compute) -> Gang:
     """What a stage needs to start."""
-    return _gang(compute, workers=compute.min_workers or compute.ranks)
+    return gang_of(compute, workers=compute.least_ranks)
 
 
 def missing(compute: Compute, *, placed: int) -> Gang:
-    """What a running stage may still take: workers that have no place yet."""
-    return _gang(compute, workers=max(compute.ranks - placed, 0))
+    """What a running stage is about to take: all that it may, as long as it has no place.
+
+    A gang that has one grows only into what no stage waits for: it has no claim to it.
+    """
+    return gang_of(compute, workers=0 if placed else compute.ranks)
 
 
 def shortage(compute: Compute, *, nodes: Sequence[Resources]) -> str:
@@ -40,9 +43,16 @@ def _amounts(amounts: Resources) -> str:
     return ", ".join(named) or "nothing"
 
 
-def _gang(compute: Compute, *, workers: int) -> Gang:
+def gang_of(compute: Compute, *, workers: int) -> Gang:
+    """So many of a stage's workers."""
     needs = {"CPU": float(compute.cpus_per_worker), "GPU": float(compute.gpus_per_worker)}
     return Gang(workers=workers, needs=needs)
+
+
+def largest(sizes: Sequence[int], *, needs: Resources, nodes: Sequence[Resources]) -> int | None:
+    """The largest gang that finds a place, of those with ``sizes`` workers; None: not one does."""
+    places = sum(_count(node, needs) for node in nodes)
+    return max((size for size in sizes if size <= places), default=None)
 
 
 def fit(gangs: Sequence[Gang], *, nodes: Sequence[Resources]) -> bool:
@@ -81,6 +91,11 @@ def _place(needs: Resources, *, free: Sequence[dict[str, float]]) -> bool:
     for name, amount in needs.items():
         home[name] = home.get(name, 0.0) - amount
     return True
+
+
+def _count(node: Resources, needs: Resources) -> int:
+    """How many workers one node has room for."""
+    return int(min(node.get(name, 0.0) // amount for name, amount in needs.items() if amount))
 
 
 def _has(node: Resources, needs: Resources) -> bool:

@@ -126,7 +126,15 @@ class Graph:
                 if future.result() is Turn.AGAIN:
                     waiting.append(job.stage)
             if running:
-                self.executor.check()
+                self._stop_if_leaving(running.values())
+
+    def _stop_if_leaving(self, jobs: Iterable[StageJob]) -> None:
+        reason = self.executor.check()
+        if reason is not None and not self.stop.is_set():
+            for job in jobs:
+                text = f"{reason}: saves and stops"
+                self._say({"kind": "note", "stage": job.stage, "text": text})
+            self.stop.set()
 
     def _say_left(self, jobs: Iterable[StageJob], *, error: RushesError) -> None:
         """The end of stages whose threads are not waited for."""
@@ -192,6 +200,8 @@ class Graph:
                 break  # it keeps its room until it starts
             else:
                 behind.add(job.stage)
+        turned_away = tuple(job for job in ready if job.stage in waiting)
+        self.executor.wait_for_room(turned_away, beside=tuple(running.values()))
         if ready and not running and not self.stop.is_set():
             start(ready[0])  # it fits not even alone; a cluster may grow
 

@@ -9,13 +9,26 @@ from typing import Any
 from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
     get_or_create_autoscaling_coordinator,
 )
+from ray.train import Result
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.scaling_policy import ScalingPolicy
 
 
 class StageTrainer(TorchTrainer):
-    """Starts no process for Ray Data's datasets: a stage's stream is its own."""
+    """Starts no process for Ray Data's datasets: a stage's stream is its own.
+
+    Args:
+        policy: says with how many workers a gang starts, and when it is started anew.
+    """
+
+    def __init__(self, *args: Any, policy: ScalingPolicy, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._policy = policy
+
+    def _initialize_and_run_controller(self, **options: Any) -> Result:
+        return super()._initialize_and_run_controller(**options | {"scaling_policy": self._policy})
 
     unused: tuple[type, ...] = (DatasetsCallback,)
 

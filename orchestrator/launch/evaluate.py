@@ -8,11 +8,12 @@ from orchestrator.errors import UserError
 from orchestrator.launch.run_folder import open_run
 from orchestrator.train.evaluate import evaluate
 from orchestrator.train.evaluation.digits import SHARES
+from orchestrator.train.hooks import NeverPaused
 from orchestrator.train.job import StageJob
 
 
 @dataclass(frozen=True)
-class _Watch:
+class _Watch(NeverPaused):
     """Hooks that only count clips."""
 
     on_clips: Callable[[int, int], None]

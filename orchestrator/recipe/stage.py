@@ -92,6 +92,25 @@ class Stage(Strict):
         """Forward passes per optimizer step on each of ``ranks`` ranks of a training stage."""
         return self.training.batch // (self.training.micro_batch * ranks)
 
+    def splits_over(self, ranks: int) -> bool:
+        """Whether ``ranks`` ranks may train this stage: each gets the same number of full passes.
+
+        A contrastive batch is compared as a whole, so it is exactly one pass of all ranks.
+        """
+        clips = self.training.micro_batch * ranks
+        if isinstance(self.training.objective, ContrastiveConfig):
+            return self.training.batch == clips
+        return self.training.batch % clips == 0
+
+    @property
+    def legal_ranks(self) -> tuple[int, ...]:
+        """Gang sizes that a training stage may run with, the smallest first.
+
+        Sizes between ``min_workers`` and ``workers`` that do not split the batch are left out.
+        """
+        sizes = range(self.compute.least_ranks, self.compute.ranks + 1)
+        return tuple(ranks for ranks in sizes if self.splits_over(ranks))
+
     @model_validator(mode="after")
     def _is_one_kind(self) -> Self:
         if self.distill is not None and self.train is None:
@@ -115,16 +134,24 @@ class Stage(Strict):
     def _batch_splits_evenly(self) -> Self:
         if self.train is None:
             return self
-        for ranks in self.compute.legal_ranks:
+        for name, ranks in self._bounds():
+            if self.splits_over(ranks):
+                continue
             clips = self.train.micro_batch * ranks
-            if self.train.batch % clips:
+            if isinstance(self.train.objective, ContrastiveConfig):
                 raise ValueError(
-                    f"train.batch={self.train.batch} is not a multiple of "
-                    f"micro_batch*workers={self.train.micro_batch}*{ranks}={clips}"
-                )
-            if isinstance(self.train.objective, ContrastiveConfig) and self.train.batch != clips:
-                raise ValueError(
-                    f"train.batch={self.train.batch} with micro_batch*workers={clips}: captions "
+                    f"train.batch={self.train.batch} with micro_batch*{name}={clips}: captions "
                     "and pictures of a whole batch are compared, wanted the same number"
                 )
+            raise ValueError(
+                f"train.batch={self.train.batch} is not a multiple of "
+                f"micro_batch*{name}={self.train.micro_batch}*{ranks}={clips}"
+            )
         return self
+
+    def _bounds(self) -> tuple[tuple[str, int], ...]:
+        """The gang sizes that the recipe names, by the field that names them."""
+        largest = (("workers", self.compute.ranks),)
+        if not self.compute.is_elastic:
+            return largest
+        return (("min_workers", self.compute.least_ranks), *largest)

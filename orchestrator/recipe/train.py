@@ -153,9 +153,14 @@ class Compute(Strict):
         return max(self.workers, 1)
 
     @property
-    def legal_ranks(self) -> range:
-        """Gang sizes that training may go on with."""
-        return range(self.min_workers or self.ranks, self.ranks + 1)
+    def least_ranks(self) -> int:
+        """Processes of the smallest gang."""
+        return self.min_workers or self.ranks
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether the gang may shrink and grow."""
+        return self.least_ranks < self.ranks
 
 
 class KeepBest(Strict):

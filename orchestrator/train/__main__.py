@@ -17,9 +17,10 @@ from types import FrameType
 from typing import Any
 
 from orchestrator.errors import RushesError
+from orchestrator.train.hooks import NeverPaused
 
 
-class PipeHooks:
+class PipeHooks(NeverPaused):
     """Hooks that write JSON lines to a file descriptor."""
 
     def __init__(self, fd: int | None) -> None:

@@ -1,6 +1,15 @@
 """What a worker says to whoever started it, and what it asks."""
 
+from enum import IntEnum
 from typing import Any, Protocol
+
+
+class Asked(IntEnum):
+    """What a gang is asked to do at its next step boundary."""
+
+    NOTHING = 0
+    PAUSE = 1  # save, say so, and wait: the gang is about to be started anew
+    STOP = 2  # save and end
 
 
 class Hooks(Protocol):
@@ -16,3 +25,25 @@ class Hooks(Protocol):
     def should_stop(self) -> bool:
         """True once the run was asked to save and stop."""
         ...
+
+    def should_pause(self) -> bool:
+        """True while somebody waits for a save, to start the gang anew from it."""
+        ...
+
+    def paused(self, step: int) -> None:
+        """Says that all steps up to ``step`` are saved; waits as long as the gang should pause.
+
+        A gang that is moved ends in here.
+        """
+        ...
+
+
+class NeverPaused:
+    """The part of ``Hooks`` for a gang that nobody starts anew elsewhere."""
+
+    def should_pause(self) -> bool:
+        """Nobody asks."""
+        return False
+
+    def paused(self, step: int) -> None:
+        """Nobody waits."""

@@ -11,6 +11,7 @@ from orchestrator.recipe.stage import Stage
 from orchestrator.train.engine.base import Engine
 from orchestrator.train.evidence import Refusal
 from orchestrator.train.health import REFUSE, Monitor, Taken
+from orchestrator.train.hooks import Asked
 from orchestrator.train.ledger import Ledger
 from orchestrator.train.randomness import SlotRandom, happens_at
 from orchestrator.train.ranks import Ranks
@@ -28,7 +29,7 @@ class Step:
         lr: learning rate that was used.
         window: sums since the last logged step.
         ends_window: this is a logged step; the next one begins a new window.
-        stop: the run was asked to stop; all ranks see the same value.
+        asked: what rank 0 was asked to do; all ranks see the same value.
         refusal: what is known of a step that was not applied.
     """
 
@@ -36,8 +37,13 @@ class Step:
     lr: float
     window: Window
     ends_window: bool
-    stop: bool
+    asked: Asked
     refusal: Refusal | None
+
+    @property
+    def stop(self) -> bool:
+        """The run was asked to stop: this was the last step."""
+        return self.asked is Asked.STOP
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Loop:
     engines: Mapping[str, Engine]
     stream: Stream
     ranks: Ranks
-    should_stop: Callable[[], bool]
+    asked: Callable[[], Asked]
     ledger: Ledger
     monitor: Monitor
 
@@ -74,11 +80,11 @@ class Loop:
             if refusal is not None:
                 window.skipped += 1
                 window.spikes += refusal.is_spike
-            stop = self.ranks.any(self.should_stop() if self.ranks.rank == 0 else False)
+            asked = Asked(self.ranks.first(self.asked() if self.ranks.rank == 0 else 0))
             ends = (step + 1) % train.log_every == 0 or step + 1 == train.steps
             self.ledger.settle("compute")
-            yield Step(step + 1, lr, window, ends_window=ends, stop=stop, refusal=refusal)
-            if stop:
+            yield Step(step + 1, lr, window, ends_window=ends, asked=asked, refusal=refusal)
+            if asked is Asked.STOP:
                 return
             if ends:
                 window = Window()

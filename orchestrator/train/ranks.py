@@ -20,13 +20,13 @@ class Ranks:
     local_rank: int
     device: torch.device
 
-    def any(self, flag: bool) -> bool:
-        """True on every rank if rank 0 says so."""
+    def first(self, number: int) -> int:
+        """Rank 0's number, on every rank."""
         if self.world_size == 1:
-            return flag
-        value = torch.tensor([int(flag)], device=self.device)
+            return number
+        value = torch.tensor([number], device=self.device)
         dist.broadcast(value, src=0)
-        return bool(value.item())
+        return int(value.item())
 
     def all(self, flag: bool) -> bool:
         """True on every rank if every rank says so."""

@@ -65,8 +65,13 @@ class Recorder:
         self._skipped += step.window.skipped
         self._spikes += step.window.spikes
         values |= self._speed(step) | self._machine() | self._compared(own_s, step=step)
-        values |= {"lr": step.lr, "skipped_steps": float(self._skipped)}
-        values |= {"spikes": float(self._spikes), "rewinds": float(rewinds)}
+        values |= {
+            "ranks": float(self._ranks.world_size),
+            "lr": step.lr,
+            "skipped_steps": float(self._skipped),
+            "spikes": float(self._spikes),
+            "rewinds": float(rewinds),
+        }
         for network, norm in step.window.grad_norm.items():
             values[f"grad_norm/{network}"] = norm
         time_ms = int(time.time() * 1000)

@@ -28,12 +28,13 @@ from orchestrator.train.engines import build_engines
 from orchestrator.train.exchange import gather_json
 from orchestrator.train.finish import finish
 from orchestrator.train.health import Verdict
-from orchestrator.train.hooks import Hooks
+from orchestrator.train.hooks import Asked, Hooks
 from orchestrator.train.job import StageJob, StageResult
 from orchestrator.train.ledger import Ledger, process_ledger
 from orchestrator.train.loop import Loop, Step
 from orchestrator.train.metrics_log import MetricsLog
 from orchestrator.train.ownership import Ownership
+from orchestrator.train.pause import Pauses, start_note
 from orchestrator.train.preview import Preview
 from orchestrator.train.ranks import Ranks, join
 from orchestrator.train.recorder import Recorder
@@ -87,7 +88,7 @@ def _train(
     nodes: Sequence[str],
 ) -> StageResult:
     stage, train = job.spec, job.spec.training
-    if train.batch % (train.micro_batch * ranks.world_size):
+    if not stage.splits_over(ranks.world_size):
         raise UserError(
             f"stages.{stage.id}.train.batch={train.batch} does not split over "
             f"{ranks.world_size} ranks of micro_batch={train.micro_batch}"
@@ -148,6 +149,7 @@ class _Session:
         self._hooks = hooks
         self._ledger = ledger
         self._beat = beat
+        self._pauses = Pauses(hooks, ranks=ranks)
         self._checkpoints = f"{job.folder}/checkpoints"
         self._log = MetricsLog(
             scratch / "metrics.jsonl", store=store, key=f"{job.folder}/metrics.jsonl"
@@ -202,7 +204,7 @@ class _Session:
             engines=self._engines,
             stream=self._stream,
             ranks=self._ranks,
-            should_stop=self._hooks.should_stop,
+            asked=self._pauses.asked,
             ledger=self._ledger,
             monitor=self._care.monitor,
         )
@@ -257,18 +259,19 @@ class _Session:
 
     def _after(self, step: Step) -> Verdict | None:
         last = step.number == self._train.steps
+        pause = step.asked is Asked.PAUSE and not last
         if step.refusal is not None:
             self._care.refused(step.refusal)
         if step.ends_window:
             self._state.metrics = self._recorder.record(step, rewinds=self._care.rewinds)
             self._care.monitor.logged(step.number, loss=self._state.metrics.get("loss", math.nan))
             self._look_for_the_best_metric()
-        elif step.stop:
+        elif step.stop or pause:
             self._recorder.stopped(step)
         verdict = self._care.monitor.verdict()
         if verdict is not None and not step.stop:
             return verdict  # a stop comes first: the next start goes back
-        if step.number % self._job.spec.save.every_steps == 0 or last or step.stop:
+        if step.number % self._job.spec.save.every_steps == 0 or last or step.stop or pause:
             with self._ledger.in_phase("save_blocked"):
                 self._save(step)
         else:
@@ -278,7 +281,17 @@ class _Session:
         if self._preview.is_due(step.number):
             with self._ledger.in_phase("evaluation"):
                 self._preview.sample(self._engines, step=step.number)
+        if pause:
+            with self._ledger.in_phase("save_blocked"):
+                self._pause(step)
         return None
+
+    def _pause(self, step: Step) -> None:
+        """Waits, once all is saved, to be started anew: what comes next would be repeated."""
+        if self._tolerant(self._saver.finish):
+            self._pauses.wait(step=step.number)
+        else:
+            self._pauses.refuse()
 
     def _look_for_the_best_metric(self) -> None:
         """Says once that ``keep_best`` asks for a metric that is not logged."""
@@ -297,11 +310,16 @@ class _Session:
         beside = self._log.copy() | self._care.evidence() if self._ranks.rank == 0 else None
         self._saver.begin(step=step.number, extra=extra, beside=beside, metrics=self._state.metrics)
 
-    def _tolerant(self, collect: Callable[[], bool]) -> None:
-        """Training outlasts a store that is away for some saves, but not for many in a row."""
+    def _tolerant(self, collect: Callable[[], bool]) -> bool:
+        """Training outlasts a store that is away for some saves, but not for many in a row.
+
+        Returns:
+            Whether a checkpoint was committed.
+        """
         try:
             if collect():
                 self._lost_saves = 0
+                return True
         except FencedError:
             raise
         except UnavailableError as error:
@@ -309,14 +327,21 @@ class _Session:
             if self._lost_saves > MAX_LOST_SAVES:
                 raise
             self._note(f"{error}; training goes on, the next save tries again")
+        return False
 
     def _resume(self) -> tuple[int, Window]:
         self._care.resume()
         started_s = time.monotonic()
         found = self._load(is_fit=None)
         loaded_s = time.monotonic() - started_s
-        if found is not None:
-            self._note(f"goes on from step {found['step']}, loaded in {loaded_s:.1f} s")
+        said = start_note(
+            step=0 if found is None else int(found["step"]),
+            ranks=self._ranks.world_size,
+            of=self._job.spec.compute.ranks,
+            before=None if found is None else len(found.get("windows", ())),
+        )
+        if said is not None:
+            self._note(said if found is None else f"{said}, loaded in {loaded_s:.1f} s")
         return self._state.start(found)
 
     def _rewind(self, verdict: Verdict, *, at: Step) -> tuple[int, Window]:

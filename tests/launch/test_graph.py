@@ -40,8 +40,11 @@ class FakeExecutor:
     def fits(self, job: StageJob, *, beside: tuple[StageJob, ...]) -> bool:
         return self.side_by_side
 
-    def check(self) -> None:
+    def wait_for_room(self, jobs: tuple[StageJob, ...], *, beside: tuple[StageJob, ...]) -> None:
         pass
+
+    def check(self) -> str | None:
+        return None
 
     def run(self, job: StageJob, *, on_event: Any, stop: threading.Event) -> StageResult:
         self.started.append(job.stage)

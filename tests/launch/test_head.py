@@ -91,11 +91,10 @@ def executor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Makes an executor on a node with room, whose board is lost with an error."""
 
     def make(error: Exception) -> ray_executor.RayExecutor:
-        node = {"NodeID": "n", "Alive": True, "Resources": {"CPU": 2.0}}
-        context = SimpleNamespace(gcs_address=free_address())
+        context = SimpleNamespace(gcs_address=free_address(), get_node_id=lambda: "n")
         monkeypatch.setattr(ray_executor, "open_board", lambda: FakeBoard(error))
         monkeypatch.setattr(ray_executor.ray, "get_runtime_context", lambda: context)
-        monkeypatch.setattr(ray_executor.ray, "nodes", lambda: [node])
+        monkeypatch.setattr(ray_executor, "usable_nodes", lambda: {"n": {"CPU": 2.0}})
         monkeypatch.setattr(Head, "reach", lambda self: None)
         return ray_executor.RayExecutor(scratch=tmp_path, logs=tmp_path, private=False)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cascade.room import Gang, fit, least, left, missing, shortage
+from orchestrator.cascade.room import Gang, fit, largest, least, left, missing, shortage
 from orchestrator.recipe.train import Compute
 
 
@@ -27,12 +27,21 @@ def test_workers_are_placed_whole(gangs: Any, nodes: Any, fits: bool) -> None:
     assert fit(gangs, nodes=nodes) is fits
 
 
-def test_an_elastic_stage_starts_small_and_keeps_room_to_grow() -> None:
+def test_an_elastic_stage_starts_small_and_has_no_claim_to_grow() -> None:
     elastic = Compute(workers=3, min_workers=1)
     assert least(elastic).workers == 1
-    assert missing(elastic, placed=0).workers == 3
-    assert missing(elastic, placed=1).workers == 2
+    assert missing(elastic, placed=0).workers == 3  # it is about to take all that it may
+    assert missing(elastic, placed=1).workers == 0
     assert missing(elastic, placed=3).workers == 0
+
+
+def test_the_largest_gang_is_of_a_legal_size_and_whole_workers() -> None:
+    needs = {"CPU": 2.0, "GPU": 0.0}
+    nodes = [{"CPU": 5.0}, {"CPU": 3.0, "GPU": 1.0}, {"CPU": 1.0}]  # two, one and no worker
+    assert largest((1, 2, 4), needs=needs, nodes=nodes) == 2
+    assert largest((3, 4), needs=needs, nodes=nodes) == 3
+    assert largest((4,), needs=needs, nodes=nodes) is None
+    assert largest((1,), needs=needs | {"GPU": 1.0}, nodes=nodes) == 1
 
 
 def test_what_two_nodes_have_left_is_not_room_for_one_worker() -> None:

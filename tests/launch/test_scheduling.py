@@ -34,6 +34,7 @@ class HeldExecutor:
         self._changed = threading.Condition()
         self._asked: list[tuple[str, set[str]]] = []
         self.lost: UnavailableError | None = None
+        self.leaving: str | None = None
 
     def fits(self, job: StageJob, *, beside: tuple[StageJob, ...]) -> bool:
         with self._changed:
@@ -42,9 +43,13 @@ class HeldExecutor:
         held = [missing(other.spec.compute, placed=0) for other in beside]
         return fit([*held, least(job.spec.compute)], nodes=ROOM)
 
-    def check(self) -> None:
+    def wait_for_room(self, jobs: tuple[StageJob, ...], *, beside: tuple[StageJob, ...]) -> None:
+        pass
+
+    def check(self) -> str | None:
         if self.lost is not None:
             raise self.lost
+        return self.leaving
 
     def run(self, job: StageJob, *, on_event: Any, stop: threading.Event) -> StageResult:
         end: Future[StageResult] = Future()

@@ -4,10 +4,11 @@ import json
 from typing import Any
 
 from orchestrator.recipe.recipe import Recipe
+from orchestrator.train.hooks import NeverPaused
 from orchestrator.train.job import StageJob
 
 
-class Recorded:
+class Recorded(NeverPaused):
     """Hooks that keep events and ask to stop after some steps."""
 
     def __init__(self, *, stop_after: int | None = None) -> None:
