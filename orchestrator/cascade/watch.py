@@ -13,7 +13,6 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.cascade.evidence import Eye, stack_text
 from orchestrator.cascade.suspects import Heard, Verdict, collective_text, judge
@@ -167,9 +166,8 @@ class _Guard:
     def _eye(self, rank: int) -> Any:
         node = self._members[rank].node_id
         if node not in self._eyes:
-            there = NodeAffinitySchedulingStrategy(node, soft=False)
-            remote = ray.remote(num_cpus=0, scheduling_strategy=there)(Eye)
-            self._eyes[node] = remote.remote()
+            there = {ray._raylet.RAY_NODE_ID_KEY: node}  # pyright: ignore[reportAttributeAccessIssue]
+            self._eyes[node] = ray.remote(num_cpus=0, label_selector=there)(Eye).remote()
         return self._eyes[node]
 
     def _tell(

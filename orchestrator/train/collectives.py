@@ -48,6 +48,7 @@ class _Timer:
         self.thread: int | None = None
         self.depth = 0
         self.calls = 0
+        self.wrapped: set[Any] = set()
 
     @contextmanager
     def timing(self) -> Iterator[None]:
@@ -108,9 +109,10 @@ def timed_calls() -> int:
 def _wrap_once() -> None:
     for name in BLOCKING:
         function = getattr(c10d, name, None)
-        if function is None or hasattr(function, "_is_timed"):
+        if function is None or function in _TIMER.wrapped:
             continue
         wrapped = _timing(function)
+        _TIMER.wrapped.add(wrapped)
         for module in (c10d, dist):
             if getattr(module, name, None) is function:
                 setattr(module, name, wrapped)
@@ -124,7 +126,6 @@ def _timing(function: Callable[..., Any]) -> Callable[..., Any]:
             result = function(*args, **kwargs)
         return _TimedWork(result) if isinstance(result, dist.Work) else result
 
-    wrapped._is_timed = True  # pyright: ignore[reportFunctionMemberAccess]
     return wrapped
 
 
@@ -162,5 +163,6 @@ def last_collective() -> dict[str, Any] | None:
 def _recorded(*, entries: bool) -> dict[str, Any]:
     # NCCL has a recorder of its own.
     name = "nccl" if dist.get_backend() == "nccl" else "fr"
-    dump = getattr(torch._C._distributed_c10d, f"_dump_{name}_trace_json")
+    binding: Any = torch._C._distributed_c10d  # pyright: ignore[reportAttributeAccessIssue]
+    dump = getattr(binding, f"_dump_{name}_trace_json")
     return json.loads(dump(entries, False))

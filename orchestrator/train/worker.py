@@ -1,12 +1,10 @@
 """One rank of one training stage, from an empty process to finished weights."""
 
 import math
-import platform
-import secrets
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,11 +15,9 @@ from orchestrator.data.stream import Stream
 from orchestrator.errors import FencedError, RushesError, UnavailableError, UserError, heard, told
 from orchestrator.recipe.train import Train
 from orchestrator.storage.store import Store, open_store
-from orchestrator.train.beat import Beat
 from orchestrator.train.care import Care
 from orchestrator.train.checkpoint.load import load_latest
 from orchestrator.train.checkpoint.save import Saver
-from orchestrator.train.collectives import can_be_timed, timed
 from orchestrator.train.engine.base import Engine
 from orchestrator.train.engine.blocks import apply_memory_and_speed
 from orchestrator.train.engines import build_engines
@@ -30,12 +26,12 @@ from orchestrator.train.finish import finish
 from orchestrator.train.health import Verdict
 from orchestrator.train.hooks import Asked, Hooks
 from orchestrator.train.job import StageJob, StageResult
-from orchestrator.train.ledger import Ledger, process_ledger
 from orchestrator.train.loop import Loop, Step
 from orchestrator.train.metrics_log import MetricsLog
 from orchestrator.train.ownership import Ownership
 from orchestrator.train.pause import Pauses, start_note
 from orchestrator.train.preview import Preview
+from orchestrator.train.pulse import Pulse, taking_pulse
 from orchestrator.train.ranks import Ranks, join
 from orchestrator.train.recorder import Recorder
 from orchestrator.train.run_state import RunState
@@ -57,36 +53,14 @@ def run(job: StageJob, *, hooks: Hooks) -> StageResult:
     Raises:
         RushesError: one line for the user; the exit code says whose fault it is.
     """
-    torch.set_num_threads(job.spec.compute.cpus_per_worker)
-    with ExitStack() as stack:
-        ledger = stack.enter_context(process_ledger())
-        ranks = join(gpus=job.spec.compute.gpus_per_worker)
-        if can_be_timed():
-            stack.enter_context(timed(ledger))
-        own = {"gang": secrets.token_hex(4), "node": platform.node()}
-        members = gather_json(own, device=ranks.device)
-        beat = Beat(
-            hooks,
-            stage=job.stage,
-            gang=members[0]["gang"],
-            ranks=ranks,
-            ledger=ledger,
-            hang_after_s=job.spec.compute.hang_after_s,
-        )
-        stack.enter_context(closing(beat))
-        nodes = [member["node"] for member in members]
-        return _train(job, ranks=ranks, hooks=hooks, ledger=ledger, beat=beat, nodes=nodes)
+    compute = job.spec.compute
+    torch.set_num_threads(compute.cpus_per_worker)
+    ranks = join(gpus=compute.gpus_per_worker)
+    with taking_pulse(hooks, job=job, ranks=ranks) as pulse:
+        return _train(job, ranks=ranks, hooks=hooks, pulse=pulse)
 
 
-def _train(
-    job: StageJob,
-    *,
-    ranks: Ranks,
-    hooks: Hooks,
-    ledger: Ledger,
-    beat: Beat,
-    nodes: Sequence[str],
-) -> StageResult:
+def _train(job: StageJob, *, ranks: Ranks, hooks: Hooks, pulse: Pulse) -> StageResult:
     stage, train = job.spec, job.spec.training
     if not stage.splits_over(ranks.world_size):
         raise UserError(
@@ -116,9 +90,7 @@ def _train(
             stream=stream,
             scratch=Path(scratch),
             hooks=hooks,
-            ledger=ledger,
-            beat=beat,
-            nodes=nodes,
+            pulse=pulse,
         ).run()
 
 
@@ -136,9 +108,7 @@ class _Session:
         stream: Stream,
         scratch: Path,
         hooks: Hooks,
-        ledger: Ledger,
-        beat: Beat,
-        nodes: Sequence[str],
+        pulse: Pulse,
     ) -> None:
         self._job = job
         self._ranks = ranks
@@ -147,8 +117,7 @@ class _Session:
         self._engines = engines
         self._stream = stream
         self._hooks = hooks
-        self._ledger = ledger
-        self._beat = beat
+        self._ledger, self._beat = pulse.ledger, pulse.beat
         self._pauses = Pauses(hooks, ranks=ranks)
         self._checkpoints = f"{job.folder}/checkpoints"
         self._log = MetricsLog(
@@ -159,8 +128,8 @@ class _Session:
             ranks=ranks,
             log=self._log,
             event=self._event,
-            ledger=ledger,
-            nodes=nodes,
+            ledger=pulse.ledger,
+            nodes=pulse.nodes,
         )
         self._ownership = Ownership(store, job.folder, attempt=job.attempt)
         self._saver = Saver(
@@ -170,7 +139,7 @@ class _Session:
             ranks=ranks,
             save=job.spec.save,
             ownership=self._ownership,
-            blocked=lambda: ledger.in_phase("save_blocked"),
+            blocked=lambda: self._ledger.in_phase("save_blocked"),
         )
         self._care = Care(job, store=store, ranks=ranks, first=self._first, event=self._event)
         self._state = RunState(

@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from orchestrator.train.collectives import last_collective, progress, timed, timed_calls
 from orchestrator.train.engine.partitions import adamw_state, partitions, push_masters
+from orchestrator.train.ledger import process_ledger
 from orchestrator.train.ranks import Ranks
 from tests.numerics.tasks import Setup, train
 
@@ -71,4 +73,24 @@ def start_up(ranks: Ranks, setup: Setup) -> dict[str, Any]:
         "mlflow": "mlflow" in sys.modules,
         "shm": comm.comm.cdb.shm_comm_op,
         "extensions": [name for name in sys.modules if name.startswith("deepspeed_shm")],
+    }
+
+
+def collectives_of_steps(ranks: Ranks, setup: Setup) -> dict[str, Any]:
+    """Collectives of two training steps: as torch recorded them, and as they were timed."""
+    with process_ledger() as ledger, timed(ledger):
+        engine = setup.engine(ranks)
+        train(ranks, engine, start=0, stop=1)
+        ledger.settle("compute")
+        before, calls = progress(), timed_calls()
+        train(ranks, engine, start=1, stop=3)
+        after = progress()
+    assert before is not None
+    assert after is not None
+    return {
+        "recorded": after["number"] - before["number"],
+        "timed": timed_calls() - calls,
+        "communication_ns": ledger.read().spent_ns["communication"],
+        "returned": after["returned"],
+        "last": last_collective(),
     }

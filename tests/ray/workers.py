@@ -1,7 +1,10 @@
 """Workers that stand in for the trainer where only Ray's side is under test."""
 
 import os
+import threading
 import time
+from pathlib import Path
+from typing import Any
 
 from orchestrator.errors import UserError
 from orchestrator.train.hooks import Hooks
@@ -37,3 +40,26 @@ def refuses(job: StageJob, *, hooks: Hooks) -> StageResult:
     while not hooks.should_stop():
         time.sleep(0.1)
     return StageResult(status="stopped", step=0)
+
+
+def stuck_once(job: StageJob, *, hooks: Hooks) -> StageResult:
+    """Trains; the first time that rank 1 comes to its sixth step, it stays there."""
+    from orchestrator.train.loop import Loop
+    from orchestrator.train.worker import run
+
+    mark = Path(job.run) / "was-stuck"
+    micros = Loop._micros
+
+    def until_stuck(self: Loop, batch: Any, *, step: int) -> Any:
+        if self.ranks.rank == 1 and step == 5 and not mark.exists():
+            mark.touch()
+            waits_for_nobody()
+        return micros(self, batch, step=step)
+
+    Loop._micros = until_stuck
+    return run(job, hooks=hooks)
+
+
+def waits_for_nobody() -> None:
+    """Does not return."""
+    threading.Event().wait()
