@@ -57,6 +57,7 @@ def train(
     from ray.train import FailureConfig, RunConfig
 
     from orchestrator.cascade.failures import EndAtOnce
+    from orchestrator.cascade.gang_times import TellGangTimes
     from orchestrator.cascade.places import TellPlaces
     from orchestrator.cascade.trainer import PrivateStageTrainer, StageTrainer
 
@@ -72,8 +73,11 @@ def train(
                 controller_failure_limit=MAX_CONTROLLER_FAILURES,
                 max_preemption_failures=MAX_PREEMPTIONS,
             ),
-            # In this order: EndAtOnce raises, and who comes after it is not called.
-            callbacks=[TellPlaces(board, stage=job.stage), EndAtOnce()],  # pyright: ignore[reportArgumentType]
+            callbacks=[  # pyright: ignore[reportArgumentType]
+                TellGangTimes(board, stage=job.stage),
+                EndAtOnce(),
+                TellPlaces(board, stage=job.stage),
+            ],
             worker_runtime_env={"env_vars": env},
         ),
     )
