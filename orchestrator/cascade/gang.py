@@ -38,7 +38,7 @@ def run_gang(
 
     Args:
         job: a training stage.
-        on_event: takes the ranks' events, and the gang's own.
+        on_event: takes rank 0's events.
         stop: set to send every rank a SIGTERM, upon which it saves.
         logs: a local folder for what ranks print.
 
