@@ -32,6 +32,11 @@ def gang_ending(stage: str, *, failed: bool) -> dict[str, Any]:
     return {"kind": "gang", "stage": stage, "what": "ending", "failed": failed, "time": time.time()}
 
 
+def gang_gone(stage: str) -> dict[str, Any]:
+    """No worker of a gang is left."""
+    return {"kind": "gang", "stage": stage, "what": "gone", "time": time.time()}
+
+
 def stage_event(stage: Stage, *, inputs: str) -> dict[str, Any]:
     """The start of a stage; ``inputs`` is the digest of what it is made from."""
     params = stage.model_dump(mode="json", exclude_none=True)

@@ -78,7 +78,7 @@ class Goodput:
     def _gang(self, turn: _Turn, event: Mapping[str, Any], *, time: float) -> None:
         if event["what"] == "started":
             self._open(turn, ranks=event["workers"], time=time)
-        elif turn.gang is not None and turn.gang.end is None:
+        elif event["what"] == "ending" and turn.gang is not None and turn.gang.end is None:
             turn.gang.finish(time=time, failed=event["failed"])
 
     def _gang_of(self, turn: _Turn, beat: Mapping[str, Any], *, time: float) -> Gang:

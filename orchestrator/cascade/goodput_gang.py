@@ -1,5 +1,6 @@
 """What the ranks of one gang spend their time on, from their beats."""
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,11 @@ class _Span:
 
     start: float
     seconds: Mapping[str, float]
+
+    @property
+    def is_of_steps(self) -> bool:
+        """Whether nothing of it was a save, a preview or a start."""
+        return all(name in (*_WORK, REPEATED) for name in self.seconds)
 
 
 @dataclass
@@ -76,11 +82,14 @@ class Gang:
         self._reached = reached
         self._num_ranks = ranks
         self._ranks: dict[int, _Rank] = {}
+        self._highest = 0  # steps
+        self._advanced: float | None = None  # when the newest step was heard of
+        self._longest_s: float | None = None  # between two such moments
 
     @property
     def reached(self) -> int:
         """The most steps that this gang or one before it has done."""
-        return max([self._reached, *(rank.last_step or 0 for rank in self._ranks.values())])
+        return max(self._reached, self._highest)
 
     @property
     def last_heard(self) -> float:
@@ -113,19 +122,15 @@ class Gang:
             tail: what ranks do after their last beats where nothing failed, and after the end;
                 None: what they did at their last beat.
         """
-        silent = self._silent_since()
         return [
-            self._row(head, number, until=until, tail=tail, silent=silent)
-            for number in range(self._num_ranks)
+            self._row(head, number, until=until, tail=tail) for number in range(self._num_ranks)
         ]
 
-    def _row(
-        self, head: Mapping[str, Any], number: int, *, until: float, tail: str | None, silent: float
-    ) -> Row:
+    def _row(self, head: Mapping[str, Any], number: int, *, until: float, tail: str | None) -> Row:
         rank = self._ranks.get(number, _Rank(since=self.start, repeats=0))
         sums = dict(rank.sums)
         for span in rank.recent:
-            in_vain = self.failed and span.start >= silent
+            in_vain = self.failed and self._is_in_vain(span)
             _add(sums, {DETECTION: sum(span.seconds.values())} if in_vain else span.seconds)
         end = until if self.end is None else min(self.end, until)
         is_heard = number in self._ranks
@@ -166,15 +171,25 @@ class Gang:
         else:
             _add(new, {beat["phase"]: width - told})
         self._rename(rank, new, step=beat["step"])
-        rank.recent.append(_Span(start=rank.since, seconds=new))
+        seconds = {name: one for name, one in new.items() if one}
+        rank.recent.append(_Span(start=rank.since, seconds=seconds))
         rank.since, rank.said = time, beat["seconds"]
         rank.node, rank.phase, rank.step = beat["node"], beat["phase"], beat["step"]
         if rank.phase != START_UP:
             rank.first_step = rank.step if rank.first_step is None else rank.first_step
+            self._note_step(rank.step, time=time)
             rank.last_step = max(rank.step, rank.last_step or 0)
         if len(rank.recent) >= rank.limit:
             self._sum_up()
             rank.limit = max(_KEPT, 2 * len(rank.recent))
+
+    def _note_step(self, step: int, *, time: float) -> None:
+        if step <= self._highest:
+            return
+        self._highest = step
+        if self._advanced is not None:
+            self._longest_s = max(self._longest_s or 0.0, time - self._advanced)
+        self._advanced = time
 
     def _rename(self, rank: _Rank, new: dict[str, float], *, step: int) -> None:
         """Start-up after a failure, and work on steps that were done before."""
@@ -200,17 +215,25 @@ class Gang:
         is_repeated = rank.phase in _WORK and rank.step < rank.repeats
         return REPEATED if is_repeated else rank.phase
 
-    def _silent_since(self) -> float:
-        """The last beat of the rank that was the first to fall silent.
+    def _is_in_vain(self, span: _Span) -> bool:
+        """Whether a gang that failed could have been known to fail by then."""
+        silent, stuck = self._silent_since(), self._stuck_since()
+        return span.start >= silent or (span.start >= stuck and span.is_of_steps)
 
-        What the others did after that, they did in vain.
-        """
+    def _silent_since(self) -> float:
+        """The last beat of the rank that was the first to fall silent."""
         return min((rank.since for rank in self._ranks.values()), default=self.start)
 
+    def _stuck_since(self) -> float:
+        """When the step under way had taken longer than any before: a gang that hangs beats on."""
+        if self._advanced is None or self._longest_s is None:
+            return math.inf
+        return self._advanced + self._longest_s
+
     def _sum_up(self) -> None:
-        silent = self._silent_since()
+        known = min(self._silent_since(), self._stuck_since())
         for rank in self._ranks.values():
-            while rank.recent and rank.recent[0].start < silent:
+            while rank.recent and rank.recent[0].start < known:
                 _add(rank.sums, rank.recent.popleft().seconds)
 
 

@@ -10,7 +10,6 @@ import ray
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
 from orchestrator.cascade.board import GangState
-from orchestrator.cascade.events import gang_ending, gang_started
 from orchestrator.errors import StoppedError
 
 
@@ -56,11 +55,10 @@ class Line:
 
 
 class TellPlaces(WorkerGroupCallback):
-    """Says when a gang has its place, when it is seen to fail, and when it gives its place back."""
+    """Says when a gang has its place and when it gives it back."""
 
     def __init__(self, line: Line) -> None:
         self._line = line
-        self._is_running = False
 
     def before_worker_group_start(self, worker_group_context: Any) -> None:
         """Starts no gang for a stage that should end: nobody in it would hear of that."""
@@ -70,27 +68,12 @@ class TellPlaces(WorkerGroupCallback):
     def after_worker_group_start(self, worker_group: Any) -> None:
         """All of this gang's workers run."""
         group = worker_group.get_worker_group_state().placement_group_handle.placement_group
-        workers = len(worker_group.get_workers())
-        self._is_running = True
-        self._line.say(gang_started(self._line.stage, workers=workers))
-        self._line.place(workers, group=group.id.hex())
-
-    def after_worker_group_poll_status(self, worker_group_status: Any) -> None:
-        """The failure of a worker is seen here; the gang keeps its place until the next has one."""
-        if worker_group_status.errors:
-            self._end(failed=True)
+        self._line.place(len(worker_group.get_workers()), group=group.id.hex())
 
     def before_worker_group_shutdown(self, worker_group: Any) -> None:
         """Said before they are gone: until then their room counts twice, never as free."""
-        self._end(failed=False)
         self._line.place(0, group=None)
 
     def before_worker_group_abort(self, worker_group_context: Any) -> None:
         """As a shutdown."""
-        self._end(failed=False)
         self._line.place(0, group=None)
-
-    def _end(self, *, failed: bool) -> None:
-        if self._is_running:
-            self._is_running = False
-            self._line.say(gang_ending(self._line.stage, failed=failed))

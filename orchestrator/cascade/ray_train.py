@@ -57,7 +57,7 @@ def train(
     from ray.train import FailureConfig, RunConfig
 
     from orchestrator.cascade.failures import EndAtOnce
-    from orchestrator.cascade.moments import TellMoments
+    from orchestrator.cascade.gang_times import TellGangTimes
     from orchestrator.cascade.places import Line, TellPlaces
     from orchestrator.cascade.policies import create_policy
     from orchestrator.cascade.trainer import PrivateStageTrainer, StageTrainer
@@ -80,7 +80,7 @@ def train(
             # In this order: EndAtOnce raises, and who comes after it is not called.
             callbacks=[  # pyright: ignore[reportArgumentType]
                 TellPlaces(line),
-                TellMoments(board, stage=job.stage),
+                TellGangTimes(line),
                 Watch(board, job=job),
                 EndAtOnce(),
             ],

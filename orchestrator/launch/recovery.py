@@ -41,7 +41,7 @@ class Recoveries:
         self._lock = threading.Lock()
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """Takes ``moment`` and ``metrics`` events."""
+        """Takes ``gang``, ``moment`` and ``metrics`` events."""
         with self._lock:
             text = self._take(event)
         if text is not None:
@@ -49,16 +49,17 @@ class Recoveries:
 
     def _take(self, event: Mapping[str, Any]) -> str | None:
         match event["kind"]:
-            case "moment":
-                self._moment(self._stages.setdefault(event["stage"], _Stage()), event)
+            case "gang" | "moment":
+                moment = _moment(event)
+                if moment is not None:
+                    self._note(self._stages.setdefault(event["stage"], _Stage()), event, moment)
             case "metrics":
                 return self._step(self._stages.setdefault(event["stage"], _Stage()), event)
             case _:
                 pass
         return None
 
-    def _moment(self, stage: _Stage, event: Mapping[str, Any]) -> None:
-        moment = event["moment"]
+    def _note(self, stage: _Stage, event: Mapping[str, Any], moment: str) -> None:
         if moment == "lost" and not stage.moments:
             stage.moments = {"seen": stage.seen_s or event["time"], "lost": event["time"]}
         elif stage.moments and moment != "lost":  # lost once more on the way: the same recovery
@@ -80,3 +81,16 @@ class Recoveries:
             f"lost workers at step {before}, beyond it again after {ends[-1] - ends[0]:.1f} s: "
             f"{parts} s ({before - stage.resumed} steps repeated)"
         )
+
+
+def _moment(event: Mapping[str, Any]) -> str | None:
+    """The moment of a recovery that a gang, or a rank of it, tells of."""
+    if event["kind"] == "moment":
+        return event["moment"]
+    match event["what"]:
+        case "started":
+            return "placed"
+        case "gone":
+            return "stopped"
+        case _:
+            return "lost" if event["failed"] else None

@@ -98,8 +98,8 @@ def hours(amount: float) -> str:
 
 
 def money(amount: float) -> str:
-    """Two decimals, or three digits of less than one."""
-    return f"{amount:,.2f}" if amount >= 1 or not amount else f"{amount:.3g}"
+    """Two decimals, or two digits of what is less than a tenth."""
+    return f"{amount:,.2f}" if amount >= 0.1 or not amount else f"{amount:.2g}"
 
 
 def _spending(name: str, rows: Sequence[Row], *, recipe: Recipe) -> Spending:

@@ -111,6 +111,24 @@ def test_a_gang_shrinks_after_a_loss_and_grows_after_a_save() -> None:
     assert sum(row.end - row.start for row in rows) == 4 * 12 + 2 * 24 + 4 * 9
 
 
+def test_a_gang_that_hangs_beats_on_and_is_in_detection() -> None:
+    """Steps of a second, a preview, and then one step that never ends."""
+    rank = FakeRank(started=0.0, token="g", ranks=1)
+    events = [rank.spends({"start_up": 1.0}, step=0)]
+    events += [rank.spends({"compute": 1.0}, step=step) for step in (1, 2, 3)]
+    hangs = [rank.spends({"communication": 1.0}, step=3) for _ in range(100)]
+    (row,) = ledger_of(stage_start(0.0, workers=1), *events, *hangs, gang_end(105.0))
+    wanted = {"start_up": 1.0, "compute": 3.0, "communication": 1.0, "detection": 100.0}
+    assert row.seconds == pytest.approx(wanted)
+    rank = FakeRank(started=0.0, token="g", ranks=1)
+    events = [rank.spends({"start_up": 1.0}, step=0)]
+    events += [rank.spends({"compute": 1.0}, step=step) for step in (1, 2, 3)]
+    previews = [rank.spends({"evaluation": 1.0}, step=3) for _ in range(100)]
+    (row,) = ledger_of(stage_start(0.0, workers=1), *events, *previews, gang_end(105.0))
+    wanted = {"start_up": 1.0, "compute": 3.0, "evaluation": 100.0, "detection": 1.0}
+    assert row.seconds == pytest.approx(wanted)
+
+
 def test_a_later_start_goes_on_from_the_rows_of_the_one_before() -> None:
     """The driver is killed at step 10; the next one resumes at step 6."""
     rank = FakeRank(started=0.0, token="g", ranks=1)

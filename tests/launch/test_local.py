@@ -13,6 +13,10 @@ import psutil
 import pytest
 import yaml
 
+from orchestrator.cascade.goodput_file import read_rows
+from orchestrator.launch.status import read_status
+from orchestrator.storage.store import open_store
+
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 280
 
@@ -98,6 +102,51 @@ def test_a_whole_graph_runs_in_one_process(straight: tuple[Path, str]) -> None:
     assert {done.parent.name for done in stages.glob("*/DONE")} == set(GRAPH)
     assert f"sample video: {stages}/evaluate/samples.mp4" in out
     assert "open MLflow: " in out
+
+
+@pytest.mark.slow
+def test_the_time_of_every_stage_is_accounted_for_and_charted(
+    straight: tuple[Path, str],
+) -> None:
+    stages, out = straight
+    run = stages.parent
+    goodput = read_status(str(run))["goodput"]
+    assert set(goodput["stages"]) == set(GRAPH)
+    assert set(goodput["stages"]["encode"]["seconds"]) == {"compute"}
+    assert set(goodput["stages"]["evaluate"]["seconds"]) == {"evaluation"}
+    for stage in ("autoencoder", "dit"):
+        assert goodput["stages"][stage]["seconds"]["compute"] > 0.0
+    rows, _ = read_rows(open_store(str(run)))
+    assert sum(row.gap_s for row in rows) <= 0.01 * goodput["total"]["rank_seconds"]
+    (line,) = [line for line in out.splitlines() if line.startswith("goodput: ")]
+    assert line.startswith(f"goodput: {100 * goodput['total']['goodput']:.1f} % of ")
+
+    stored = charts(run.parents[1])
+    names = {f"goodput/{name}" for name in goodput["total"]["seconds"]}
+    assert names <= set(stored[None])
+    assert set(stored) == {None, *GRAPH}
+    for name, stage in goodput["stages"].items():
+        last = stored[name]["goodput/rank_hours"][-1]
+        assert last == pytest.approx(stage["rank_seconds"] / 3600)
+
+
+def charts(folder: Path) -> dict[str | None, dict[str, list[float]]]:
+    """All values of goodput metrics in MLflow, by stage (None: the run) and name."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    (experiment,) = client.search_experiments(filter_string="name = 'rushes'")
+    found: dict[str | None, dict[str, list[float]]] = {}
+    for run in client.search_runs([experiment.experiment_id]):
+        stage = run.data.tags.get("rushes.stage")
+        found[stage] = {}
+        for name in run.data.metrics:
+            history = client.get_metric_history(run.info.run_id, name)
+            steps = [point.step for point in history]
+            if name.startswith("goodput/"):
+                assert len(set(steps)) == len(steps)
+                found[stage][name] = [one.value for one in history]
+    return found
 
 
 def stop_at(path: Path, line: str, *, by: signal.Signals) -> tuple[int, str, str]:

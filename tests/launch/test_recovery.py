@@ -21,14 +21,18 @@ def step(number: int, *, at_s: float) -> dict[str, Any]:
     return {"kind": "metrics", "stage": "base", "step": number, "time_ms": int(1000 * at_s)}
 
 
+def gang(what: str, *, at_s: float, **values: bool) -> dict[str, Any]:
+    return {"kind": "gang", "stage": "base", "what": what, "time": at_s} | values
+
+
 def moment(name: str, *, at_s: float, **values: int) -> dict[str, Any]:
     return {"kind": "moment", "stage": "base", "moment": name, "time": at_s} | values
 
 
 def restart(*, at_s: float, resumed: int) -> list[dict[str, Any]]:
     return [
-        moment("stopped", at_s=at_s),
-        moment("placed", at_s=at_s + 1),
+        gang("gone", at_s=at_s),
+        gang("started", at_s=at_s + 1),
         moment("begun", at_s=at_s + 11),
         moment("loaded", at_s=at_s + 11.5, step=resumed),
     ]
@@ -38,7 +42,7 @@ def test_a_recovery_is_told_part_by_part(recoveries: Recoveries, notes: list[str
     story = [
         *(moment("begun", at_s=0), moment("loaded", at_s=1, step=0)),
         *(step(8, at_s=10), step(9, at_s=11)),
-        *(moment("lost", at_s=13), *restart(at_s=13.5, resumed=6)),
+        *(gang("ending", at_s=13, failed=True), *restart(at_s=13.5, resumed=6)),
         *(step(7, at_s=26), step(8, at_s=27), step(9, at_s=28)),
     ]
     for event in story:
@@ -57,8 +61,8 @@ def test_a_gang_lost_on_its_way_back_is_the_same_recovery(
     recoveries: Recoveries, notes: list[str]
 ) -> None:
     story = [
-        *(step(3, at_s=1), moment("lost", at_s=2), *restart(at_s=3, resumed=2)),
-        *(moment("lost", at_s=20), *restart(at_s=23, resumed=2), step(4, at_s=40)),
+        *(step(3, at_s=1), gang("ending", at_s=2, failed=True), *restart(at_s=3, resumed=2)),
+        *(gang("ending", at_s=20, failed=True), *restart(at_s=23, resumed=2), step(4, at_s=40)),
     ]
     for event in story:
         recoveries.event(event)

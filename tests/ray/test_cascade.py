@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from orchestrator.cascade.goodput_file import read_rows
+from orchestrator.storage.store import open_store
 from tests.ray.conftest import Head
 from tests.tiny import tiny_tree
 
@@ -150,6 +152,32 @@ def test_no_finished_stage_is_repeated(story: Story) -> None:
 def test_a_killed_driver_loses_at_most_what_came_after_the_last_checkpoint(story: Story) -> None:
     assert "bad: goes on from step" in story.ended.out
     assert rows_of(story.folder, "bad") == list(range(1, STEPS + 1))
+
+
+def test_every_second_of_every_rank_is_accounted_for(story: Story) -> None:
+    rows, damaged = read_rows(open_store(str(stages(story.folder).parent)))
+    assert not damaged
+    assert {row.attempt for row in rows} == {1, 2, 3}
+    assert {row.stage for row in rows} == {"bad", "good", "other", "late"}
+    for row in rows:
+        assert sum(row.seconds.values()) == pytest.approx(row.end - row.start, abs=1e-6)
+    # What ranks say of themselves and what the clock says, over all starts.
+    total = sum(row.end - row.start for row in rows)
+    assert sum(row.gap_s for row in rows) <= 0.01 * total
+    trained = [row for row in rows if row.last_step]
+    assert {row.stage for row in trained} == {"bad", "good", "other", "late"}
+    assert all(row.seconds.get("compute") or row.seconds.get("repeated") for row in trained)
+
+
+def test_steps_that_are_run_again_are_in_the_ledger(story: Story) -> None:
+    """The driver was killed after a checkpoint; the next start began there."""
+    rows, _ = read_rows(open_store(str(stages(story.folder).parent)))
+    killed, ended = (
+        [row for row in rows if row.attempt == attempt and row.stage == "bad"] for attempt in (2, 3)
+    )
+    assert killed
+    assert all("restart" in row.seconds for row in ended)
+    assert not any("restart" in row.seconds for row in killed)  # another learning rate: new work
 
 
 def rows_of(folder: Path, stage: str) -> list[Any]:

@@ -84,9 +84,13 @@ def taken(cluster: None):
 
 def test_events_arrive_in_order_and_a_stop_ends_the_stage(run_stage: Any) -> None:
     stop = threading.Event()
+    gangs: list[dict[str, Any]] = []
     steps: list[int] = []
 
     def on_event(event: dict[str, Any]) -> None:
+        if event["kind"] == "gang":
+            gangs.append({name: one for name, one in event.items() if name != "time"})
+            return
         steps.append(event["step"])
         if event["step"] >= 3:
             stop.set()
@@ -95,6 +99,11 @@ def test_events_arrive_in_order_and_a_stop_ends_the_stage(run_stage: Any) -> Non
 
     assert result.status == "stopped"
     assert steps == list(range(1, result.step + 1))
+    head = {"kind": "gang", "stage": "autoencoder"}
+    assert gangs == [
+        head | {"what": "started", "workers": 2},
+        head | {"what": "ending", "failed": False},
+    ]
 
 
 def test_a_user_error_of_one_rank_ends_the_stage_with_its_own_line(run_stage: Any) -> None:
@@ -102,7 +111,8 @@ def test_a_user_error_of_one_rank_ends_the_stage_with_its_own_line(run_stage: An
     with pytest.raises(UserError) as failure:
         run_stage("refuses", on_event=starts.append, stop=threading.Event())
     assert str(failure.value) == "data.train.uri=nowhere: no index there"
-    assert [event["kind"] for event in starts] == ["note"], "the gang was started again"
+    assert [event["kind"] for event in starts] == ["gang", "note", "gang"], "it started again"
+    assert starts[-1]["failed"]
 
 
 def test_room_is_what_ray_has_left(executor: Any, job: Any, taken: None) -> None:
@@ -136,8 +146,10 @@ def test_a_plain_process_holds_its_gpu_and_sees_no_other(executor: Any, job: Any
     plain = job(workers=0, gpus_per_worker=1)
     seen: list[str] = []
     result = one.run(
-        plain, on_event=lambda event: seen.append(event["text"]), stop=threading.Event()
+        plain,
+        on_event=lambda event: seen.append(event.get("text", event["kind"])),
+        stop=threading.Event(),
     )
     assert result.status == "done"
-    assert seen == ["0"]
+    assert seen == ["gang", "0"]
     assert not one.fits(plain, beside=(plain,))

@@ -9,7 +9,7 @@ import yaml
 
 from orchestrator.errors import UserError
 from orchestrator.plan.graph import input_digest, stage_graph
-from orchestrator.recipe.digest import recipe_digest
+from orchestrator.recipe.digest import recipe_digest, recipe_identity
 from orchestrator.recipe.load import load_recipe
 
 JOBS = Path(__file__).parents[2] / "jobs"
@@ -125,6 +125,34 @@ def test_moving_a_run_keeps_its_digest() -> None:
     other = load_recipe(DEBUG, overrides=["stages.dit.train.optim.lr=0.5"])
     assert recipe_digest(here) == recipe_digest(moved)
     assert recipe_digest(here) != recipe_digest(other)
+
+
+def test_a_price_changes_what_is_shown_and_nothing_else() -> None:
+    plain = load_recipe(DEBUG)
+    priced = load_recipe(DEBUG, overrides=["price={cpu_hour: 0.05, gpu_hour: 2}"])
+    assert priced.price is not None
+    assert priced.price.rank_hour(plain.stage("dit").compute) == 0.05
+    gpu = load_recipe(DEBUG, overrides=["stages.dit.compute={gpus_per_worker: 1}"])
+    assert priced.price.rank_hour(gpu.stage("dit").compute) == 2.0
+    assert recipe_digest(plain) == recipe_digest(priced)
+    assert "price" not in recipe_identity(plain)  # runs from before recipes had prices go on
+    for stage in plain.stages:
+        data = {"train": "a", "eval": "b"}
+        assert input_digest(plain, stage, data=data) == input_digest(priced, stage, data=data)
+
+
+@pytest.mark.parametrize(
+    ("price", "why"),
+    [
+        ("{}", "wanted the price of one of them"),
+        ("{cpu_hour: -1}", "greater than or equal to 0"),
+        ("{gpu_hour: 1, currency: ''}", "at least 1 character"),
+        ("{gpu_hour: 1, per: day}", "price.per"),
+    ],
+)
+def test_a_price_that_prices_nothing_is_refused(price: str, why: str) -> None:
+    with pytest.raises(UserError, match=why):
+        load_recipe(DEBUG, overrides=[f"price={price}"])
 
 
 def test_a_stage_digest_follows_what_it_is_made_from() -> None:
