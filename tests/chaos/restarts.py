@@ -18,11 +18,13 @@ def parts_of_last_start(place: Place, *, began_s: float) -> dict[str, float]:
     """
     before, last = _by_start(place)
     furthest = max((event["step"] for event in before if event["kind"] == "metrics"), default=0)
-    resumed_s, load_s = began_s, 0.0
+    resumed_s, load_s = 0.0, 0.0  # without a note the first step stands for it
     for event in last:
         match = _RESUMED.match(event.get("text", ""))
         if match:
             resumed_s, load_s = event["time_ms"] / 1000, float(match[2])
+        if event["kind"] == "metrics":
+            resumed_s = resumed_s or event["time_ms"] / 1000
         if event["kind"] == "metrics" and event["step"] > furthest:
             return {
                 "start": resumed_s - began_s - load_s,
