@@ -118,23 +118,25 @@ def _run(
     def on_event(event: dict[str, Any]) -> None:
         if event["kind"] == "artifact" and event["uri"].endswith((".gif", ".mp4")):
             clips.append(event["uri"])
-        tracker.event(event)
-        overview.event(event)
+        if not graph.fenced:
+            tracker.event(event)
+            overview.event(event)
         view.event(event)
         recoveries.event(event)
 
     recoveries = Recoveries(tell=on_event)
+    graph = Graph(
+        recipe=recipe,
+        store=store,
+        attempt=attempt,
+        data=data,
+        executor=ready,
+        on_event=on_event,
+        stop=stop,
+        logs=logs_dir(store.uri),
+    )
     try:
-        outcomes = Graph(
-            recipe=recipe,
-            store=store,
-            attempt=attempt,
-            data=data,
-            executor=ready,
-            on_event=on_event,
-            stop=stop,
-            logs=logs_dir(store.uri),
-        ).run()
+        outcomes = graph.run()
     finally:
         view.event({"kind": "status", "stage": "mlflow", "text": "taking the last events"})
         complete = tracker.close(_DRAIN_S)

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 STAGE = "autoencoder"
 CHECKPOINTS = f"stages/{STAGE}/checkpoints"
 STEPS, SAVE_EVERY = 24, 2
-LIMIT_S = 280.0
+LIMIT_S = 500.0
 _JUDGED = ("loss", "grad_norm", "lr", "skipped_steps")  # the rest are times and sizes
 
 

@@ -30,7 +30,7 @@ ENTER = ("nsenter", "--mount", *(() if IS_ROOT else ("--user", "--preserve-crede
 pytestmark = [
     pytest.mark.chaos,
     pytest.mark.slow,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1200),
     pytest.mark.skipif(
         subprocess.run([*MOUNTS, "true"], capture_output=True, check=False).returncode != 0,
         reason="mounts are not permitted here",

@@ -41,7 +41,7 @@ from tests.s3store import S3Store
 
 pytestmark = [
     *(pytest.mark.chaos, pytest.mark.s3, pytest.mark.ray, pytest.mark.slow),
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
 ]
 
 RECOVERED = re.compile(
