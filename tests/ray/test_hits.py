@@ -188,7 +188,8 @@ def start_cluster(place: Place, *, number: int, nodes: int) -> Cluster:
         place.folder / f"cluster-{number}",
         short=Path(f"/tmp/rc{os.getpid()}-{number}"),
         nodes=nodes,
-        env=own | place.env,
+        # What the driver has switched off, for the sake of its own address, nodes need to join.
+        env=own | place.env | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"},
     )
 
 
