@@ -19,6 +19,7 @@ from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker
 from ray.train.v2.api.config import FailureConfig
 
 from orchestrator.cascade.failures import EndAtOnce
+from orchestrator.cascade.moments import TellMoments
 from orchestrator.cascade.places import TellPlaces
 from orchestrator.cascade.trainer import PrivateStageTrainer, StageTrainer
 from orchestrator.errors import UserError
@@ -71,6 +72,20 @@ def test_what_a_callback_raises_is_not_retried() -> None:
 def test_a_callback_hears_when_a_gang_takes_its_place_and_leaves_it(hook: str) -> None:
     there = inspect.signature(getattr(WorkerGroupCallback, hook)).parameters
     assert list(inspect.signature(getattr(TellPlaces, hook)).parameters) == list(there)
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        "after_worker_group_poll_status",
+        "after_worker_group_shutdown",
+        "after_worker_group_abort",
+        "after_worker_group_start",
+    ],
+)
+def test_a_callback_hears_of_every_step_of_a_restart(hook: str) -> None:
+    there = inspect.signature(getattr(WorkerGroupCallback, hook)).parameters
+    assert list(inspect.signature(getattr(TellMoments, hook)).parameters) == list(there)
 
 
 def test_a_gang_without_a_place_ends_with_a_timeout() -> None:
