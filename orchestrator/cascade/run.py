@@ -16,7 +16,7 @@ from orchestrator.cascade.events import dataset_events, run_event, stage_event
 from orchestrator.cascade.executor import EventSink, Executor, NoRoomError
 from orchestrator.cascade.explain import one_line
 from orchestrator.cascade.versions import claim
-from orchestrator.errors import RushesError, StoppedError, UserError
+from orchestrator.errors import FencedError, RushesError, StoppedError, UserError
 from orchestrator.plan.graph import input_digest, stage_graph, stages_after
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
@@ -90,6 +90,7 @@ class Graph:
     logs: Path
     outcomes: dict[str, Outcome] = field(default_factory=dict[str, Outcome])
     passed: set[str] = field(default_factory=set[str])  # waiting; a later stage went first once
+    fenced: bool = False  # a newer start has the run: what this one still says is not the run's
 
     def run(self) -> dict[str, Outcome]:
         """Runs what is not finished; returns how every stage ended, in the recipe's order.
@@ -226,6 +227,7 @@ class Graph:
             status = "stopped"
         except RushesError as known:
             error = known
+            self.fenced = self.fenced or isinstance(known, FencedError)
         except Exception as unknown:  # a thread's outer edge: nobody else would see it
             self.logs.mkdir(parents=True, exist_ok=True)
             log = self.logs / f"{stage.id}.log"

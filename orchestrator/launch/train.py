@@ -127,23 +127,25 @@ def _run(
         if event["kind"] == "artifact" and event["uri"].endswith((".gif", ".mp4")):
             clips.append(event["uri"])
         accounts.event(event)  # before the tracker, which ends a stage
-        tracker.event(event)
-        overview.event(event)
+        if not graph.fenced:
+            tracker.event(event)
+            overview.event(event)
         view.event(event)
         recoveries.event(event)
 
     recoveries = Recoveries(tell=on_event)
+    graph = Graph(
+        recipe=recipe,
+        store=store,
+        attempt=attempt,
+        data=data,
+        executor=ready,
+        on_event=on_event,
+        stop=stop,
+        logs=logs_dir(store.uri),
+    )
     try:
-        outcomes = Graph(
-            recipe=recipe,
-            store=store,
-            attempt=attempt,
-            data=data,
-            executor=ready,
-            on_event=on_event,
-            stop=stop,
-            logs=logs_dir(store.uri),
-        ).run()
+        outcomes = graph.run()
     finally:
         spent += accounts.close()
         view.event({"kind": "status", "stage": "mlflow", "text": "taking the last events"})

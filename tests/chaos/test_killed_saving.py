@@ -27,7 +27,7 @@ from tests.fault_proxy import Fault, FaultProxy, fault_proxy
 from tests.recoveries import Recoveries
 from tests.s3store import S3Store
 
-pytestmark = [pytest.mark.chaos, pytest.mark.s3, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.chaos, pytest.mark.s3, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @dataclass(frozen=True)

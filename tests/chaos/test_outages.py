@@ -20,7 +20,7 @@ from tests.fault_proxy import Fault, FaultProxy, fault_proxy
 from tests.s3store import S3Store
 from tests.tracking.test_outage import Server
 
-pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 OUTAGE_S = 60.0
 

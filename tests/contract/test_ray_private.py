@@ -81,9 +81,11 @@ def test_a_callback_hears_when_a_gang_takes_its_place_and_leaves_it(hook: str) -
         "after_worker_group_poll_status",
         "before_worker_group_shutdown",
         "before_worker_group_abort",
+        "after_worker_group_shutdown",
+        "after_worker_group_abort",
     ],
 )
-def test_a_callback_hears_when_a_gang_begins_fails_and_ends(hook: str) -> None:
+def test_a_callback_hears_when_a_gang_begins_fails_ends_and_is_gone(hook: str) -> None:
     there = inspect.signature(getattr(WorkerGroupCallback, hook)).parameters
     assert list(inspect.signature(getattr(TellGangTimes, hook)).parameters) == list(there)
 

@@ -13,7 +13,7 @@ import pytest
 from orchestrator.cascade.attempt import begin
 from orchestrator.cascade.done import read_done
 from orchestrator.cascade.run import Graph, Outcome, raise_first_failure
-from orchestrator.errors import RushesError, StoppedError, UnavailableError, UserError
+from orchestrator.errors import FencedError, RushesError, StoppedError, UnavailableError, UserError
 from orchestrator.recipe.load import load_recipe, parse_recipe
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.storage.store import Store, open_store
@@ -101,6 +101,27 @@ def test_stages_run_in_order_and_are_marked_done(recipe: Recipe, tmp_path: Path)
     ends = [(event["stage"], event["status"]) for event in events if event["kind"] == "end"]
     assert ends[-1] == (None, "FINISHED")
     assert len(ends) == 5
+
+
+def test_a_graph_knows_when_a_newer_start_has_its_run(recipe: Recipe, tmp_path: Path) -> None:
+    def be_late(job: StageJob, stop: threading.Event) -> StageResult:
+        raise FencedError("start 2 of the run goes on with it")
+
+    store = open_store(str(tmp_path / "run"))
+    spoken_for: list[tuple[str, bool]] = []
+    graph = Graph(
+        recipe=recipe,
+        store=store,
+        attempt=begin(store, recipe, data=DATA),
+        data=DATA,
+        executor=FakeExecutor(autoencoder=be_late),
+        on_event=lambda event: spoken_for.append((event["kind"], graph.fenced)),
+        stop=threading.Event(),
+        logs=tmp_path / "logs",
+    )
+    graph.run()
+    assert all(fenced == (kind in ("note", "end")) for kind, fenced in spoken_for)
+    assert ("end", True) in spoken_for
 
 
 def test_finished_stages_are_not_run_again(recipe: Recipe, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -40,27 +41,26 @@ class Node:
 
     def processes(self) -> list[psutil.Process]:
         """All that runs on it."""
+        if self._process.poll() is not None:
+            return []
         root = psutil.Process(self._process.pid)
         return [root, *root.children(recursive=True)]
 
     def kill(self) -> None:
         """Ends all of it at once, as when its power is cut."""
-        if self._process.poll() is not None:
-            return
         for process in self.processes():
-            try:
+            with suppress(psutil.NoSuchProcess):
                 process.kill()
-            except psutil.NoSuchProcess:
-                continue
         self._process.wait()
 
 
 class Cluster:
-    """A head without CPUs, and nodes of two; ``kill`` ends everything.
+    """A head without CPUs, and nodes of two.
 
     Args:
         folder: for logs.
         short: a folder for Ray with a short name, made and removed here.
+        nodes: beside the head.
         env: of all of its processes.
     """
 
@@ -81,7 +81,6 @@ class Cluster:
         try:
             head.wait()
             for number in range(nodes):
-                # A file of a node that comes up beside another one may not be there yet.
                 node = Node(
                     *(f"--address={self.gcs}", "--num-cpus=2"),
                     address=f"127.0.0.{2 + number}",
@@ -100,15 +99,16 @@ class Cluster:
 
     def workers(self) -> list[psutil.Process]:
         """The ranks of every gang."""
-        return [
-            process
-            for node in self.nodes
-            for process in node.processes()
-            if any("RayTrainWorker" in part for part in process.cmdline())
-        ]
+        return [process for node in self.nodes for process in node.processes() if _is_rank(process)]
 
     def kill(self) -> None:
         """The head and every node at once."""
         for node in self.nodes:
             node.kill()
         shutil.rmtree(self._short, ignore_errors=True)
+
+
+def _is_rank(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return any("RayTrainWorker" in part for part in process.cmdline())
+    return False

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from orchestrator.storage.store import Store, open_store
-from tests.chaos.restarts import parts_of_last_start
+from tests.chaos.restarts import events_of, parts_of_last_start
 from tests.chaos.runs import (
     CHECKPOINTS,
     LIMIT_S,
@@ -41,7 +41,7 @@ from tests.s3store import S3Store
 
 pytestmark = [
     *(pytest.mark.chaos, pytest.mark.s3, pytest.mark.ray, pytest.mark.slow),
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
 ]
 
 RECOVERED = re.compile(
@@ -135,6 +135,7 @@ def story(place: Place, proxy: FaultProxy, undisturbed: Result, recoveries: Reco
         other.kill()
 
         at(proxy, process)
+        wait_for_recoveries(place, 1)
         ranks = cluster.workers()
         assert len(ranks) == 2
         expect(proxy, place, key="step-00000012/rank-0000")
@@ -142,10 +143,12 @@ def story(place: Place, proxy: FaultProxy, undisturbed: Result, recoveries: Reco
             one.kill()
 
         at(proxy, process)
+        wait_for_recoveries(place, 2)
         expect(proxy, place, key="step-00000016/index.json")
         cluster.node_of(owner_of(store)).kill()
 
         at(proxy, process)
+        wait_for_recoveries(place, 3)
         process.kill()
         first = ended(process)
         newest.append(saved(store)[0])
@@ -185,7 +188,8 @@ def start_cluster(place: Place, *, number: int, nodes: int) -> Cluster:
         place.folder / f"cluster-{number}",
         short=Path(f"/tmp/rc{os.getpid()}-{number}"),
         nodes=nodes,
-        env=own | place.env,
+        # What the driver has switched off, for the sake of its own address, nodes need to join.
+        env=own | place.env | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"},
     )
 
 
@@ -213,6 +217,14 @@ def at(proxy: FaultProxy, process: "subprocess.Popen[str]") -> None:
     if not proxy.was_hit.wait(LIMIT_S):
         process.kill()
         pytest.fail(str(ended(process)))
+
+
+def wait_for_recoveries(place: Place, count: int) -> None:
+    """Until the driver has told of so many: the gang goes on up to the next save."""
+    deadline_s = time.monotonic() + LIMIT_S
+    while sum(bool(RECOVERED.match(one.get("text", ""))) for one in events_of(place)) < count:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.1)
 
 
 def owner_of(store: Store) -> int:
