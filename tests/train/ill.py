@@ -9,6 +9,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+import torch.distributed as dist
 
 from orchestrator.data.stream import StepBatch
 from orchestrator.recipe.load import parse_recipe
@@ -49,8 +50,9 @@ def ill(
     times: Mapping[int, float] | None = None,
     plus: Mapping[int, float] | None = None,
     logged: Mapping[int, float] | None = None,
+    rank: int = 0,
 ) -> Iterator[list[int]]:
-    """Within it losses at these positions are multiplied, added to, or only logged too high.
+    """Within it a rank's losses at these positions are multiplied, added to, or logged too high.
 
     Yields:
         The positions that steps read, in order.
@@ -66,7 +68,7 @@ def ill(
         self: AutoencoderTask, network: str, engines: Mapping[str, Any], micro: Micro
     ) -> Loss:
         loss = loss_of(self, network, engines, micro)
-        if network != AUTOENCODER:
+        if network != AUTOENCODER or dist.get_rank() != rank:
             return loss
         at = read[-1]
         value = loss.value * (times or {}).get(at, 1.0) + (plus or {}).get(at, 0.0)
