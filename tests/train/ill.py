@@ -24,6 +24,7 @@ MEASURED = (
     *("time_ms", "step_s", "clips_per_s", "tokens_per_s", "model_tflops", "data_wait_s"),
     *("memory_mib", "gpu_memory_mib", "system/"),
 )  # how names begin
+TOLD = "rewinds"  # counts what a run has gone through
 
 
 def ill_job(
@@ -91,10 +92,10 @@ def leave_out(job: StageJob, positions: list[int], *, rewinds: int) -> None:
 
 
 def curve(job: StageJob) -> list[dict[str, Any]]:
-    """All that a stage logged but what was measured."""
+    """All that a stage logged but what was measured, and how often it had gone back."""
     path = Path(job.run) / job.folder / "metrics.jsonl"
     return [
-        {name: value for name, value in row.items() if not name.startswith(MEASURED)}
+        {name: value for name, value in row.items() if not name.startswith((*MEASURED, TOLD))}
         for row in map(json.loads, path.read_text().splitlines())
     ]
 

