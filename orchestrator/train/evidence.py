@@ -77,16 +77,15 @@ def row_of(refusal: Refusal, *, ranks: Ranks) -> Row:
 
 def told_of(row: Row) -> str:
     """A line about a refused step, for the user."""
-    what = {
-        "loss": "a loss was not finite",
-        "gradient": "a gradient was not finite",
-        "spike": "; ".join(
+    if row["reason"] == "spike":
+        what = "; ".join(
             f"gradient norm of {name} {one['norm']:.3g}, above the limit {one['limit']:.3g}"
             for name, one in row["networks"].items()
-            if not one["applied"] and isinstance(one["limit"], float)
-        ),
-    }
-    return f"step {row['step']} was not applied: {what[row['reason']]}"
+            if not one["applied"] and one["limit"] is not None
+        )
+    else:
+        what = f"a {row['reason']} was not finite"
+    return f"step {row['step']} was not applied: {what}"
 
 
 def number(value: float) -> float | str:

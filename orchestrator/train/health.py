@@ -13,7 +13,7 @@ from typing import Any
 from orchestrator.recipe.health import Health
 
 REFUSE = -1.0  # a limit below every norm
-SCATTER_POWER = 4  # of the ninth decile over the median: five deviations of a log-normal norm
+SCATTER_POWER = 6  # of the ninth decile over the median: over seven deviations of a log-normal norm
 LOSSES = 50  # logged means that make the running level of the loss
 LEAST_LOSSES = 10  # before there is one
 

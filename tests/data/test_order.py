@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.data.order import BucketOrder, BucketSchedule, permutation
+from orchestrator.data.order import BucketOrder, BucketSchedule, permutation, position_of
 
 counts = st.integers(1, 60)
 batches = st.integers(1, 20)
@@ -84,3 +84,9 @@ def test_schedule_is_a_function_of_the_step(shares: list[int], steps: list[int])
 def test_weight_that_is_none_is_refused(shares: list[float]) -> None:
     with pytest.raises(ValueError, match="wanted at least one, all above 0"):
         BucketSchedule(shares)
+
+
+@pytest.mark.parametrize("left_out", [[], [0], [3], [0, 1, 2], [2, 3, 7, 19], [5, 6, 8]])
+def test_steps_read_the_places_that_are_not_left_out_in_order(left_out: list[int]) -> None:
+    slow = [place for place in range(40) if place not in left_out]
+    assert [position_of(step, left_out=left_out) for step in range(20)] == slow[:20]

@@ -307,3 +307,27 @@ def test_view_is_what_is_kept_of_a_sample(local_index: Index) -> None:
     assert [list(sample) for sample in first.samples] == [["mean"]] * BATCH
     assert first.samples == again.samples
     assert len(seen) == len(set(first.keys))
+
+
+def test_left_out_batches_are_read_by_no_step_at_any_world_size(
+    local_index: Index, tmp_path: Path
+) -> None:
+    straight = open_stream(local_index, tmp_path)
+    wanted = [straight.read_step(position) for position in (0, 1, 3, 6, 7)]
+    stream = open_stream(local_index, tmp_path)
+    first = take(stream, 2)
+    stream.leave_out([5, 2])
+    stream.leave_out([4, 5])
+    rest = take(stream, 1)
+    state = json.loads(json.dumps(stream.state_dict()))
+    assert state == {**straight.state_dict(), "step": 3, "left_out": [2, 4, 5]}
+    rest += take(stream, 2)
+    stream.close()
+    assert [one.step for one in first + rest] == [0, 1, 2, 3, 4]
+    assert [one.position for one in first + rest] == [one.position for one in wanted]
+    assert [one.keys for one in first + rest] == [one.keys for one in wanted]
+    for rank in range(2):
+        half = open_stream(local_index, tmp_path, rank=rank, world_size=2)
+        half.load_state_dict(state)
+        assert [one.keys for one in take(half, 2)] == [one.keys[rank::2] for one in wanted[3:]]
+        half.close()
