@@ -69,7 +69,7 @@ class Board:
                 self._events.setdefault(stage, []).extend(events)
                 self._arrived.notify_all()
         gang = self._gangs.get(stage, GangState())  # none for a stage whose turn is over
-        if saved is not None:
+        if saved is not None and gang.pausing:
             gang.saved = saved
         if left_s is not None:
             gang.left_s = left_s

@@ -1,9 +1,11 @@
 """What we rely on inside Ray 2.60.0; after a failure read the files of cascade/ below."""
 
+import dataclasses
 import inspect
+from types import SimpleNamespace
 
 import pytest
-from ray._private.state import available_resources_per_node
+from ray._private.state import available_resources_per_node, state
 from ray.train import ControllerError
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
@@ -12,22 +14,36 @@ from ray.train.v2._internal.exceptions import (
     WorkerGroupStartupTimeoutError,
 )
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+from ray.train.v2._internal.execution.controller.controller import TrainController
 from ray.train.v2._internal.execution.failure_handling.default import DefaultFailurePolicy
 from ray.train.v2._internal.execution.failure_handling.failure_policy import FailureDecision
+from ray.train.v2._internal.execution.scaling_policy import (
+    ElasticScalingPolicy,
+    FixedScalingPolicy,
+    ScalingPolicy,
+)
+from ray.train.v2._internal.execution.worker_group.placement_group_handle import (
+    PlacementGroupHandle,
+)
 from ray.train.v2._internal.execution.worker_group.poll import WorkerGroupPollStatus, WorkerStatus
-from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker
-from ray.train.v2.api.config import FailureConfig
+from ray.train.v2._internal.execution.worker_group.state import WorkerGroupState
+from ray.train.v2._internal.execution.worker_group.worker import ActorMetadata, RayTrainWorker
+from ray.train.v2._internal.execution.worker_group.worker_group import WorkerGroup
+from ray.train.v2.api.config import FailureConfig, ScalingConfig
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from orchestrator.cascade.failures import EndAtOnce
 from orchestrator.cascade.gang_times import TellGangTimes
 from orchestrator.cascade.places import TellPlaces
+from orchestrator.cascade.policies import ElasticPolicy, FixedPolicy
 from orchestrator.cascade.trainer import PrivateStageTrainer, StageTrainer
 from orchestrator.errors import UserError
 
 
 def test_the_helpers_that_we_leave_out_are_among_the_defaults() -> None:
     def names(trainer: type[StageTrainer]) -> set[str]:
-        made = trainer(lambda: None)._create_default_callbacks()
+        policy = FixedScalingPolicy(ScalingConfig(num_workers=1))
+        made = trainer(lambda: None, policy=policy)._create_default_callbacks()
         return {type(one).__name__ for one in made}
 
     class Everything(StageTrainer):
@@ -99,3 +115,53 @@ def test_a_gang_without_a_place_ends_with_a_timeout() -> None:
 
 def test_what_a_node_has_left_is_asked_without_arguments() -> None:
     assert not inspect.signature(available_resources_per_node).parameters
+
+
+def test_a_trainer_hands_its_policy_to_the_controller(monkeypatch: pytest.MonkeyPatch) -> None:
+    handed: dict[str, object] = {}
+
+    def keep(self: DataParallelTrainer, **options: object) -> SimpleNamespace:
+        handed.update(options)
+        return SimpleNamespace(error=None)
+
+    monkeypatch.setattr(DataParallelTrainer, "_initialize_and_run_controller", keep)
+    policy = FixedScalingPolicy(ScalingConfig(num_workers=1))
+    StageTrainer(lambda: None, policy=policy).fit()
+    assert handed["scaling_policy"] is policy
+    assert {"failure_policy", "callbacks", "train_run_context"} < set(handed)
+
+
+@pytest.mark.parametrize("policy", [ElasticPolicy, FixedPolicy])
+@pytest.mark.parametrize(
+    "decision",
+    ["make_decision_for_non_running_worker_group", "make_decision_for_running_worker_group"],
+)
+def test_a_policy_is_asked_as_ray_asks_its_own(policy: type, decision: str) -> None:
+    there = inspect.signature(getattr(ScalingPolicy, decision)).parameters
+    assert list(inspect.signature(getattr(policy, decision)).parameters) == list(there)
+    assert issubclass(policy, ElasticScalingPolicy | FixedScalingPolicy)
+    assert callable(ScalingPolicy._maybe_send_resource_request)
+
+
+def test_a_policy_learns_what_a_gang_is_and_where_it_runs() -> None:
+    fields = {one.name for one in dataclasses.fields(WorkerGroupState)}
+    assert {"workers", "placement_group_handle"} <= fields
+    assert isinstance(WorkerGroupState.num_workers, property)
+    assert "node_id" in {one.name for one in dataclasses.fields(ActorMetadata)}
+    assert isinstance(PlacementGroupHandle.placement_group, property)
+    assert callable(WorkerGroup.get_worker_group_state)
+    needs = ScalingConfig(num_workers=(1, 2), resources_per_worker={"CPU": 2.0})
+    assert needs._resources_per_worker_not_none == {"CPU": 2.0}
+
+
+def test_a_planned_restart_uses_up_no_failure() -> None:
+    source = inspect.getsource(TrainController._execute_resize_decision)
+    assert "_shutdown_worker_group" in source
+    assert "_failure_policy" not in source
+
+
+def test_nodes_that_are_drained_are_asked_without_arguments() -> None:
+    assert not inspect.signature(state.get_draining_nodes).parameters
+    group = inspect.getsource(type(state)._gen_placement_group_info)
+    assert '"bundles_to_node_id"' in group
+    assert '"bundles"' in group

@@ -101,6 +101,45 @@ def executor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return make
 
 
+def test_a_driver_hears_that_its_own_node_is_drained(
+    executor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = executor(RpcError("unused"))
+    monkeypatch.setattr(Head, "check", lambda self: True)
+    monkeypatch.setattr(ray_executor, "draining_nodes", lambda: {"another"})
+    assert one.check() is None
+    monkeypatch.setattr(ray_executor, "draining_nodes", lambda: {"another", "n"})
+    assert one.check() == "the driver's node is about to be taken away"
+
+
+def test_gangs_stay_as_they_are_while_another_stage_could_start_beside_them(
+    executor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gang of 1..4 holds one of four CPUs; what could be beside it is up to three."""
+    told: list[bool] = []
+    one = executor(RpcError("unused"))
+    one._board = SimpleNamespace(
+        placed=SimpleNamespace(remote=lambda: {"autoencoder": 1}),
+        let_grow=SimpleNamespace(remote=told.append),
+    )
+    monkeypatch.setattr(ray_executor.ray, "get", lambda answer: answer)
+    monkeypatch.setattr(ray_executor, "usable_nodes", lambda: {"n": {"CPU": 4.0}})
+
+    def stage(**compute: int) -> StageJob:
+        tree = tiny_tree("/nowhere")
+        tree["stages"][0]["train"] |= {"batch": 12, "micro_batch": 1}
+        tree["stages"][0]["compute"] = compute
+        recipe = parse_recipe(tree, origin="room")
+        return StageJob(recipe=recipe, stage="autoencoder", run="/nowhere/run", attempt=1)
+
+    elastic = stage(workers=4, min_workers=1)
+    for waiting in ((stage(workers=3),), (stage(workers=3),), (stage(workers=4),), ()):
+        one.wait_for_room(waiting, beside=(elastic,))
+    assert told == [False, True]  # four would have to wait for the gang's end in any case
+    one.wait_for_room((stage(workers=3),), beside=(stage(workers=4),))
+    assert told == [False, True]  # a gang of fixed size does not grow
+
+
 @pytest.mark.parametrize("error", LOST)
 def test_looking_for_room_on_a_lost_cluster_is_the_outside(
     executor: Any, job: StageJob, error: Exception

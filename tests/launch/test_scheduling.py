@@ -3,7 +3,7 @@
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -35,6 +35,7 @@ class HeldExecutor:
         self._asked: list[tuple[str, set[str]]] = []
         self.lost: UnavailableError | None = None
         self.leaving: str | None = None
+        self.waits: tuple[set[str], set[str]] = (set(), set())
 
     def fits(self, job: StageJob, *, beside: tuple[StageJob, ...]) -> bool:
         with self._changed:
@@ -44,7 +45,7 @@ class HeldExecutor:
         return fit([*held, least(job.spec.compute)], nodes=ROOM)
 
     def wait_for_room(self, jobs: tuple[StageJob, ...], *, beside: tuple[StageJob, ...]) -> None:
-        pass
+        self.waits = ({job.stage for job in jobs}, {job.stage for job in beside})
 
     def check(self) -> str | None:
         if self.lost is not None:
@@ -72,12 +73,17 @@ class HeldExecutor:
             asked = (stage, beside)
             assert self._changed.wait_for(lambda: self._asked.count(asked) >= 2, LIMIT_S)
 
-    def end(self, *stages: str, error: Exception | None = None) -> None:
+    def end(
+        self,
+        *stages: str,
+        error: Exception | None = None,
+        status: Literal["done", "stopped"] = "done",
+    ) -> None:
         with self._changed:
             ends = [self._ends.pop(stage) for stage in stages]
         for one in ends:
             if error is None:
-                one.set_result(StageResult(status="done", step=1))
+                one.set_result(StageResult(status=status, step=1))
             else:
                 one.set_exception(error)
 
@@ -255,6 +261,33 @@ def test_a_lost_cluster_ends_the_walk_without_its_stages(start: Any) -> None:
     executor.end("hangs")
     ends = [(one["stage"], one["status"]) for one in events if one["kind"] == "end"]
     assert ends[:2] == [("hangs", "FAILED"), (None, "FAILED")]
+
+
+def test_a_machine_that_is_taken_away_lets_its_stages_save_and_stop(start: Any) -> None:
+    executor = HeldExecutor()
+    events: list[dict[str, Any]] = []
+    stop = threading.Event()
+    walk = start(recipe_of(one=1, waits=2), executor, on_event=events.append, stop=stop)
+    executor.running(1)
+    executor.leaving = "the node goes"
+    assert stop.wait(LIMIT_S)
+    executor.end("one", status="stopped")
+    outcomes = walk.result(LIMIT_S)
+    assert {one.status for one in outcomes.values()} == {"stopped"}
+    notes = [(one["stage"], one["text"]) for one in events if one["kind"] == "note"]
+    assert notes == [("one", "the node goes: saves and stops")]
+
+
+def test_gangs_are_told_who_waits_for_room_beside_them(start: Any) -> None:
+    executor = HeldExecutor()
+    walk = start(recipe_of(small=1, big=2), executor)
+    executor.turned_away("big", beside={"small"})
+    assert executor.waits == ({"big"}, {"small"})
+    executor.end("small")
+    assert executor.running(1) == {"big"}
+    executor.end("big")
+    walk.result(LIMIT_S)
+    assert executor.waits == (set(), {"big"})
 
 
 def test_a_second_signal_does_not_wait_for_a_stage_that_hangs(tmp_path: Path) -> None:

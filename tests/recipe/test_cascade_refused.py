@@ -86,6 +86,10 @@ def test_what_does_not_fit_is_one_line(override: str, message: str) -> None:
     ("override", "message"),
     [
         ("stages.pair.train.micro_batch=32", "train.batch=64 with micro_batch*workers=32"),
+        (
+            "stages.pair.compute={workers: 2, min_workers: 1}",  # one pass of all, not two of each
+            "train.batch=64 with micro_batch*workers=128",
+        ),
         ("stages.prior.pair=null", "stages.prior.pair=None, wanted the stage that trains the pair"),
         ("stages.decoder.train.model.image_embedding=32", "image_embedding=32, wanted 64"),
         ("stages.prior.train.model.text_tokens=8", "text_tokens=8, wanted at least 16"),
