@@ -3,7 +3,7 @@
 import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import psutil
@@ -38,8 +38,12 @@ class Recorder:
         self._skipped = 0
         psutil.cpu_percent()  # the first call only starts the measurement
 
-    def record(self, step: Step) -> dict[str, float]:
+    def record(self, step: Step, *, more: Mapping[str, float]) -> dict[str, float]:
         """Logs a window; every rank must call it at the same steps.
+
+        Args:
+            step: the one that ends the window.
+            more: values of others that are logged with it.
 
         Returns:
             What was logged, on rank 0; nothing on others.
@@ -48,7 +52,7 @@ class Recorder:
         if self._ranks.rank != 0:
             return {}
         self._skipped += step.window.skipped
-        values |= self._speed(step) | self._machine()
+        values |= self._speed(step) | self._machine() | dict(more)
         values |= {"lr": step.lr, "skipped_steps": float(self._skipped)}
         for network, norm in step.window.grad_norm.items():
             values[f"grad_norm/{network}"] = float(norm)

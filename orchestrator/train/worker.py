@@ -15,6 +15,7 @@ from orchestrator.recipe.digest import recipe_digest
 from orchestrator.recipe.train import Train
 from orchestrator.storage.store import Store, open_store
 from orchestrator.train.checkpoint.load import load_latest
+from orchestrator.train.checkpoint.pace import Pace
 from orchestrator.train.checkpoint.save import Saver
 from orchestrator.train.engine.base import Engine
 from orchestrator.train.engine.blocks import apply_memory_and_speed
@@ -118,6 +119,9 @@ class _Session:
             save=job.spec.save,
             ownership=self._ownership,
         )
+        self._pace = Pace(
+            job.spec.save, log_every=self._train.log_every, ranks=ranks, saver=self._saver
+        )
         self._lost_saves = 0
         self._metrics: dict[str, float] = {}  # as last logged
         self._said_no_metric = False
@@ -181,13 +185,14 @@ class _Session:
         self._event({"kind": "note", "stage": self._job.stage, "text": text})
 
     def _after(self, step: Step) -> None:
+        self._pace.step_ended()
         last = step.number == self._train.steps
         if step.ends_window:
-            self._metrics = self._recorder.record(step)
+            self._metrics = self._recorder.record(step, more=self._pace.metrics())
             self._look_for_the_best_metric()
         elif step.stop:
             self._recorder.stopped(step)
-        if step.number % self._job.spec.save.every_steps == 0 or last or step.stop:
+        if self._pace.is_due(step.number) or last or step.stop:
             self._save(step)
         else:
             self._tolerant(self._saver.poll)
@@ -195,6 +200,7 @@ class _Session:
             self._saver.finish()
         if self._preview.is_due(step.number):
             self._preview.sample(self._engines, step=step.number)
+        self._pace.step_begins()
 
     def _look_for_the_best_metric(self) -> None:
         """Says once that ``keep_best`` asks for a metric that is not logged."""
@@ -208,6 +214,7 @@ class _Session:
         )
 
     def _save(self, step: Step) -> None:
+        self._tolerant(self._saver.finish)
         window = Window() if step.ends_window else step.window
         extra = {
             "stream": self._stream.state_dict(),
@@ -216,9 +223,10 @@ class _Session:
             "recorder": self._recorder.state_dict(),
             "metrics": self._metrics,
             "made_by": self._made_by,
+            "pace": self._pace.state_dict(stopped=step.stop),
         }
-        self._tolerant(self._saver.finish)
         log = self._log.copy() if self._ranks.rank == 0 else None
+        self._pace.begins_save(step.number)
         self._saver.begin(step=step.number, extra=extra, beside=log, metrics=self._metrics)
 
     def _tolerant(self, collect: Callable[[], bool]) -> None:
@@ -226,6 +234,7 @@ class _Session:
         try:
             if collect():
                 self._lost_saves = 0
+                self._pace.committed()
         except FencedError:
             raise
         except UnavailableError as error:
@@ -248,6 +257,12 @@ class _Session:
             window = self._restored(found)
             self._stream.load_state_dict(found["stream"])
             self._note(f"goes on from step {step}")
+        self._pace.resume(
+            None if found is None else found.get("pace"),
+            step=step,
+            gangs=self._ownership.gangs,
+            has_begun=found is not None,
+        )
         if self._ranks.rank == 0:
             self._log.resume(step=step)
         return step, window
