@@ -16,6 +16,7 @@ from orchestrator.recipe.digest import recipe_digest
 from orchestrator.recipe.load import load_recipe
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
+from orchestrator.train.checkpoint.interval import LONGEST_S, mean_time_between_failures_s
 
 
 class Show(Protocol):
@@ -87,6 +88,17 @@ def _workers(stage: Stage) -> str:
     return f"{sizes if compute.workers else 'plain'} x {device}{zero}"
 
 
+def _saves(stage: Stage) -> str:
+    every = stage.save.every_steps
+    if every != "auto":
+        return f"saves every {every} steps"
+    mtbf_s = mean_time_between_failures_s(failures=0, trained_s=0.0, ranks=stage.compute.ranks)
+    return (
+        f"saves at step {stage.training.log_every}, then as costs and failures say (one in "
+        f"{mtbf_s / 3600:,.0f} h at first), at least every {LONGEST_S / 60:.0f} minutes"
+    )
+
+
 def _what(stage: Stage) -> str:
     if stage.train is not None:
         train = stage.train
@@ -95,7 +107,8 @@ def _what(stage: Stage) -> str:
         return (
             f"train {train.model.kind}, {train.objective.kind}\n"
             f"{train.steps} steps x {train.batch} clips of {train.clip.frames}x{height}x{width}\n"
-            f"each rank {passes} x {train.micro_batch} clips a step"
+            f"each rank {passes} x {train.micro_batch} clips a step\n"
+            f"{_saves(stage)}"
         )
     if stage.encode is not None:
         return f"encode with {stage.encode.autoencoder}"

@@ -14,7 +14,7 @@ from models.nn.unet_config import UNetConfig
 from models.sora.autoencoder_config import AutoencoderConfig, AutoencoderLossConfig
 from models.sora.dit_config import DiTConfig
 from models.text.pair_config import ContrastiveConfig, SmallPairConfig
-from orchestrator.recipe.fields import Share, Size
+from orchestrator.recipe.fields import EverySteps, Share, Size
 from orchestrator.recipe.health import Health
 
 Model = Annotated[
@@ -174,7 +174,7 @@ class KeepBest(Strict):
 class Save(Strict):
     """When checkpoints are taken, and which are kept: each that any of these rules keeps."""
 
-    every_steps: PositiveInt = 200
+    every_steps: EverySteps = 200  # auto: by what saves cost, and failures
     keep: PositiveInt = 3  # the newest ones
     keep_every_steps: PositiveInt | None = None  # those at multiples of it
     keep_best: KeepBest | None = None

@@ -37,6 +37,7 @@ class Ownership:
         self._key = f"{folder}/{OWNER}"
         self._attempt = attempt
         self._token = uuid.uuid4().hex
+        self.gangs = 0  # that have taken the stage so far, with this one
 
     def take(self) -> None:
         """Becomes the stage's owner; whoever was it before can commit no more.
@@ -45,12 +46,14 @@ class Ownership:
             FencedError: if the run was started again since this start.
         """
         self._check_attempt()
+        self.gangs = self._gangs_before() + 1
         owner = {
             "token": self._token,
             "attempt": self._attempt,
             "host": platform.node(),
             "pid": os.getpid(),
             "time": time.time(),
+            "gangs": self.gangs,
         }
         self._store.put(self._key, json.dumps(owner).encode())
 
@@ -66,6 +69,13 @@ class Ownership:
                 f"{self._store.uri}/{self._key}: taken over by process {owner['pid']} on "
                 f"{owner['host']} (start {owner['attempt']} of the run); this one writes no more"
             )
+
+    def _gangs_before(self) -> int:
+        try:
+            owner: dict[str, Any] = json.loads(self._store.get(self._key))
+        except NotFoundError:
+            return 0
+        return owner.get("gangs", 1)  # earlier versions did not count
 
     def _check_attempt(self) -> None:
         newest = newest_attempt(self._store)

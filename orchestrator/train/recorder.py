@@ -3,7 +3,7 @@
 import math
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import psutil
@@ -49,12 +49,12 @@ class Recorder:
         self._stragglers = Stragglers(nodes) if compares else None
         psutil.cpu_percent()  # the first call only starts the measurement
 
-    def record(self, step: Step, *, rewinds: int) -> dict[str, float]:
+    def record(self, step: Step, *, more: Mapping[str, float]) -> dict[str, float]:
         """Logs a window; every rank must call it at the same steps.
 
         Args:
             step: the last one of the window.
-            rewinds: of the stage so far.
+            more: values of others that are logged with it.
 
         Returns:
             What was logged, on rank 0; on others the means alone, which are the same there.
@@ -65,12 +65,12 @@ class Recorder:
         self._skipped += step.window.skipped
         self._spikes += step.window.spikes
         values |= self._speed(step) | self._machine() | self._compared(own_s, step=step)
+        values |= more
         values |= {
             "ranks": float(self._ranks.world_size),
             "lr": step.lr,
             "skipped_steps": float(self._skipped),
             "spikes": float(self._spikes),
-            "rewinds": float(rewinds),
         }
         for network, norm in step.window.grad_norm.items():
             values[f"grad_norm/{network}"] = norm

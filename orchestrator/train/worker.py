@@ -17,6 +17,7 @@ from orchestrator.recipe.train import Train
 from orchestrator.storage.store import Store, open_store
 from orchestrator.train.care import Care
 from orchestrator.train.checkpoint.load import load_latest
+from orchestrator.train.checkpoint.pace import Pace
 from orchestrator.train.checkpoint.save import Saver
 from orchestrator.train.engine.base import Engine
 from orchestrator.train.engine.blocks import apply_memory_and_speed
@@ -150,6 +151,9 @@ class _Session:
             log=self._log,
             care=self._care,
         )
+        self._pace = Pace(
+            job.spec.save, log_every=self._train.log_every, ranks=ranks, saver=self._saver
+        )
         self._lost_saves = 0
         self._said_no_metric = False
         self._preview = Preview(
@@ -227,12 +231,14 @@ class _Session:
         self._event({"kind": "note", "stage": self._job.stage, "text": text})
 
     def _after(self, step: Step) -> Verdict | None:
+        self._pace.step_ended()
         last = step.number == self._train.steps
         pause = step.asked is Asked.PAUSE and not last
         if step.refusal is not None:
             self._care.refused(step.refusal)
         if step.ends_window:
-            self._state.metrics = self._recorder.record(step, rewinds=self._care.rewinds)
+            more = self._pace.metrics() | {"rewinds": float(self._care.rewinds)}
+            self._state.metrics = self._recorder.record(step, more=more)
             self._care.monitor.logged(step.number, loss=self._state.metrics.get("loss", math.nan))
             self._look_for_the_best_metric()
         elif step.stop or pause:
@@ -240,7 +246,7 @@ class _Session:
         verdict = self._care.monitor.verdict()
         if verdict is not None and not step.stop:
             return verdict  # a stop comes first: the next start goes back
-        if step.number % self._job.spec.save.every_steps == 0 or last or step.stop or pause:
+        if self._pace.is_due(step.number) or last or step.stop or pause:
             with self._ledger.in_phase("save_blocked"):
                 self._save(step)
         else:
@@ -253,6 +259,7 @@ class _Session:
         if pause:
             with self._ledger.in_phase("save_blocked"):
                 self._pause(step)
+        self._pace.step_begins()
         return None
 
     def _pause(self, step: Step) -> None:
@@ -274,9 +281,11 @@ class _Session:
         )
 
     def _save(self, step: Step) -> None:
-        extra = self._state.extra(step)
         self._tolerant(self._saver.finish)
+        is_asked = step.asked is not Asked.NOTHING
+        extra = self._state.extra(step) | {"pace": self._pace.state_dict(stopped=is_asked)}
         beside = self._log.copy() | self._care.evidence() if self._ranks.rank == 0 else None
+        self._pace.begins_save(step.number)
         self._saver.begin(step=step.number, extra=extra, beside=beside, metrics=self._state.metrics)
 
     def _tolerant(self, collect: Callable[[], bool]) -> bool:
@@ -288,6 +297,7 @@ class _Session:
         try:
             if collect():
                 self._lost_saves = 0
+                self._pace.committed()
                 return True
         except FencedError:
             raise
@@ -311,7 +321,14 @@ class _Session:
         )
         if said is not None:
             self._note(said if found is None else f"{said}, loaded in {loaded_s:.1f} s")
-        return self._state.start(found)
+        start, window = self._state.start(found)
+        self._pace.resume(
+            None if found is None else found.get("pace"),
+            step=start,
+            gangs=self._ownership.gangs,
+            has_begun=found is not None,
+        )
+        return start, window
 
     def _rewind(self, verdict: Verdict, *, at: Step) -> tuple[int, Window]:
         """Back to the newest healthy checkpoint, to go on without the batches of bad steps."""
@@ -323,6 +340,7 @@ class _Session:
         if found is None:
             self._care.give_up(verdict, at=at, why="with no healthy checkpoint to go back to")
         self._care.went_back(verdict, at=at, to=int(found["step"]), positions=positions)
+        self._pace.went_back(int(found["step"]))
         return self._state.start(found)
 
     def _load(

@@ -39,6 +39,11 @@ def test_every_recipe_of_the_project_loads(path: Path) -> None:
     [
         ("stages.dit.train.stepz=3", "stages.dit.train.stepz: unknown key"),
         ("stages.dit.train.steps=0", "stages.dit.train.steps=0: Input should be greater than 0"),
+        (
+            "stages.dit.save.every_steps=often",
+            "stages.dit.save.every_steps: seen often, wanted a number of steps from 1 on, or auto",
+        ),
+        ("stages.dit.save.every_steps=0", "seen 0, wanted a number of steps from 1 on, or auto"),
         ("stages.dit.train.batch=24", "train.batch=24 is not a multiple of micro_batch*workers"),
         ("stages.dit.train.clip.frames=10", "clip.frames=10 does not fit 4k+1"),
         ("stages.autoencoder.train.clip.frames=8", "clip.frames=8 does not fit 4k+1"),
