@@ -48,6 +48,10 @@ class RunState:
             "made_by": {"recipe": recipe_digest(self.recipe)} | _versions(),
         }
 
+    def beside(self) -> dict[str, bytes]:
+        """Rank 0's files that are written with a checkpoint of now, by key of the store."""
+        return self.log.copy() | self.care.evidence() if self.ranks.rank == 0 else {}
+
     def start(self, found: Mapping[str, Any] | None) -> tuple[int, Window]:
         """The step and the window that training goes on with.
 

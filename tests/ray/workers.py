@@ -73,7 +73,8 @@ def waits_for_nobody() -> None:
 
 def gated(job: StageJob, *, hooks: Hooks) -> StageResult:
     """The trainer, held at logged steps by a file; notes a hash of each saved and loaded state."""
-    from orchestrator.train import worker
+    from orchestrator.train import saves
+    from orchestrator.train.worker import run
 
     def tell(what: str, *, step: int, engines: Mapping[str, Engine], ranks: Ranks) -> None:
         found = {name: state(ranks, engine) for name, engine in sorted(engines.items())}
@@ -81,12 +82,12 @@ def gated(job: StageJob, *, hooks: Hooks) -> StageResult:
             digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
             hooks.event({"kind": "state", "stage": job.stage, "text": f"{what} {step} {digest}"})
 
-    class TellingSaver(worker.Saver):
+    class TellingSaver(saves.Saver):
         def begin(self, *, step: int, **options: Any) -> None:
             tell("saved", step=step, engines=self._engines, ranks=self._ranks)
             super().begin(step=step, **options)
 
-    load = worker.load_latest
+    load = saves.load_latest
 
     def load_and_tell(*args: Any, **options: Any) -> Any:
         found = load(*args, **options)
@@ -94,8 +95,8 @@ def gated(job: StageJob, *, hooks: Hooks) -> StageResult:
             tell("loaded", step=found["step"], engines=options["engines"], ranks=options["ranks"])
         return found
 
-    worker.Saver, worker.load_latest = TellingSaver, load_and_tell
-    return worker.run(job, hooks=Gated(hooks, gate=gate_of(job)))
+    saves.Saver, saves.load_latest = TellingSaver, load_and_tell
+    return run(job, hooks=Gated(hooks, gate=gate_of(job)))
 
 
 def gate_of(job: StageJob) -> Path:

@@ -23,7 +23,8 @@ from orchestrator.train.encode import Encoder, encode_units, finish_encode
 from orchestrator.train.evaluate import evaluate, evaluate_stage
 from orchestrator.train.job import StageResult
 from orchestrator.train.randomness import happens_at
-from orchestrator.train.worker import MAX_LOST_SAVES, run
+from orchestrator.train.saves import MAX_LOST
+from orchestrator.train.worker import run
 from tests.tiny import STEPS, tiny_recipe, tiny_tree
 from tests.train.workers import Recorded, job_of
 
@@ -199,7 +200,7 @@ def test_only_saves_that_are_lost_in_a_row_end_a_stage(
 
     monkeypatch.setattr(FolderStore, "put", away)
     tree = tiny_tree(tmp_path)
-    tree["stages"][0]["train"]["steps"] = 2 * (MAX_LOST_SAVES + 1)
+    tree["stages"][0]["train"]["steps"] = 2 * (MAX_LOST + 1)
     tree["stages"][0]["save"]["every_steps"] = 1
     recipe = parse_recipe(tree, origin="tiny")
     ensure_sources(recipe, on_clips=lambda *_: None)
@@ -209,7 +210,7 @@ def test_only_saves_that_are_lost_in_a_row_end_a_stage(
             run(job, hooks=Recorded())
     else:
         assert run(job, hooks=Recorded()).status == "done"
-    assert len(set(refused)) == MAX_LOST_SAVES + 1
+    assert len(set(refused)) == MAX_LOST + 1
 
 
 def test_training_outlasts_metrics_and_samples_that_the_store_does_not_take(

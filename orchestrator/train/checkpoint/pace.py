@@ -83,7 +83,7 @@ class Pace:
 
     def went_back(self, step: int) -> None:
         """To be called when training goes back to the checkpoint of a step."""
-        self._saved_at = step
+        self._saved_at, self._step_began_s = step, None
 
     def state_dict(self, *, stopped: bool) -> dict[str, Any]:
         """For the checkpoint; rank 0's is the one to keep.
