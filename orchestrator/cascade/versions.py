@@ -1,7 +1,7 @@
 """Whose work lies in a stage's folder: a stage that changes before it is done starts over.
 
 BEGUN holds the digest of what the work in the folder is made from: its version. Work of another
-version is put aside: the small files that make it exist (COMMIT, metrics.jsonl) move below
+version is put aside: the small files that make it exist (COMMIT, metrics.jsonl, health's) move below
 ``aside/VERSION/``, and come back with the recipe that they belong to. As every checkpoint without a
 COMMIT, those put aside are deleted once training has passed their step (``checkpoint/steps.py``).
 """
@@ -13,10 +13,11 @@ from pydantic import ValidationError
 
 from orchestrator.storage.store import Store
 from orchestrator.train.checkpoint.format import COMMIT, INDEX, Commit, describe
+from orchestrator.train.health import EVIDENCE, STATE
 
 BEGUN = "BEGUN"
 
-_METRICS = "metrics.jsonl"
+_FILES = ("metrics.jsonl", STATE, EVIDENCE)
 
 
 def claim(store: Store, *, stage: str, inputs: str) -> str | None:
@@ -94,8 +95,7 @@ def _small(store: Store, folder: str) -> Iterator[str]:
     for key in store.list(f"{folder}/checkpoints/"):
         if key.endswith(f"/{COMMIT}"):
             yield key.removeprefix(f"{folder}/")
-    if store.exists(f"{folder}/{_METRICS}"):
-        yield _METRICS
+    yield from (file for file in _FILES if store.exists(f"{folder}/{file}"))
 
 
 def _aside(folder: str, version: str) -> str:

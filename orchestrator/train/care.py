@@ -9,13 +9,10 @@ from orchestrator.errors import RushesError, UnavailableError
 from orchestrator.storage.store import Store
 from orchestrator.train.evidence import Evidence, Refusal, row_of, told_of
 from orchestrator.train.exchange import gather_json
-from orchestrator.train.health import Monitor, Verdict
+from orchestrator.train.health import EVIDENCE, STATE, Monitor, Verdict
 from orchestrator.train.job import StageJob
 from orchestrator.train.loop import Step
 from orchestrator.train.ranks import Ranks
-
-STATE = "health.json"
-EVIDENCE = "health.jsonl"
 
 
 class Care:

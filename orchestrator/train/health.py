@@ -12,6 +12,9 @@ from typing import Any
 
 from orchestrator.recipe.health import Health
 
+STATE = "health.json"  # of a stage: what every later start must know
+EVIDENCE = "health.jsonl"  # what a user wants to know
+
 REFUSE = -1.0  # a limit below every norm
 SCATTER_POWER = 6  # of the ninth decile over the median: over seven deviations of a log-normal norm
 LOSSES = 50  # logged means that make the running level of the loss

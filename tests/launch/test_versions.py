@@ -14,6 +14,7 @@ from orchestrator.train.checkpoint.steps import committed, prune
 OLD, NEW = "a" * 64, "b" * 64
 CHECKPOINTS = "stages/dit/checkpoints"
 METRICS = "stages/dit/metrics.jsonl"
+HEALTH = "stages/dit/health.json"
 
 
 @pytest.fixture
@@ -29,6 +30,7 @@ def save(store: Store, *, step: int, text: str) -> None:
     store.put(f"{target}/{INDEX}", index)
     store.put(f"{target}/COMMIT", commit.model_dump_json().encode())
     store.put(METRICS, json.dumps({"step": step, "of": text}).encode())
+    store.put(HEALTH, json.dumps({"left_out": [step], "of": text}).encode())
 
 
 def steps(store: Store) -> list[int]:
@@ -52,6 +54,7 @@ def test_another_version_starts_over_and_says_so(store: Store) -> None:
     assert "checkpoints up to step 20 are put aside and it starts from step 0" in said
     assert steps(store) == []
     assert not store.exists(METRICS)
+    assert not store.exists(HEALTH)
 
 
 def test_the_earlier_recipe_takes_its_work_up_again(store: Store) -> None:
@@ -66,6 +69,7 @@ def test_the_earlier_recipe_takes_its_work_up_again(store: Store) -> None:
     claim(store, stage="dit", inputs=NEW)
     assert steps(store) == [5]
     assert b"new" in store.get(METRICS)
+    assert b"new" in store.get(HEALTH)
 
 
 def test_a_checkpoint_that_another_version_wrote_over_does_not_come_back(store: Store) -> None:
@@ -114,6 +118,7 @@ def test_a_driver_killed_in_between_mixes_no_versions(store: Store) -> None:
             claim(store, stage="dit", inputs=next_version)
             assert steps(store) == wanted, (calls, next_version)
             assert text in store.get(METRICS), (calls, next_version)
+            assert text in store.get(HEALTH), (calls, next_version)
 
 
 def test_latents_of_another_version_are_encoded_again(store: Store) -> None:
