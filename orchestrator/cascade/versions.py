@@ -1,9 +1,10 @@
 """Whose work lies in a stage's folder: a stage that changes before it is done starts over.
 
 BEGUN holds the digest of what the work in the folder is made from: its version. Work of another
-version is put aside: the small files that make it exist (COMMIT, metrics.jsonl, health's) move below
-``aside/VERSION/``, and come back with the recipe that they belong to. As every checkpoint without a
-COMMIT, those put aside are deleted once training has passed their step (``checkpoint/steps.py``).
+version is put aside: the small files that make it exist (COMMIT, metrics.jsonl, health.json) move
+below ``aside/VERSION/``, and come back with the recipe that they belong to. As every checkpoint
+without a COMMIT, those put aside are deleted once training has passed their step
+(``checkpoint/steps.py``).
 """
 
 import json
