@@ -49,8 +49,12 @@ def judge(
     """
     silent = tuple(rank for rank, one in sorted(heard.items()) if one.age_s >= silent_s)
     if silent:
-        age_s = min(heard[rank].age_s for rank in silent)
-        return Verdict(kind="silent", ranks=silent, why=f"no sign of life for {age_s:.0f} s")
+        why = f"no sign of life for {min(heard[rank].age_s for rank in silent):.0f} s"
+        others = {rank: one for rank, one in heard.items() if rank not in silent}
+        where = _wait({rank: one.beat["collective"] for rank, one in others.items()})
+        if where is not None:
+            why += f"; the others wait in {where}"
+        return Verdict(kind="silent", ranks=silent, why=why)
     if len(heard) < ranks or not all(
         one.beat["in_step_s"] >= hang_after_s for one in heard.values()
     ):
@@ -72,10 +76,16 @@ def _outside(last: Mapping[int, Mapping[str, Any] | None]) -> tuple[tuple[int, .
         return everyone, "none of them waits in a collective"
     number = max(waiting.values())
     outside = tuple(rank for rank in everyone if waiting.get(rank) != number)
-    where = next(collective_text(last[rank]) for rank, one in waiting.items() if one == number)
+    where = _wait(last)
     if outside:
         return outside, f"the others wait in {where}"
     return everyone, f"all ranks wait in the same {where}"
+
+
+def _wait(last: Mapping[int, Mapping[str, Any] | None]) -> str | None:
+    """The collective that the furthest of those ranks wait in, if any does."""
+    waiting = [one for one in last.values() if one is not None and not one["returned"]]
+    return collective_text(max(waiting, key=lambda one: one["number"])) if waiting else None
 
 
 def collective_text(last: Mapping[str, Any] | None) -> str:

@@ -15,7 +15,7 @@ from orchestrator.train.ranks import Ranks
 
 EVERY_S = 1.0
 _NANO = 1e9
-_DESCRIBE_AFTER_S = 5.0  # in one step; what the last collective was takes milliseconds to ask for
+_DESCRIBE_AFTER_S = 5.0  # at one thing; what the last collective was takes milliseconds to ask for
 _MOST_FRAMES = 60
 
 
@@ -84,7 +84,8 @@ class Beat:
     def _event(self) -> dict[str, Any]:
         step, now = self.step, self._ledger.read()
         in_step_s = self._in_step_s(step, now)
-        describe = last_collective if in_step_s > _DESCRIBE_AFTER_S else progress
+        here_s = max(in_step_s, now.phase_ns / _NANO)
+        describe = last_collective if here_s > _DESCRIBE_AFTER_S else progress
         event = self._head | {
             "time": now.time_ns / _NANO,
             "step": step,
