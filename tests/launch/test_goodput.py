@@ -229,6 +229,21 @@ def test_a_beat_of_a_gang_that_is_over_changes_nothing() -> None:
     assert len(with_it) == 2
 
 
+def test_a_beat_from_after_the_end_moves_no_time() -> None:
+    rank = FakeRank(started=0.0, token="g", ranks=1)
+    ledger = told(
+        Goodput(attempt=1),
+        stage_start(0.0, workers=1),
+        rank.spends({"start_up": 1.0, "compute": 4.0}, step=4),
+        gang_end(7.0),
+        rank.spends({"compute": 4.0}, step=8),
+        stage_end(10.0, status="FAILED"),
+    )
+    (row,) = ledger.rows(now=10.0)
+    assert row.seconds == {"start_up": 1.0, "compute": 4.0, "detection": 2.0, "idle": 3.0}
+    assert row.last_step == 4
+
+
 def test_a_clock_that_is_ahead_moves_no_time_past_the_end() -> None:
     """The node's clock is 30 s ahead; its beats take half a second to arrive."""
     rank = FakeRank(started=31.0, token="g", ranks=1)

@@ -61,6 +61,7 @@ class World:
             ended = self.now
             self._tell(gang_end(self.now, failed=self._draw(st.booleans())))
             self._pass()
+            self._beats(max_size=2)  # too late
             if is_last:
                 ended = self.now
             self.wall += size * (ended - since)
@@ -72,11 +73,14 @@ class World:
     def _gang(self, size: int, *, token: str) -> None:
         self._tell(gang(self.now, workers=size))
         skew = self._draw(st.sampled_from([0.0, 0.0, 5.0, -5.0]))
-        ranks = [
+        self._ranks = [
             FakeRank(self.now + skew - self._draw(moments), token, rank=rank, ranks=size)
             for rank in range(size)
         ]
-        for rank in self._draw(st.lists(st.sampled_from(ranks), max_size=8)):
+        self._beats(max_size=8)
+
+    def _beats(self, *, max_size: int) -> None:
+        for rank in self._draw(st.lists(st.sampled_from(self._ranks), max_size=max_size)):
             beat = rank.spends(self._draw(spans), step=self._draw(st.integers(0, 30)))
             if self._draw(st.booleans()):
                 self.now = max(self.now, beat["time"])
