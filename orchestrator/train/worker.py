@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -130,6 +129,9 @@ class _Session:
             log=self._log,
             care=self._care,
         )
+        self._load = partial(
+            load_latest, store, self._checkpoints, engines=engines, ranks=ranks, note=self._note
+        )
         self._lost_saves = 0
         self._said_no_metric = False
         self._preview = Preview(
@@ -207,8 +209,8 @@ class _Session:
         elif step.stop:
             self._recorder.stopped(step)
         verdict = self._care.monitor.verdict()
-        if verdict is not None and not step.stop:
-            return verdict  # a stop comes first: the next start goes back
+        if verdict is not None and (last or not step.stop):
+            return verdict  # a stop before the end comes first: the next start goes back
         if step.number % self._job.spec.save.every_steps == 0 or last or step.stop:
             self._save(step)
         else:
@@ -251,7 +253,7 @@ class _Session:
 
     def _resume(self) -> tuple[int, Window]:
         self._care.resume()
-        found = self._load(is_fit=None)
+        found = self._load()
         if found is not None:
             self._note(f"goes on from step {found['step']}")
         return self._state.start(found)
@@ -265,17 +267,6 @@ class _Session:
         found = self._load(is_fit=partial(self._care.is_fit, before=verdict.steps[0]))
         if found is None:
             self._care.give_up(verdict, at=at, why="with no healthy checkpoint to go back to")
+        self._first(self._ownership.check)
         self._care.went_back(verdict, at=at, to=int(found["step"]), positions=positions)
         return self._state.start(found)
-
-    def _load(
-        self, *, is_fit: Callable[[Mapping[str, Any]], str | None] | None
-    ) -> dict[str, Any] | None:
-        return load_latest(
-            self._store,
-            self._checkpoints,
-            engines=self._engines,
-            ranks=self._ranks,
-            note=self._note,
-            is_fit=is_fit,
-        )

@@ -132,6 +132,13 @@ def test_moving_a_run_keeps_its_digest() -> None:
     assert recipe_digest(here) != recipe_digest(other)
 
 
+def test_a_budget_that_no_window_uses_up_is_refused() -> None:
+    health = "stages.dit.train.health"
+    with pytest.raises(UserError, match="budget=200, wanted below window=200"):
+        load_recipe(DEBUG, overrides=[f"{health}.budget=200"])
+    load_recipe(DEBUG, overrides=[f"{health}.budget=200", f"{health}.window=201"])
+
+
 def test_a_stage_digest_follows_what_it_is_made_from() -> None:
     data = {"train": "a", "eval": "b"}
 
