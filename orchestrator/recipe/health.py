@@ -1,8 +1,8 @@
 """What is done when training is not well."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from models.config import Strict
 
@@ -22,3 +22,9 @@ class Health(Strict):
     budget: NonNegativeInt = 10  # steps of a window that may be refused
     patience: PositiveInt = 100  # steps for which the loss may stay high
     max_rewinds: NonNegativeInt = 5  # of a stage; then it ends with an error
+
+    @model_validator(mode="after")
+    def _budget_can_be_used_up(self) -> Self:
+        if self.budget >= self.window:
+            raise ValueError(f"budget={self.budget}, wanted below window={self.window}")
+        return self

@@ -49,6 +49,7 @@ class Care:
         self._ranks = ranks
         self._first = first
         self._event = event
+        self._key = f"{job.folder}/{STATE}"
         self._evidence = Evidence(store, key=f"{job.folder}/{EVIDENCE}")
         self.monitor = Monitor(self._health)
         self.rewinds = 0
@@ -56,17 +57,16 @@ class Care:
 
     def resume(self) -> None:
         """Reads what earlier starts have left; collective."""
-        key = f"{self._job.folder}/{STATE}"
-        found: list[Any] = [0, []]
 
         def read() -> None:
             self._evidence.resume()
-            if self._store.exists(key):
-                state = json.loads(self._store.get(key))
-                found[:] = [state["rewinds"], state["left_out"]]
+            if self._store.exists(self._key):
+                state = json.loads(self._store.get(self._key))
+                self.rewinds, self.left_out = state["rewinds"], state["left_out"]
 
         self._first(read)
-        self.rewinds, self.left_out = gather_json(found, device=self._ranks.device)[0]
+        mine = [self.rewinds, self.left_out]
+        self.rewinds, self.left_out = gather_json(mine, device=self._ranks.device)[0]
 
     def refused(self, refusal: Refusal) -> None:
         """Keeps the evidence of a step that was not applied; collective."""
@@ -142,7 +142,7 @@ class Care:
 
         def write() -> None:
             self._evidence.put()
-            self._store.put(f"{self._job.folder}/{STATE}", state.encode())
+            self._store.put(self._key, state.encode())
 
         self._first(write)
         self._show_evidence()

@@ -83,7 +83,14 @@ class Loop:
             asked = Asked(self.ranks.first(self.asked() if self.ranks.rank == 0 else 0))
             ends = (step + 1) % train.log_every == 0 or step + 1 == train.steps
             self.ledger.settle("compute")
-            yield Step(step + 1, lr, window, ends_window=ends, asked=asked, refusal=refusal)
+            yield Step(
+                number=step + 1,
+                lr=lr,
+                window=window,
+                ends_window=ends,
+                asked=asked,
+                refusal=refusal,
+            )
             if asked is Asked.STOP:
                 return
             if ends:
@@ -103,7 +110,7 @@ class Loop:
         for micro in self._micros(batch, step=step):
             for name in active:
                 loss = self.task.loss(name, self.engines, micro)
-                self.engines[name].backward(_carries_non_finite(loss.value))
+                self.engines[name].backward(loss.guarded)
                 window.add(loss.stats, loss.weights)
                 losses[name].append(loss.value.detach())
         limits = self.monitor.limits(active)
@@ -118,7 +125,14 @@ class Loop:
         self.monitor.took(step, taken)
         if all(one.applied for one in taken.values()):
             return None
-        return Refusal(step, batch.position, lr, networks=taken, losses=losses, keys=batch.keys)
+        return Refusal(
+            step=step,
+            position=batch.position,
+            lr=lr,
+            networks=taken,
+            losses=losses,
+            keys=batch.keys,
+        )
 
     def _micros(self, batch: StepBatch, *, step: int) -> Iterator[Micro]:
         train = self.stage.training
@@ -139,12 +153,3 @@ class Loop:
                 step=step,
                 images=images,
             )
-
-
-def _carries_non_finite(loss: Tensor) -> Tensor:
-    """The loss, bit by bit, whose gradient is not finite either if it is not itself.
-
-    So a loss that is not finite on one rank is seen in the norm on all of them, without a look at
-    it, also where its own gradient would be finite.
-    """
-    return loss * (1.0 + 0.0 * loss.detach())

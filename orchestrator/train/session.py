@@ -160,8 +160,8 @@ class Session:
         pause = step.asked is Asked.PAUSE and not is_last
         self._record(step, is_interrupted=step.stop or pause)
         verdict = self._care.monitor.verdict()
-        if verdict is not None and not step.stop:
-            return verdict  # a stop comes first: the next start goes back
+        if verdict is not None and (step.number == self._steps or not step.stop):
+            return verdict  # a stop before the end comes first: the next start goes back
         self._saves.after(step, is_last=is_last)
         if self._preview.is_due(step.number):
             with self._ledger.in_phase("evaluation"):
@@ -198,6 +198,7 @@ class Session:
         found = self._saves.go_back(partial(self._care.is_fit, before=verdict.steps[0]))
         if found is None:
             self._care.give_up(verdict, at=at, why="with no healthy checkpoint to go back to")
+        self._first(self._ownership.check)  # loading takes a while
         self._care.went_back(verdict, at=at, to=int(found["step"]), positions=positions)
         return self._state.start(found)
 

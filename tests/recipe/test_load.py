@@ -165,6 +165,13 @@ def test_a_price_that_prices_nothing_is_refused(price: str, why: str) -> None:
         load_recipe(DEBUG, overrides=[f"price={price}"])
 
 
+def test_a_budget_that_no_window_uses_up_is_refused() -> None:
+    health = "stages.dit.train.health"
+    with pytest.raises(UserError, match="budget=200, wanted below window=200"):
+        load_recipe(DEBUG, overrides=[f"{health}.budget=200"])
+    load_recipe(DEBUG, overrides=[f"{health}.budget=200", f"{health}.window=201"])
+
+
 def test_a_stage_digest_follows_what_it_is_made_from() -> None:
     data = {"train": "a", "eval": "b"}
 

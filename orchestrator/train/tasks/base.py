@@ -49,6 +49,15 @@ class Loss:
     stats: dict[str, Tensor]
     weights: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
+    @property
+    def guarded(self) -> Tensor:
+        """The value, bit by bit, with a gradient that is not finite where the value is not.
+
+        So a loss that is not finite on one rank shows in the norm on all of them, without a look
+        at it, also where its own gradient would be finite.
+        """
+        return self.value * (1.0 + 0.0 * self.value.detach())
+
 
 @dataclass(frozen=True)
 class Work:
