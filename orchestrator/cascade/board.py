@@ -214,9 +214,9 @@ class BoardHooks:
         last = False
         while not last:
             last = self._closed.wait(_EXCHANGE_S)
+            says = (self._saved, self._left_s)  # before the events: those of a save go with it
             with self._lock:
                 events, self._events = self._events, []
-            says = (self._saved, self._left_s)
             try:
                 self._hear(Asked(ray.get(self._board.exchange.remote(self._stage, events, *says))))
             except RayError as error:
