@@ -5,6 +5,7 @@ import os
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -37,7 +38,7 @@ CONFIGS = {
 }
 CHANNELS, TEXT_TOKENS, TEXT_WIDTH = 16, 8, 64
 GRIDS = {"cpu": (2, 8, 8), "cuda": (9, 32, 32)}  # latent frames, height, width
-PLAIN_STEPS = 6  # before each save
+PLAIN_STEPS = 4  # before each save
 LOADS = 3
 FOLDER = "stages/dit"
 
@@ -173,8 +174,17 @@ class Ways:
 
     def bytes(self, way: str) -> int:
         """What the last save of this way takes on disk."""
-        files = (self._folder / way).rglob("*")
-        return sum(file.stat().st_size for file in files if file.is_file())
+        return sum(file.stat().st_size for file in self._files(way))
+
+    def forget(self, way: str) -> None:
+        """Lets the system drop what it holds of the files: a restart is often on another node."""
+        for file in self._files(way) if self._trainer.ranks.rank == 0 else ():
+            with file.open("rb") as opened:
+                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        self._trainer.ranks.barrier()
+
+    def _files(self, way: str) -> list[Path]:
+        return [file for file in (self._folder / way).rglob("*") if file.is_file()]
 
     def _state(self) -> dict[str, torch.Tensor]:
         """What the saver writes: the slices that this rank owns."""
@@ -189,6 +199,7 @@ def measure(
     *, device: str, model: str, rounds: int, ways: Sequence[str] | None, folder: Path
 ) -> None:
     """One rank; rank 0 writes the figures to result.json."""
+    warnings.filterwarnings("ignore", message="Detected an existing checkpoint")
     torch.set_num_threads(1 if device == "cpu" else 4)
     ranks = join(gpus=int(device == "cuda"))
     with silent():
@@ -197,7 +208,9 @@ def measure(
     if device == "cpu":
         torch.set_num_threads(1)  # DeepSpeed has its own idea
     all_ways = Ways(trainer, folder=folder)
-    plain: list[float] = [trainer.step() for _ in range(PLAIN_STEPS)][PLAIN_STEPS:]
+    plain: list[float] = []
+    for _ in range(PLAIN_STEPS):  # the first ones are slow
+        trainer.step()
     found: dict[str, list[Round]] = {way: [] for way in ways}
     for number in range(rounds + 1):  # the first one warms up
         for way in ways if number % 2 else reversed(ways):
@@ -212,6 +225,7 @@ def measure(
     for _ in range(LOADS):
         for way in ways:
             _settle(ranks)
+            all_ways.forget(way)
             start_s = time.perf_counter()
             all_ways.load(way)
             trainer.wait()
