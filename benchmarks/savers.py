@@ -66,19 +66,21 @@ class Trainer:
     def __init__(self, ranks: Ranks, *, config: DiTConfig, grid: tuple[int, int, int]) -> None:
         self.ranks = ranks
         self.zero = 2 if find_spec("deepspeed") and ranks.device.type == "cpu" else 0
+        self.precision = "bf16" if ranks.device.type == "cuda" else "fp32"
         torch.manual_seed(0)
         module = VideoDiT(config, channels=CHANNELS, text_width=TEXT_WIDTH).to(ranks.device)
         self.engine = build_engine(
             module,
             kind="deepspeed" if self.zero else "plain",
             zero=self.zero,
-            precision="bf16",
+            precision=self.precision,
             optim=Optim(lr=1e-4),
             accumulation=1,
             ema_decay=0.999,
             device=ranks.device,
         )
-        self._x = torch.randn(1, CHANNELS, *grid, dtype=torch.bfloat16).to(ranks.device)
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        self._x = torch.randn(1, CHANNELS, *grid, dtype=dtype).to(ranks.device)
         self._time = torch.tensor([0.5], device=ranks.device)
         self._text = TextStates(
             tokens_BLD=torch.randn(1, TEXT_TOKENS, TEXT_WIDTH),
@@ -232,7 +234,7 @@ def measure(
             loads[way].append(_slowest(time.perf_counter() - start_s, ranks=ranks))
     result = {
         "parameters": trainer.engine.num_params,
-        "engine": f"ZeRO-{trainer.zero}, bf16",
+        "engine": f"ZeRO-{trainer.zero}, {trainer.precision}",
         "step_s": statistics.median(plain),
         "first_s": {way: one[0].blocked_s for way, one in found.items()},
         "rounds": {way: [asdict(one) for one in some[1:]] for way, some in found.items()},
