@@ -5,6 +5,7 @@ import os
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -37,7 +38,7 @@ CONFIGS = {
 }
 CHANNELS, TEXT_TOKENS, TEXT_WIDTH = 16, 8, 64
 GRIDS = {"cpu": (2, 8, 8), "cuda": (9, 32, 32)}  # latent frames, height, width
-PLAIN_STEPS = 6  # before each save
+PLAIN_STEPS = 4  # before each save
 LOADS = 3
 FOLDER = "stages/dit"
 
@@ -65,19 +66,21 @@ class Trainer:
     def __init__(self, ranks: Ranks, *, config: DiTConfig, grid: tuple[int, int, int]) -> None:
         self.ranks = ranks
         self.zero = 2 if find_spec("deepspeed") and ranks.device.type == "cpu" else 0
+        self.precision = "bf16" if ranks.device.type == "cuda" else "fp32"
         torch.manual_seed(0)
         module = VideoDiT(config, channels=CHANNELS, text_width=TEXT_WIDTH).to(ranks.device)
         self.engine = build_engine(
             module,
             kind="deepspeed" if self.zero else "plain",
             zero=self.zero,
-            precision="bf16",
+            precision=self.precision,
             optim=Optim(lr=1e-4),
             accumulation=1,
             ema_decay=0.999,
             device=ranks.device,
         )
-        self._x = torch.randn(1, CHANNELS, *grid, dtype=torch.bfloat16).to(ranks.device)
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        self._x = torch.randn(1, CHANNELS, *grid, dtype=dtype).to(ranks.device)
         self._time = torch.tensor([0.5], device=ranks.device)
         self._text = TextStates(
             tokens_BLD=torch.randn(1, TEXT_TOKENS, TEXT_WIDTH),
@@ -173,8 +176,17 @@ class Ways:
 
     def bytes(self, way: str) -> int:
         """What the last save of this way takes on disk."""
-        files = (self._folder / way).rglob("*")
-        return sum(file.stat().st_size for file in files if file.is_file())
+        return sum(file.stat().st_size for file in self._files(way))
+
+    def forget(self, way: str) -> None:
+        """Lets the system drop what it holds of the files: a restart is often on another node."""
+        for file in self._files(way) if self._trainer.ranks.rank == 0 else ():
+            with file.open("rb") as opened:
+                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        self._trainer.ranks.barrier()
+
+    def _files(self, way: str) -> list[Path]:
+        return [file for file in (self._folder / way).rglob("*") if file.is_file()]
 
     def _state(self) -> dict[str, torch.Tensor]:
         """What the saver writes: the slices that this rank owns."""
@@ -189,6 +201,7 @@ def measure(
     *, device: str, model: str, rounds: int, ways: Sequence[str] | None, folder: Path
 ) -> None:
     """One rank; rank 0 writes the figures to result.json."""
+    warnings.filterwarnings("ignore", message="Detected an existing checkpoint")
     torch.set_num_threads(1 if device == "cpu" else 4)
     ranks = join(gpus=int(device == "cuda"))
     with silent():
@@ -197,7 +210,9 @@ def measure(
     if device == "cpu":
         torch.set_num_threads(1)  # DeepSpeed has its own idea
     all_ways = Ways(trainer, folder=folder)
-    plain: list[float] = [trainer.step() for _ in range(PLAIN_STEPS)][PLAIN_STEPS:]
+    plain: list[float] = []
+    for _ in range(PLAIN_STEPS):  # the first ones are slow
+        trainer.step()
     found: dict[str, list[Round]] = {way: [] for way in ways}
     for number in range(rounds + 1):  # the first one warms up
         for way in ways if number % 2 else reversed(ways):
@@ -212,13 +227,14 @@ def measure(
     for _ in range(LOADS):
         for way in ways:
             _settle(ranks)
+            all_ways.forget(way)
             start_s = time.perf_counter()
             all_ways.load(way)
             trainer.wait()
             loads[way].append(_slowest(time.perf_counter() - start_s, ranks=ranks))
     result = {
         "parameters": trainer.engine.num_params,
-        "engine": f"ZeRO-{trainer.zero}, bf16",
+        "engine": f"ZeRO-{trainer.zero}, {trainer.precision}",
         "step_s": statistics.median(plain),
         "first_s": {way: one[0].blocked_s for way, one in found.items()},
         "rounds": {way: [asdict(one) for one in some[1:]] for way, some in found.items()},

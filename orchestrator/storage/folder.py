@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from orchestrator.errors import UserError
+from orchestrator.storage.direct import LEAST_BYTES, write_direct
 from orchestrator.storage.errors import NotFoundError, TransientError
 from orchestrator.storage.retry import retrying
 from orchestrator.storage.uri import check_key
@@ -147,6 +148,8 @@ def _write_part(path: Path, data: bytes | memoryview) -> Path:
 
 
 def _write_exclusively(path: Path, data: bytes | memoryview) -> None:
+    if len(data) >= LEAST_BYTES and write_direct(path, data):
+        return
     with path.open("xb") as file:
         file.write(data)
         file.flush()

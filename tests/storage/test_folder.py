@@ -1,7 +1,9 @@
 """What a folder does when the disk does not."""
 
 import errno
+import mmap
 import os
+import random
 import stat
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 from orchestrator.errors import UnavailableError, UserError
 from orchestrator.storage import folder as folder_module
+from orchestrator.storage.direct import LEAST_BYTES, write_direct
 from orchestrator.storage.store import open_store
 
 
@@ -37,6 +40,57 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(
     monkeypatch.undo()
     assert store.get("a/b") == b"old"
     assert os.listdir(tmp_path / "a") == ["b"]
+
+
+LARGE = LEAST_BYTES * 5 + 4097  # more than a piece, and no whole number of blocks
+
+
+def large(*, offset: int) -> memoryview:
+    """Bytes of no pattern that begin so many after a page boundary."""
+    pages = mmap.mmap(-1, LARGE + offset)
+    pages[offset:] = random.Random(0).randbytes(LARGE)
+    return memoryview(pages)[offset:]
+
+
+@pytest.mark.parametrize("offset", [0, 8])
+def test_a_large_file_is_written_past_the_cache(tmp_path: Path, offset: int) -> None:
+    data = large(offset=offset)
+    if not write_direct(tmp_path / "direct", data):
+        pytest.skip("the file system of temporary folders can not")
+    assert (tmp_path / "direct").read_bytes() == data
+
+
+@pytest.mark.parametrize("call", ["open", "write"])
+@pytest.mark.parametrize("offset", [0, 8])
+def test_a_large_file_is_written_where_the_cache_can_not_be_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, offset: int
+) -> None:
+    store, data = open_store(str(tmp_path)), large(offset=offset)
+    store.put("a", b"old")
+    real, refused = getattr(os, call), failing(errno.EINVAL, times=1)
+
+    def once(*arguments: object) -> object:
+        refused()  # pyright: ignore[reportCallIssue]
+        return real(*arguments)
+
+    monkeypatch.setattr(os, call, once)
+    store.put("a", data)
+    monkeypatch.undo()
+    assert store.get("a") == data
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_disk_that_fills_up_under_a_large_file_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(str(tmp_path))
+    store.put("a", b"old")
+    monkeypatch.setattr(os, "write", failing(errno.ENOSPC))
+    with pytest.raises(UserError, match=r"/a: No space left on device$"):
+        store.put("a", large(offset=0))
+    monkeypatch.undo()
+    assert store.get("a") == b"old"
+    assert os.listdir(tmp_path) == ["a"]
 
 
 def test_what_a_mounted_folder_recovers_from_is_tried_again(

@@ -1,6 +1,7 @@
 """A rank's state copied to host memory, laid out as safetensors files."""
 
 import json
+import mmap
 import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -70,9 +71,7 @@ class HostBuffers:
         layout = list(_tensors(fragments))
         header = _header(layout)
         total = len(header) + sum(_bytes(tensor) for _, tensor in layout)
-        pinned = self._ranks.device.type == "cuda"
-        # Zeros are written, or the system would give the memory page by page to the first copy.
-        buffer = torch.empty(total, dtype=torch.uint8, pin_memory=pinned).zero_()
+        buffer = self._memory(total)
         buffer[: len(header)] = torch.frombuffer(bytearray(header), dtype=torch.uint8)
         slices = tuple(
             Slice(
@@ -83,6 +82,16 @@ class HostBuffers:
         )
         self._files.append(HostFile(name=name, raw=buffer.numpy().data, slices=slices))
         self._places.append(buffer[len(header) :].view(torch.float32))
+
+    def _memory(self, size: int) -> Tensor:
+        """Bytes from a page boundary on, as the kernel wants what it writes past its cache."""
+        if self._ranks.device.type == "cuda":
+            return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        pages = torch.frombuffer(
+            mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype=torch.uint8
+        )
+        # Zeros are written, or the system would give the memory page by page to the first copy.
+        return pages.zero_()
 
 
 def _parts(engines: Mapping[str, Engine]) -> Iterator[list[tuple[str, Fragment]]]:
