@@ -1,6 +1,7 @@
 """A rank that is stopped, and one that is stuck in its own code: both are named, with evidence,
 and the gang goes on from its last checkpoint to the weights of an undisturbed run."""
 
+import os
 import re
 import signal
 import sqlite3
@@ -140,15 +141,16 @@ def test_the_gang_goes_on_to_the_weights_of_an_undisturbed_run(stopped: Ended) -
 
 @pytest.fixture(scope="module")
 def cluster(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(head.env | {"RAY_ADDRESS": head.gcs})
     from orchestrator.launch.ray_session import open_session
 
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (head.env | {"RAY_ADDRESS": head.gcs}).items():
-            patch.setenv(name, value)
-        recipe = load_recipe(ROOT / "jobs" / "sora_debug.yaml")
-        session = open_session(recipe, folder=tmp_path_factory.mktemp("ray"))
-        yield
-        session.close()
+    recipe = load_recipe(ROOT / "jobs" / "sora_debug.yaml")
+    session = open_session(recipe, folder=tmp_path_factory.mktemp("ray"))
+    yield
+    session.close()
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def test_a_rank_that_is_stuck_in_its_own_code_is_named_by_its_function(
