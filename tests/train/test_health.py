@@ -64,7 +64,7 @@ def test_norms_that_scatter_by_nature_have_more_room() -> None:
 
 
 def test_spikes_do_not_raise_the_level_that_they_are_measured_by() -> None:
-    monitor = of(budget=100)
+    monitor = of()
     feed(monitor, [1.0] * 20)
     assert feed(monitor, [1e3] * 60, start=20) == [False] * 60
 

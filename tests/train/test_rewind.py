@@ -163,7 +163,7 @@ def test_a_loss_that_is_not_finite_is_refused_though_its_gradient_is(folder: Pat
 
 def test_a_spike_is_refused_and_told_of_with_its_limit(folder: Path) -> None:
     wild, poisoned = (
-        ill_job(folder, run_name=name, steps=9, window=6) for name in ("spike", "nan")
+        ill_job(folder, run_name=name, steps=9, window=6, budget=5) for name in ("spike", "nan")
     )
     hooks = Recorded()
     with ill(times={7: 1e7}):
