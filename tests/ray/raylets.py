@@ -28,9 +28,11 @@ class Raylet:
             *(f"--dashboard-agent-grpc-port={agent_grpc}", f"--metrics-export-port={metrics}"),
             "--disable-usage-stats",
         ]
+        # The name is historical: the head's 0 would refuse a second node.
+        env = head.env | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
         with log.open("wb") as out:
             self._process = subprocess.Popen(
-                command, env=head.env, cwd=log.parent, stdout=out, stderr=out
+                command, env=env, cwd=log.parent, stdout=out, stderr=out
             )
         self.id = self._joined(name, log)
 
