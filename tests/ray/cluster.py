@@ -12,6 +12,7 @@ import psutil
 from tests.ray.conftest import START_S, free_ports
 
 _STARTED = "Ray runtime started."
+_SLOW = "timed out during startup"
 
 
 class Node:
@@ -19,24 +20,36 @@ class Node:
 
     def __init__(self, *args: str, address: str, folder: Path, env: dict[str, str]) -> None:
         self._log = folder / f"{address}.log"
+        self._folder = folder
+        self._env = env
         agent, agent_grpc, metrics = free_ports(3)
-        command = [
+        self._command = [
             *(str(Path(sys.executable).parent / "ray"), "start", "--block", *args),
             *(f"--node-ip-address={address}", f"--dashboard-agent-listen-port={agent}"),
             *(f"--dashboard-agent-grpc-port={agent_grpc}", f"--metrics-export-port={metrics}"),
             *("--object-store-memory=100000000", "--disable-usage-stats"),
         ]
+        self._process = self._start()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                command, env=env, cwd=folder, stdout=log, stderr=log, start_new_session=True
+            return subprocess.Popen(
+                self._command,
+                env=self._env,
+                cwd=self._folder,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     def wait(self) -> None:
-        """Returns once it runs."""
+        """Returns once it runs; Ray gives a busy machine half a minute, so it is asked again."""
         deadline_s = time.monotonic() + START_S
         while _STARTED not in self._log.read_text():
-            assert self._process.poll() is None, self._log.read_text()[-2000:]
             assert time.monotonic() < deadline_s, self._log.read_text()[-2000:]
+            if self._process.poll() is not None:
+                assert _SLOW in self._log.read_text(), self._log.read_text()[-2000:]
+                self._process = self._start()
             time.sleep(0.2)
 
     def processes(self) -> list[psutil.Process]:
