@@ -18,12 +18,9 @@ from orchestrator.train.loop import Loop
 from orchestrator.train.tasks.autoencoder import AUTOENCODER, AutoencoderTask
 from orchestrator.train.tasks.base import Loss, Micro
 from tests.tiny import tiny_tree
+from tests.train.curves import logged
 from tests.train.workers import job_of
 
-MEASURED = (
-    *("time_ms", "step_s", "clips_per_s", "tokens_per_s", "model_tflops", "data_wait_s"),
-    *("memory_mib", "gpu_memory_mib", "system/"),
-)  # how names begin
 TOLD = "rewinds"  # counts what a run has gone through
 
 
@@ -93,11 +90,7 @@ def leave_out(job: StageJob, positions: list[int], *, rewinds: int) -> None:
 
 def curve(job: StageJob) -> list[dict[str, Any]]:
     """All that a stage logged but what was measured, and how often it had gone back."""
-    path = Path(job.run) / job.folder / "metrics.jsonl"
-    return [
-        {name: value for name, value in row.items() if not name.startswith((*MEASURED, TOLD))}
-        for row in map(json.loads, path.read_text().splitlines())
-    ]
+    return logged(Path(job.run) / job.folder / "metrics.jsonl", without=(TOLD,))
 
 
 def weights(job: StageJob) -> bytes:

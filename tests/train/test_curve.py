@@ -1,6 +1,5 @@
 """What a user sees of a stage that was stopped between two logged steps."""
 
-import json
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ from orchestrator.recipe.load import parse_recipe
 from orchestrator.train.job import StageJob
 from orchestrator.train.worker import run
 from tests.tiny import tiny_recipe, tiny_tree
+from tests.train.curves import logged
 from tests.train.workers import Recorded, job_of
 
 
@@ -31,12 +31,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-MEASURED = (
-    *("time_ms", "step_s", "clips_per_s", "tokens_per_s", "model_tflops", "data_wait_s"),
-    *("memory_mib", "gpu_memory_mib", "system/"),
-)  # how names begin
-
-
 class KilledError(Exception):
     """What a test ends a worker with."""
 
@@ -50,13 +44,9 @@ class KilledAt(Recorded):
         return False
 
 
-def logged(folder: Path, run_name: str) -> list[dict[str, Any]]:
+def curve(folder: Path, run_name: str) -> list[dict[str, Any]]:
     """All that the autoencoder logged but what was measured."""
-    path = folder / run_name / "stages/autoencoder/metrics.jsonl"
-    return [
-        {name: value for name, value in row.items() if not name.startswith(MEASURED)}
-        for row in map(json.loads, path.read_text().splitlines())
-    ]
+    return logged(folder / run_name / "stages/autoencoder/metrics.jsonl")
 
 
 def seldom_logging(folder: Path, *, run_name: str) -> StageJob:
@@ -74,9 +64,9 @@ def test_a_curve_of_seldom_logged_steps_goes_on_bitwise(folder: Path, hooks: Rec
     with suppress(KilledError):
         assert run(seldom_logging(folder, run_name=name), hooks=hooks).step == 4
     assert run(seldom_logging(folder, run_name=name), hooks=Recorded()).status == "done"
-    straight = logged(folder, "seldom-straight")
+    straight = curve(folder, "seldom-straight")
     assert [row["step"] for row in straight] == [3, 6]
-    assert logged(folder, name) == straight
+    assert curve(folder, name) == straight
 
 
 def test_a_stop_between_logged_steps_tells_of_progress_alone(folder: Path) -> None:

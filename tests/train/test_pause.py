@@ -1,6 +1,5 @@
 """A gang saves on request at any step and waits; another one goes on from there, bitwise."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,10 @@ from orchestrator.train.pause import start_note
 from orchestrator.train.worker import run
 from tests.numerics.gang import Gang
 from tests.tiny import STEPS, tiny_tree
+from tests.train.curves import logged
 from tests.train.workers import Paused, job_of, run_rank
 
 PAUSE_AT = 3  # an odd step in the middle of a window, and no checkpoint of its own
-MEASURED = ("time_ms", "step_s", "clips_per_s", "tokens_per_s", "model_tflops", "data_wait_s")
 
 
 @dataclass(frozen=True)
@@ -69,15 +68,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 def curve(folder: Path, run_name: str) -> list[dict[str, Any]]:
     """All that was logged but what is measured."""
-    path = folder / run_name / "stages/autoencoder/metrics.jsonl"
-    return [
-        {
-            name: value
-            for name, value in json.loads(line).items()
-            if name not in MEASURED and "memory" not in name and "utilization" not in name
-        }
-        for line in path.read_text().splitlines()
-    ]
+    return logged(folder / run_name / "stages/autoencoder/metrics.jsonl")
 
 
 def weights(folder: Path, run_name: str) -> dict[str, torch.Tensor]:
