@@ -35,7 +35,8 @@ class Line:
 
     def look(self) -> GangState:
         """All that is known of the gang."""
-        return GangState(**ray.get(self._board.look.remote(self.stage)))
+        found: dict[str, Any] = ray.get(self._board.look.remote(self.stage))
+        return GangState(**found)
 
     def may_grow(self) -> bool:
         """Whether the gang may take what is free."""

@@ -89,7 +89,5 @@ def _resize(planner: Planner, gang: Any) -> int | None:
 def _decide(policy: FixedPolicy | ElasticPolicy, size: int | None) -> ScalingDecision:
     if size is None:
         return NoopDecision()
-    return ResizeDecision(
-        num_workers=size,
-        resources_per_worker=policy.scaling_config._resources_per_worker_not_none,
-    )
+    resources: Any = policy.scaling_config._resources_per_worker_not_none
+    return ResizeDecision(num_workers=size, resources_per_worker=resources)
