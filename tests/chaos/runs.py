@@ -20,6 +20,7 @@ STAGE = "autoencoder"
 CHECKPOINTS = f"stages/{STAGE}/checkpoints"
 STEPS, SAVE_EVERY = 24, 2
 LIMIT_S = 500.0
+BEHIND = "MLflow has not taken everything yet"
 _JUDGED = ("loss", "grad_norm", "lr", "skipped_steps")  # the rest are times and sizes
 
 
@@ -32,12 +33,14 @@ class Place:
         runs: URI of the folder that the run's is made in.
         env: of its processes, over the test's own.
         tracking: where MLflow keeps it.
+        inside: of what command its own is run.
     """
 
     folder: Path
     runs: str
     env: dict[str, str] = field(default_factory=dict[str, str])
     tracking: str = ""
+    inside: tuple[str, ...] = ()
 
     @property
     def uri(self) -> str:
@@ -65,12 +68,12 @@ class Place:
         path.write_text(yaml.safe_dump(tree))
         return path
 
-    def start(self, *args: str, inside: tuple[str, ...] = ()) -> "subprocess.Popen[str]":
-        """`rushes train` without Ray, inside of another command if one is given."""
+    def start(self, *args: str) -> "subprocess.Popen[str]":
+        """`rushes train` without Ray."""
         command = (sys.executable, "-m", "orchestrator", "train", str(self.folder / "recipe.yaml"))
         own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         return subprocess.Popen(
-            [*inside, *command, "--local", *args],
+            [*self.inside, *command, "--local", *args],
             cwd=ROOT,
             env=own
             | {"XDG_CACHE_HOME": str(self.folder / "home"), "OMP_NUM_THREADS": "1"}
@@ -160,10 +163,20 @@ def _is_judged(name: str) -> bool:
     return name.split("/")[0] in _JUDGED
 
 
-def assert_tracked(place: Place, store: Store) -> None:
-    """MLflow has every step of every metric once, with the run's own values."""
+def assert_tracked(place: Place, store: Store, *, last: Ended) -> None:
+    """MLflow has every step of every metric once, with the run's own values.
+
+    Args:
+        place: of a finished run.
+        store: the run's folder.
+        last: its last command. MLflow may have been slower than a command waits: then the same
+            command sends the rest.
+    """
     from mlflow import MlflowClient  # late: seconds
 
+    while BEHIND in last.out:
+        last = ended(place.start())
+        assert last.code == 0, str(last)
     client = MlflowClient(place.tracking_uri, registry_uri=place.tracking_uri)
     experiment = client.get_experiment_by_name("rushes")
     assert experiment is not None

@@ -121,6 +121,7 @@ def story(
             folder=folder,
             runs=str(disks.path("runs")),
             env={"TMPDIR": str(disks.path("scratch")), "XDG_CACHE_HOME": str(disks.path("notes"))},
+            inside=disks.inside,
         )
         place.write_recipe(clips=clips)
         for name in ("runs", "scratch", "notes"):
@@ -132,11 +133,11 @@ def story(
         rooms = (("runs", FOR_ONE_CHECKPOINT), ("scratch", FOR_NO_CHECKPOINT), ("notes", 0))
         for full, leaving in rooms:
             disks.fill(full, leaving=leaving)
-            ends.append(ended(place.start(inside=disks.inside)))
+            ends.append(ended(place.start()))
             disks.empty(full)
             counts.append(saved(store))
             parts = [*parts, *disks.seen("runs").rglob(".part-*")]
-        ends.append(ended(place.start(inside=disks.inside)))
+        ends.append(ended(place.start()))
         yield Story(place=place, store=store, disks=disks, ends=ends, saved=counts, parts=parts)
     finally:
         disks.close()
@@ -172,4 +173,4 @@ def test_with_room_the_same_command_goes_on_to_the_same_end(
     assert f"{STAGE}: goes on from step 2," in story.ends[-1].out
     assert result_of(story.store) == undisturbed
     assert [step for step, _ in undisturbed.curve] == list(range(1, STEPS + 1))
-    assert_tracked(story.place, story.store)
+    assert_tracked(story.place, story.store, last=story.ends[-1])

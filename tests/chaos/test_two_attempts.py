@@ -71,4 +71,4 @@ def test_the_older_one_wakes_when_the_newer_has_finished(
     assert all("/rank-" in key for key in after.keys() - before.keys())
     assert result_of(store) == undisturbed
     assert len(store.list("attempts/")) == 2
-    assert_tracked(place, store)
+    assert_tracked(place, store, last=newer)

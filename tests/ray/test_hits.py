@@ -274,4 +274,4 @@ def test_the_end_is_bitwise_that_of_an_undisturbed_gang(story: Story, undisturbe
 
 
 def test_every_step_is_tracked_once(story: Story) -> None:
-    assert_tracked(story.place, story.store)
+    assert_tracked(story.place, story.store, last=story.third)
