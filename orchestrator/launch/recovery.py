@@ -53,7 +53,7 @@ class Recoveries:
                 moment = _moment(event)
                 if moment is not None:
                     self._note(self._stages.setdefault(event["stage"], _Stage()), event, moment)
-            case "metrics":
+            case "metrics" if "time_ms" in event:  # of a step; an evaluation has none
                 return self._step(self._stages.setdefault(event["stage"], _Stage()), event)
             case _:
                 pass

@@ -123,7 +123,7 @@ def test_large_object_that_fails_leaves_nothing(
     store = open_store(bucket)
     store.put("large", b"what was there before")
     proxy.set(Fault("status", match=b"partNumber=2"))
-    with pytest.raises(UnavailableError, match=r"put s3://.*/large: gave up after 6 tries"):
+    with pytest.raises(UnavailableError, match=r"put s3://.*/large: gave up after \d+ tries"):
         store.put("large", in_parts)
     assert store.get("large") == b"what was there before"
     assert s3.open_uploads(bucket) == []

@@ -21,7 +21,7 @@ from tests.tiny import tiny_tree
 from tests.train.curves import logged
 from tests.train.workers import job_of
 
-TOLD = "rewinds"  # counts what a run has gone through
+TOLD = ("rewinds", "ranks")  # what a run has gone through
 
 
 def ill_job(
@@ -90,7 +90,7 @@ def leave_out(job: StageJob, positions: list[int], *, rewinds: int) -> None:
 
 def curve(job: StageJob) -> list[dict[str, Any]]:
     """All that a stage logged but what was measured, and how often it had gone back."""
-    return logged(Path(job.run) / job.folder / "metrics.jsonl", without=(TOLD,))
+    return logged(Path(job.run) / job.folder / "metrics.jsonl", without=TOLD)
 
 
 def weights(job: StageJob) -> bytes:
