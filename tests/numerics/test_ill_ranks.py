@@ -52,4 +52,5 @@ def test_one_ranks_loss_sends_all_back_and_another_world_size_goes_on(
     state = json.loads((Path(job.run) / job.folder / "health.json").read_text())
     assert state == {"rewinds": 1, "left_out": BAD}
     for ours, theirs in zip(curve(alone), curve(straight), strict=True):
-        assert ours == pytest.approx(theirs, rel=RELATIVE)
+        # The critic's mean is near zero: the error is that of the values of about 1 in it.
+        assert ours == pytest.approx(theirs, rel=RELATIVE, abs=1e-7)

@@ -2,14 +2,13 @@
 
 import shutil
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
-from tests.ray.conftest import START_S, free_ports
+from tests.ray.conftest import RAY, START_S, free_ports
 
 _STARTED = "Ray runtime started."
 _SLOW = "timed out during startup"
@@ -24,7 +23,7 @@ class Node:
         self._env = env
         agent, agent_grpc, metrics = free_ports(3)
         self._command = [
-            *(str(Path(sys.executable).parent / "ray"), "start", "--block", *args),
+            *(*RAY, "start", "--block", *args),
             *(f"--node-ip-address={address}", f"--dashboard-agent-listen-port={agent}"),
             *(f"--dashboard-agent-grpc-port={agent_grpc}", f"--metrics-export-port={metrics}"),
             *("--object-store-memory=100000000", "--disable-usage-stats"),

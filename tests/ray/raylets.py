@@ -1,7 +1,6 @@
 """Nodes that join a head of tests/ray/conftest.py on this machine, and are lost or drained."""
 
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -9,10 +8,9 @@ from pathlib import Path
 import psutil
 import ray
 
-from tests.ray.conftest import Head, free_ports
+from tests.ray.conftest import RAY, Head, free_ports
 
 START_S = 120.0
-RAY = str(Path(sys.executable).parent / "ray")
 
 
 class Raylet:
@@ -22,7 +20,7 @@ class Raylet:
         self._head = head
         agent, agent_grpc, metrics = free_ports(3)
         command = [
-            *(RAY, "start", "--block", f"--address={head.gcs}", "--node-ip-address=127.0.0.1"),
+            *(*RAY, "start", "--block", f"--address={head.gcs}", "--node-ip-address=127.0.0.1"),
             *(f"--num-cpus={cpus}", "--num-gpus=0", f"--labels=name={name}"),
             *("--object-store-memory=80000000", f"--dashboard-agent-listen-port={agent}"),
             *(f"--dashboard-agent-grpc-port={agent_grpc}", f"--metrics-export-port={metrics}"),
@@ -53,7 +51,7 @@ class Raylet:
     def drain(self, *, deadline_s: int) -> None:
         """What a cloud says before it takes a spot node away."""
         command = [
-            *(RAY, "drain-node", f"--address={self._head.gcs}", f"--node-id={self.id}"),
+            *(*RAY, "drain-node", f"--address={self._head.gcs}", f"--node-id={self.id}"),
             *("--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot"),
             f"--deadline-remaining-seconds={deadline_s}",
         ]
