@@ -45,6 +45,8 @@ class Told:
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def event(self, event: dict[str, Any]) -> None:
+        if event["kind"] == "note":  # how long loading took is another matter
+            event = event | {"text": event["text"].partition(", loaded in ")[0]}
         with self.changed:
             self.events.append(event)
             self.changed.notify_all()
