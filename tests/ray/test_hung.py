@@ -121,8 +121,9 @@ def test_its_stack_is_in_the_run_and_in_mlflow(stopped: Ended) -> None:
 
 
 def test_the_gang_goes_on_to_the_weights_of_an_undisturbed_run(stopped: Ended) -> None:
-    went_on = int(stopped.note("goes on from step").split()[-1])
-    assert went_on >= SAVED - SAVE_EVERY
+    went_on = re.search(r"goes on from step (\d+)", stopped.note("goes on from step"))
+    assert went_on is not None
+    assert int(went_on[1]) >= SAVED - SAVE_EVERY
     undisturbed = stopped.folder / "undisturbed"
     command = [sys.executable, "-m", "orchestrator", "train", str(stopped.folder / "recipe.yaml")]
     done = subprocess.run(
