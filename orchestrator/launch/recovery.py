@@ -65,6 +65,7 @@ class Recoveries:
         elif stage.moments and moment != "lost":  # lost once more on the way: the same recovery
             stage.moments[moment] = event["time"]
             stage.resumed = event.get("step", stage.resumed)
+            stage.step = max(stage.step, stage.resumed)  # saved, and the loss kept it from the log
 
     def _step(self, stage: _Stage, event: Mapping[str, Any]) -> str | None:
         stage.seen_s = event["time_ms"] / 1000

@@ -77,3 +77,17 @@ def test_a_gang_that_ends_or_is_resized_has_not_been_lost(
     for event in [step(1, at_s=1), *restart(at_s=2, resumed=1), step(2, at_s=20)]:
         recoveries.event(event)
     assert not notes
+
+
+def test_a_step_that_was_saved_and_never_heard_of_is_not_repeated(
+    recoveries: Recoveries, notes: list[str]
+) -> None:
+    story = [
+        *(step(9, at_s=1), gang("ending", at_s=2, failed=True), *restart(at_s=3, resumed=10)),
+        *(step(10, at_s=16), step(11, at_s=17)),
+    ]
+    for event in story:
+        recoveries.event(event)
+    (note,) = notes
+    assert note.startswith("lost workers at step 10, ")
+    assert note.endswith("replay 2.5 s (0 steps repeated)")
