@@ -53,7 +53,7 @@ class Pace:
         self._disturbed_s: list[float] = []  # steps since the last save began
         self._step_began_s: float | None = None
         self._blocked_before_s = 0.0
-        self._blocked_s: float | None = None  # by the last save
+        self._blocked_s = 0.0  # by the last save of this gang
         self._failures = self._gangs = 0
         self._began_s, self._trained_s = clock(), 0.0
 
@@ -138,10 +138,8 @@ class Pace:
 
     def metrics(self) -> dict[str, float]:
         """What is logged with the stage's own."""
-        values = {"save/every_steps": float(self._every_steps)}
-        if self._blocked_s is not None:
-            values["save/blocked_s"] = self._blocked_s
-        return values
+        # Both from the first step on: repeated steps log what they have logged before.
+        return {"save/every_steps": float(self._every_steps), "save/blocked_s": self._blocked_s}
 
     def _slowed_s(self) -> float:
         """What steps took longer while the last checkpoint was written."""
