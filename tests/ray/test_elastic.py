@@ -72,7 +72,7 @@ def recipe_of(folder: Path, **compute: int) -> Recipe:
     first = tree["stages"][0]
     first["train"] |= {"steps": STEPS, "batch": 8, "micro_batch": 1}
     first["compute"] = compute
-    first["save"] = {"every_steps": SAVE_EVERY}
+    first["save"] = {"every_steps": SAVE_EVERY, "keep": STEPS}
     return parse_recipe(tree | {"stages": [first]}, origin="elastic")
 
 
@@ -222,15 +222,13 @@ def test_the_same_clips_give_the_same_losses(
     """Sums over ranks are rounded in another order; a batch of other clips differs far more."""
     here = [row["loss"] for row in logged(job)]
     straight = [row["loss"] for row in undisturbed]
-    assert here == pytest.approx(straight, rel=1e-3)
-    assert min(abs(one - after) / one for one, after in pairwise(straight)) > 1e-3
+    assert here == pytest.approx(straight, rel=1e-5)
+    assert min(abs(one - after) / one for one, after in pairwise(straight)) > 1e-4
 
 
 def test_a_drained_node_is_left_before_its_deadline(told: Told, job: StageJob) -> None:
     commit = f"{job.folder}/checkpoints/step-{DRAINED_AT + 1:08d}/COMMIT"
     index = Path(job.run) / commit
-    saved = [path for path in index.parent.parent.glob("*/COMMIT")]
-    assert index in saved, saved
     assert index.stat().st_mtime < told.drained_at + DRAIN_S
 
 

@@ -193,5 +193,5 @@ def test_a_rank_that_is_stuck_in_its_own_code_is_named_by_its_function(
     assert artifact["uri"].endswith(report.name)
     assert "in waits_for_nobody\n" in report.read_text()
     assert len({event["gang"] for event in events if event["kind"] == "beat"}) == 2
-    assert any(re.search("goes on from step [24]$", text) for text in notes)
+    assert any(re.search("goes on from step [24], loaded in ", text) for text in notes)
     assert not any("stack" in event for event in events)

@@ -42,7 +42,7 @@ def test_fixed_steps_are_multiples() -> None:
 def test_first_save_is_early_and_the_next_by_what_it_cost() -> None:
     steps = Steps(ALONE, step_s=1.0, blocked_s=0.01)
     steps.resume(None, step=0, gangs=1)
-    assert steps.pace.metrics() == {"save/every_steps": LOG_EVERY}
+    assert steps.pace.metrics() == {"save/every_steps": LOG_EVERY, "save/blocked_s": 0.0}
     steps.run(until=2500)
     mtbf_s = mean_time_between_failures_s(failures=0, trained_s=0.0, ranks=1)
     wanted = choose_every_steps(cost_s=0.01, write_s=4.0, mtbf_s=mtbf_s, step_s=1.0)
