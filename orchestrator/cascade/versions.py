@@ -10,8 +10,6 @@ without a COMMIT, those put aside are deleted once training has passed their ste
 import json
 from collections.abc import Iterator
 
-from pydantic import ValidationError
-
 from orchestrator.storage.store import Store
 from orchestrator.train.checkpoint.format import COMMIT, INDEX, Commit, describe
 from orchestrator.train.health import EVIDENCE, STATE
@@ -85,8 +83,8 @@ def _is_whole(store: Store, commit: str, *, raw_commit: bytes) -> bool:
     if not store.exists(index):
         return False
     try:
-        wanted = Commit.model_validate_json(raw_commit).files.get(INDEX)
-    except ValidationError:
+        wanted = Commit.parse(raw_commit).files.get(INDEX)
+    except ValueError:
         return False
     return wanted == describe(store.get(index))
 

@@ -28,7 +28,7 @@ def save(store: Store, *, step: int, text: str) -> None:
     index = text.encode()
     commit = Commit(version=1, step=step, files={INDEX: describe(index)})
     store.put(f"{target}/{INDEX}", index)
-    store.put(f"{target}/COMMIT", commit.model_dump_json().encode())
+    store.put(f"{target}/COMMIT", commit.to_bytes())
     store.put(METRICS, json.dumps({"step": step, "of": text}).encode())
     store.put(HEALTH, json.dumps({"left_out": [step], "of": text}).encode())
 

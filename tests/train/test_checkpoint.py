@@ -14,6 +14,7 @@ from orchestrator.errors import FencedError, RushesError, UnavailableError, User
 from orchestrator.recipe.train import KeepBest, Save
 from orchestrator.storage.folder import FolderStore
 from orchestrator.train.checkpoint import snapshot
+from orchestrator.train.checkpoint.format import INDEX, VERSION, Commit, File
 from orchestrator.train.checkpoint.load import load_latest
 from orchestrator.train.checkpoint.snapshot import HostBuffers
 from orchestrator.train.checkpoint.steps import committed, latest, prune
@@ -117,7 +118,7 @@ def test_damaged_file_sends_back_to_the_newest_good_one(
     assert name in notes[0]
 
 
-@pytest.mark.parametrize("damage", [truncate, empty])
+@pytest.mark.parametrize("damage", [truncate, empty, flip])
 def test_damaged_commit_sends_back_to_the_newest_good_one(
     training: Training, damage: object
 ) -> None:
@@ -127,6 +128,22 @@ def test_damaged_commit_sends_back_to_the_newest_good_one(
     assert extra is not None
     assert extra["step"] == 1
     assert bits(engine) == training.bits_at[1]
+
+
+def test_no_bit_and_no_byte_of_a_commit_can_be_lost() -> None:
+    file = File(size=12, xxh64="0123456789abcdef")
+    commit = Commit(version=VERSION, step=7, files={INDEX: file}, metrics={"loss": 0.125})
+    raw = commit.to_bytes()
+    assert json.loads(raw) == commit.model_dump() | {"xxh64": xxhash.xxh64(raw[:-28]).hexdigest()}
+    assert Commit.parse(raw) == commit
+    flipped = (
+        raw[:at] + bytes([raw[at] ^ 1 << bit]) + raw[at + 1 :]
+        for at in range(len(raw))
+        for bit in range(8)
+    )
+    for wrong in (*flipped, *(raw[:end] for end in range(len(raw))), raw + b"\n"):
+        with pytest.raises(ValueError, match="hash"):
+            Commit.parse(wrong)
 
 
 def test_damaged_checkpoint_is_put_aside_and_can_be_saved_again(training: Training) -> None:

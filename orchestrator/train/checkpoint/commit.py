@@ -54,7 +54,7 @@ def write(store: Store, target: str, *, index: Index, metrics: Mapping[str, floa
     store.put(f"{target}/{INDEX}", raw_index)
     files = {**index.files, INDEX: describe(raw_index)}
     commit = Commit(version=VERSION, step=index.step, files=files, metrics=dict(metrics))
-    raw_commit = commit.model_dump_json().encode()
+    raw_commit = commit.to_bytes()
     is_new = store.put_new(f"{target}/{COMMIT}", raw_commit)
     # One that is there already is ours if an earlier try was answered too late.
     if not is_new and store.get(f"{target}/{COMMIT}") != raw_commit:

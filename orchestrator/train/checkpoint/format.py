@@ -1,6 +1,6 @@
 """What the JSON files of a checkpoint say."""
 
-from typing import Any
+from typing import Any, Self
 
 import xxhash
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -12,7 +12,8 @@ INDEX = "index.json"
 DAMAGED = "DAMAGED"  # left in the place of the COMMIT of a checkpoint that failed its check
 PASSED_OVER = "PASSED_OVER"  # the same, of one from which training went further back
 DATA_SUFFIX = ".safetensors"
-VERSION = 1
+VERSION = 2
+_SEAL = b',"xxh64":"'
 
 
 class Range(Strict):
@@ -57,12 +58,37 @@ class Index(Strict):
 
 
 class Commit(Strict):
-    """``COMMIT``: every file of the checkpoint, ``index.json`` too."""
+    """``COMMIT``: every file of the checkpoint, ``index.json`` too.
+
+    It is the one file that no other names, so it ends with a hash of itself: what is read with
+    ``parse`` is what was written with ``to_bytes``, to the bit.
+    """
 
     version: PositiveInt
     step: NonNegativeInt
     files: dict[str, File]
     metrics: dict[str, float] = Field(default_factory=dict[str, float])  # last logged ones
+
+    def to_bytes(self) -> bytes:
+        """JSON, with one more field at its end: the hash of all that is before it."""
+        body = self.model_dump_json().encode().removesuffix(b"}")
+        return body + _sealed(body)
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Self:
+        """Reads it.
+
+        Raises:
+            ValueError: if it was cut short or changed.
+        """
+        body, _, _ = raw.rpartition(_SEAL)
+        if raw != body + _sealed(body):
+            raise ValueError("it does not have the hash that it ends with")
+        return cls.model_validate_json(body + b"}")
+
+
+def _sealed(body: bytes) -> bytes:
+    return _SEAL + xxhash.xxh64(body).hexdigest().encode() + b'"}'
 
 
 def describe(raw: bytes | memoryview) -> File:

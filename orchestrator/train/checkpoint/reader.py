@@ -57,9 +57,9 @@ class Checkpoint:
         """
         raw_commit = _get(store, f"{target}/{COMMIT}")
         try:
-            commit = Commit.model_validate_json(raw_commit)
-        except ValidationError as error:
-            raise DamagedError(f"{COMMIT} is not valid ({error.error_count()} errors)") from error
+            commit = Commit.parse(raw_commit)
+        except ValueError as error:
+            raise DamagedError(f"{COMMIT} is cut short or changed") from error
         if commit.version != VERSION or commit.step != step or INDEX not in commit.files:
             raise DamagedError(f"{COMMIT} is of version {commit.version} and step {commit.step}")
         raw_index = _get(store, f"{target}/{INDEX}")

@@ -3,8 +3,6 @@
 import re
 from collections.abc import Collection, Mapping
 
-from pydantic import ValidationError
-
 from orchestrator.recipe.train import KeepBest, Save
 from orchestrator.storage.errors import NotFoundError
 from orchestrator.storage.store import Store
@@ -32,7 +30,7 @@ def newest_healthy(store: Store, prefix: str) -> int | None:
     for step in committed(store, prefix):
         try:
             index = Index.model_validate_json(store.get(f"{folder(prefix, step=step)}/{INDEX}"))
-        except (NotFoundError, ValidationError):
+        except (NotFoundError, ValueError):
             continue  # damaged, and found out when it is read
         if index.extra.get("healthy", True):
             return step
@@ -89,8 +87,8 @@ def drop_strays(store: Store, target: str, *, named: Collection[str]) -> None:
 def _metrics(store: Store, prefix: str, *, step: int) -> Mapping[str, float]:
     try:
         raw = store.get(f"{folder(prefix, step=step)}/{COMMIT}")
-        return Commit.model_validate_json(raw).metrics
-    except (NotFoundError, ValidationError):
+        return Commit.parse(raw).metrics
+    except (NotFoundError, ValueError):
         return {}  # damaged, and found out when it is read
 
 
