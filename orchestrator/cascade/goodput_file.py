@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from orchestrator.cascade.goodput_rows import Row, from_lines, to_lines
 from orchestrator.errors import FencedError, UnavailableError, UserError
+from orchestrator.storage.attempts import newest_attempt
 from orchestrator.storage.errors import NotFoundError
 from orchestrator.storage.store import Store
-from orchestrator.train.ownership import newest_attempt
 
 KEY = "goodput.jsonl"
 EVERY_S = 10.0

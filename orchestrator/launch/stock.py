@@ -7,9 +7,9 @@ from orchestrator.errors import UserError
 from orchestrator.launch.places import run_uri, with_absolute_uris
 from orchestrator.launch.run_folder import open_run
 from orchestrator.recipe.recipe import Recipe
+from orchestrator.storage.attempts import newest_attempt
 from orchestrator.storage.store import Store, open_store, resolve
 from orchestrator.train.job import StageJob
-from orchestrator.train.ownership import newest_attempt
 from orchestrator.train.stock import export_stock, import_stock
 
 

@@ -118,7 +118,12 @@ def _run(
     if damaged:
         view.say(left_out(damaged))
     ready = executor()
-    tracker = Tracker(tracking=recipe.tracking, run_uri=store.uri, spool_dir=notes_dir() / "spool")
+    tracker = Tracker(
+        tracking=recipe.tracking,
+        run_uri=store.uri,
+        attempt=attempt,
+        spool_dir=notes_dir() / "spool",
+    )
     overview = Overview(recipe, tell=tracker.event)
     accounts = Accounts(recipe, store, attempt=attempt, earlier=earlier, tell=tracker.event)
     spent: list[str] = []

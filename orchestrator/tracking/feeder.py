@@ -13,8 +13,10 @@ import sys
 import time
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from orchestrator.tracking import fetch
 from orchestrator.tracking.pump import Pump
 from orchestrator.tracking.sink import NotNowError, RejectedError, Sink
 from orchestrator.tracking.spool import LOCK, StateFile
@@ -48,7 +50,8 @@ class Config:
     artifacts: str | None
     experiment: str
     run_uri: str
-    attempt: str
+    attempt: int
+    command: str
     start: int
 
 
@@ -164,7 +167,15 @@ def main(folder: Path) -> int:
     target = Target(uri=config.uri, artifacts=config.artifacts)
     sink = MlflowSink(target, experiment=config.experiment, run_uri=config.run_uri)
     state = StateFile(folder, target=f"{redact(config.uri)} {config.experiment}")
-    pump = Pump(folder, sink=sink, state=state, attempt=config.attempt, start=config.start)
+    pump = Pump(
+        folder,
+        sink=sink,
+        state=state,
+        attempt=config.attempt,
+        newest_attempt=partial(fetch.newest_attempt, config.run_uri),
+        command=config.command,
+        start=config.start,
+    )
     return feed(driver, pump=pump, sink=sink)
 
 

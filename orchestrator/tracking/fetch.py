@@ -1,12 +1,16 @@
-"""A file that an event names, on local disk."""
+"""What is asked of the run's own storage: files that events name, and who owns the run."""
 
+import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from orchestrator.errors import RushesError, UserError
+from orchestrator.storage import attempts
 from orchestrator.storage.store import open_store
 from orchestrator.storage.uri import FILE_SCHEMES, local_path, scheme_of
+from orchestrator.tracking.sink import NotNowError, Point, RejectedError, points_of
 
 
 @contextmanager
@@ -29,3 +33,36 @@ def fetched(uri: str) -> Iterator[Path]:
         copy = Path(folder) / name
         copy.write_bytes(data)
         yield copy
+
+
+def logged(uri: str) -> list[Point]:
+    """All values of a ``metrics.jsonl``.
+
+    Raises:
+        RejectedError: if there is none, or it holds something else.
+        NotNowError: if its store does not answer.
+    """
+    points: list[Point] = []
+    try:
+        with fetched(uri) as path, path.open(encoding="utf-8") as lines:
+            for line in lines:
+                values = json.loads(line)
+                head = {name: values.pop(name) for name in ("step", "time_ms")}
+                points.extend(points_of(head | {"values": values}))
+    except (UserError, FileNotFoundError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise RejectedError(f"{uri}: {error!r}") from error
+    except RushesError as error:
+        raise NotNowError(str(error)) from error
+    return points
+
+
+def newest_attempt(run_uri: str) -> int:
+    """Number of a run's newest start; 0 before the first.
+
+    Raises:
+        NotNowError: if its store does not answer.
+    """
+    try:
+        return attempts.newest_attempt(open_store(run_uri))
+    except RushesError as error:
+        raise NotNowError(str(error)) from error

@@ -1,8 +1,10 @@
 """Moves events from the spool to a tracking server, in order, each once."""
 
 import logging
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from orchestrator.tracking.fetch import logged
 from orchestrator.tracking.sink import (
     NotNowError,
     Point,
@@ -29,19 +31,32 @@ class Pump:
         folder: the spool.
         sink: where events go.
         state: how far this server has read.
-        attempt: the command that this pump works for.
-        start: where that command began in the spool. A later command's events are left to the
-            pump of that command.
+        attempt: number of the start of the run that this pump works for.
+        newest_attempt: tells the newest one's. With a newer one, here or on another machine, this
+            pump sends nothing more: the newer one logs the steps that both have trained.
+        command: that start's mark in the spool.
+        start: where it began in the spool. A later command's events are left to the pump of that
+            command.
     """
 
     def __init__(
-        self, folder: Path, *, sink: Sink, state: StateFile, attempt: str, start: int
+        self,
+        folder: Path,
+        *,
+        sink: Sink,
+        state: StateFile,
+        attempt: int,
+        newest_attempt: Callable[[], int],
+        command: str,
+        start: int,
     ) -> None:
         self._folder = folder
         self._sink = sink
         self._file = state
         self._state: State | None = None
         self._attempt = attempt
+        self._newest_attempt = newest_attempt
+        self._command = command
         self._start = start
         self._failures = 0
         self.superseded = False
@@ -58,6 +73,9 @@ class Pump:
         state = self._state = self._state or self._open()
         lines = self._next_lines(state.offset, single=self._failures >= _TRIES)
         if not lines:
+            return False
+        if self._newest_attempt() > self._attempt:
+            self.superseded = True
             return False
         try:
             self._send(lines, state=state)
@@ -77,7 +95,10 @@ class Pump:
         state = self._file.load()
         if state.parent is not None and self._sink.find_run() != state.parent:
             log.info("the tracking store is a new one: sending everything again")
-            return State()
+            return State(attempt=self._attempt)
+        if state.attempt not in (self._attempt, self._attempt - 1):
+            state.marks = {}  # a start elsewhere may have sent more: they are asked for again
+        state.attempt = self._attempt
         return state
 
     def _next_lines(self, offset: int, *, single: bool) -> list[Line]:
@@ -102,7 +123,7 @@ class Pump:
 
     def _belongs_to_later(self, line: Line) -> bool:
         assert line.event is not None
-        return line.start >= self._start and line.event.get("attempt") != self._attempt
+        return line.start >= self._start and line.event.get("attempt") != self._command
 
     def _send(self, lines: list[Line], *, state: State) -> None:
         try:
@@ -118,26 +139,32 @@ class Pump:
         first = lines[0].event
         if first is None:
             raise RejectedError("not a JSON object (a write that was cut off)")
-        if first.get("kind") == "attempt":
-            return
-        if first.get("kind") != "metrics":
-            self._sink.apply(first)
-            if first.get("kind") == "stage":  # which may have a new run, with nothing in it
-                state.marks.pop(stage_of(first), None)
-            return
+        match first.get("kind"):
+            case "attempt":
+                pass
+            case "metrics":
+                events = [line.event for line in lines if line.event is not None]
+                self._log([(stage_of(event), points_of(event)) for event in events], state=state)
+            case "history":
+                self._log([(stage_of(first), logged(first["uri"]))], state=state)
+            case kind:
+                self._sink.apply(first)
+                if kind == "stage":  # which may have a new run, with nothing in it
+                    state.marks.pop(stage_of(first), None)
+
+    def _log(self, found: Iterable[tuple[str, list[Point]]], *, state: State) -> None:
+        """Sends the points, by stage, that are past the highest stored step of their metric."""
         marks = copy_marks(state.marks)
         batches: dict[str, list[Point]] = {}
-        for line in lines:
-            assert line.event is not None
-            stage = stage_of(line.event)
+        for stage, points in found:
             if stage not in marks:
                 marks[stage] = self._sink.stored_marks(stage)
-            points = unseen(points_of(line.event), marks=marks[stage])
-            marks[stage] = raised(marks[stage], points=points)
-            batches.setdefault(stage, []).extend(points)
+            new = unseen(points, marks=marks[stage])
+            marks[stage] = raised(marks[stage], points=new)
+            batches.setdefault(stage, []).extend(new)
         for stage, points in batches.items():
-            if points:
-                self._sink.log_points(stage, points)
+            for first in range(0, len(points), _BATCH_POINTS):
+                self._sink.log_points(stage, points[first : first + _BATCH_POINTS])
         state.marks = marks
 
     def _reject(self, line: Line, *, reason: str) -> None:

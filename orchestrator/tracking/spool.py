@@ -12,7 +12,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,7 @@ class State:
     offset: int = 0
     parent: str | None = None  # the server's id of the run; another id means another database
     marks: Marks = field(default_factory=dict)
+    attempt: int = 0  # the start of the run that was served last
 
 
 class StateFile:
@@ -138,15 +139,14 @@ class StateFile:
         """The stored state, or an empty one where there is none that can be read."""
         try:
             tree = json.loads(self._path.read_text(encoding="utf-8"))
-            return State(offset=tree["offset"], parent=tree["parent"], marks=tree["marks"])
+            return State(**{field.name: tree[field.name] for field in fields(State)})
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return State()  # what is sent twice is stored once
 
     def save(self, state: State) -> None:
         """Replaces the file."""
         temporary = self._path.with_suffix(".tmp")
-        tree = {"offset": state.offset, "parent": state.parent, "marks": state.marks}
-        temporary.write_text(json.dumps(tree), encoding="utf-8")
+        temporary.write_text(json.dumps(asdict(state)), encoding="utf-8")
         temporary.replace(self._path)
 
 

@@ -41,27 +41,31 @@ class Tracker:
     Args:
         tracking: the tracking store and the experiment.
         run_uri: the run's folder, absolute; what MLflow's run is found again by.
+        attempt: number of this start of the run; with a newer one nothing more is sent.
         spool_dir: a local folder that outlives the command; several runs may share it.
 
     Raises:
         UserError: if the tracking URI is none, or a folder cannot be made.
     """
 
-    def __init__(self, *, tracking: TrackingConfig, run_uri: str, spool_dir: Path) -> None:
+    def __init__(
+        self, *, tracking: TrackingConfig, run_uri: str, attempt: int, spool_dir: Path
+    ) -> None:
         self._target = resolve_target(tracking.uri, run_uri=run_uri)
         make_folder(self._target)
         self._folder = spool_folder(Path(spool_dir).resolve(), run_uri=run_uri)
         self._spool = SpoolWriter(self._folder)
-        self._attempt = uuid.uuid4().hex
+        self._command = uuid.uuid4().hex
         self._config = {
             "uri": self._target.uri,
             "artifacts": self._target.artifacts,
             "experiment": tracking.experiment,
             "run_uri": run_uri,
-            "attempt": self._attempt,
+            "attempt": attempt,
+            "command": self._command,
             "start": self._spool.size,
         }
-        self._spool.append({"kind": "attempt", "attempt": self._attempt})
+        self._spool.append({"kind": "attempt", "attempt": self._command})
         self._lock = threading.Lock()
         self._starts = 0
         self._next_check = 0.0
@@ -87,7 +91,7 @@ class Tracker:
             return
         stamped = {"time_ms": time.time_ns() // 1_000_000, **event}
         if event["kind"] in ("run", "stage"):
-            stamped["attempt"] = self._attempt
+            stamped["attempt"] = self._command
         self._spool.append(stamped)
         self._revive()
 

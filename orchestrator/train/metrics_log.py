@@ -18,6 +18,11 @@ class MetricsLog:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
 
+    @property
+    def uri(self) -> str | None:
+        """The run's copy; None where there is none yet."""
+        return f"{self._store.uri}/{self._key}" if self._store.exists(self._key) else None
+
     def resume(self, *, step: int) -> None:
         """Starts from the run's copy, without the steps after ``step``: they are run again."""
         kept: list[str] = []

@@ -5,14 +5,13 @@ import os
 import platform
 import time
 import uuid
-from pathlib import PurePosixPath
 from typing import Any
 
 from orchestrator.errors import FencedError
+from orchestrator.storage.attempts import newest_attempt
 from orchestrator.storage.errors import NotFoundError
 from orchestrator.storage.store import Store
 
-ATTEMPTS = "attempts/"
 OWNER = "owner.json"
 
 
@@ -84,9 +83,3 @@ class Ownership:
                 f"{self._store.uri}: start {newest} of the run goes on with it; start "
                 f"{self._attempt} writes no more"
             )
-
-
-def newest_attempt(store: Store) -> int:
-    """Number of a run's newest start; 0 before the first."""
-    numbers = [PurePosixPath(key).stem for key in store.list(ATTEMPTS)]
-    return max((int(one) for one in numbers if one.isdecimal()), default=0)

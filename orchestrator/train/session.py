@@ -69,7 +69,8 @@ class Session:
         self._hooks = hooks
         self._ledger, self._beat = pulse.ledger, pulse.beat
         self._pauses = Pauses(hooks, ranks=ranks)
-        log = MetricsLog(scratch / "metrics.jsonl", store=store, key=f"{job.folder}/metrics.jsonl")
+        key = f"{job.folder}/metrics.jsonl"
+        log = self._log = MetricsLog(scratch / "metrics.jsonl", store=store, key=key)
         self._recorder = Recorder(
             stage=job.spec,
             ranks=ranks,
@@ -113,6 +114,8 @@ class Session:
         self._care.resume()
         start, window = self._saves.resume()
         self._moment("loaded", step=start)
+        if start:
+            self._tell_history()
         stopped_at = self._train(start, window)
         if stopped_at is not None:
             return StageResult(status="stopped", step=stopped_at)
@@ -217,6 +220,12 @@ class Session:
     def _event(self, event: Mapping[str, object]) -> None:
         if self._ranks.rank == 0:
             self._hooks.event(dict(event))
+
+    def _tell_history(self) -> None:
+        """Where the steps so far are: another machine may have trained them, and told no more."""
+        uri = self._log.uri if self._ranks.rank == 0 else None
+        if uri is not None:
+            self._event({"kind": "history", "stage": self._job.stage, "uri": uri})
 
     def _moment(self, moment: str, **values: int) -> None:
         said = {"kind": "moment", "stage": self._job.stage, "moment": moment}

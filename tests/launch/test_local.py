@@ -16,6 +16,7 @@ import yaml
 from orchestrator.cascade.goodput_file import read_rows
 from orchestrator.launch.status import read_status
 from orchestrator.recipe.recipe import Tracking
+from orchestrator.storage.attempts import newest_attempt
 from orchestrator.storage.store import open_store
 from orchestrator.tracking.tracker import Tracker
 
@@ -139,7 +140,9 @@ def charts(folder: Path) -> dict[str | None, dict[str, list[float]]]:
     spool, run_uri = folder / "cache" / "rushes" / "spool", str(folder / "runs" / "tiny")
     tracking = Tracking(uri=f"sqlite:///{folder}/mlflow.db")
     # On a busy machine the command leaves a rest to the next start.
-    assert Tracker(tracking=tracking, run_uri=run_uri, spool_dir=spool).close(LIMIT_S)
+    attempt = newest_attempt(open_store(run_uri))
+    tracker = Tracker(tracking=tracking, run_uri=run_uri, attempt=attempt, spool_dir=spool)
+    assert tracker.close(LIMIT_S)
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     (experiment,) = client.search_experiments(filter_string="name = 'rushes'")
     found: dict[str | None, dict[str, list[float]]] = {}

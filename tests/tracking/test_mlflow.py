@@ -51,7 +51,7 @@ def client(config: Config) -> Iterator[Any]:
 @pytest.fixture
 def start(folder: Path, config: Config) -> Callable[..., Tracker]:
     def build(run: str, *, tracking: Config = config, spool: str = "spool") -> Tracker:
-        return Tracker(tracking=tracking, run_uri=run, spool_dir=folder / spool)
+        return Tracker(tracking=tracking, run_uri=run, attempt=1, spool_dir=folder / spool)
 
     return build
 
@@ -125,13 +125,13 @@ def second_attempt(folder: Path, tracker: Tracker) -> None:
 def two_attempts(folder: Path, config: Config, client: Any) -> tuple[Any, Any]:
     """Parent and child after one attempt that failed and one that finished."""
     run = f"{folder}/runs/my recipe"
-    tracker = Tracker(tracking=config, run_uri=run, spool_dir=folder / "spool")
+    tracker = Tracker(tracking=config, run_uri=run, attempt=1, spool_dir=folder / "spool")
     first_attempt(folder, tracker)
     assert tracker.close(DRAIN_S)
     parent, children = runs_of(client, run)
     assert parent.info.status == children["dit"].info.status == "FAILED"
     # The second attempt comes from another machine: it has no spool.
-    tracker = Tracker(tracking=config, run_uri=run, spool_dir=folder / "other spool")
+    tracker = Tracker(tracking=config, run_uri=run, attempt=2, spool_dir=folder / "other spool")
     second_attempt(folder, tracker)
     assert tracker.close(DRAIN_S)
     again, children_again = runs_of(client, run)

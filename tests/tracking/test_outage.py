@@ -94,7 +94,7 @@ def test_an_outage_is_not_felt_and_loses_nothing(tmp_path: Path) -> None:
     still_png(tmp_path / "still.png", clip_THWC[0])
     try:
         # No server: every event is on disk when the call returns, none is sent.
-        tracker = Tracker(tracking=config, run_uri=run, spool_dir=spool)
+        tracker = Tracker(tracking=config, run_uri=run, attempt=1, spool_dir=spool)
         tracker.event({"kind": "run", "name": "one", "params": {"seed": 1}, "tags": {}})
         for step in range(100):
             tracker.event(metrics(step))
@@ -106,7 +106,7 @@ def test_an_outage_is_not_felt_and_loses_nothing(tmp_path: Path) -> None:
         # The same command again, and the server is there.
         server.start()
         client = MlflowClient(server.url, registry_uri=server.url)
-        tracker = Tracker(tracking=config, run_uri=run, spool_dir=spool)
+        tracker = Tracker(tracking=config, run_uri=run, attempt=1, spool_dir=spool)
         tracker.event({"kind": "run", "name": "one", "params": {"seed": 1}, "tags": {}})
         for step in range(100, 200):
             tracker.event(metrics(step))

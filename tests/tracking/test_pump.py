@@ -65,9 +65,25 @@ def spool(tmp_path: Path) -> SpoolWriter:
     return SpoolWriter(tmp_path)
 
 
-def pump_of(folder: Path, sink: FakeSink, *, attempt: str = "a", start: int = 0) -> Pump:
+def pump_of(
+    folder: Path,
+    sink: FakeSink,
+    *,
+    attempt: int = 1,
+    newest_attempt: Callable[[], int] = lambda: 1,
+    command: str = "a",
+    start: int = 0,
+) -> Pump:
     state = StateFile(folder, target="one")
-    return Pump(folder, sink=sink, state=state, attempt=attempt, start=start)
+    return Pump(
+        folder,
+        sink=sink,
+        state=state,
+        attempt=attempt,
+        newest_attempt=newest_attempt,
+        command=command,
+        start=start,
+    )
 
 
 def drain(pump: Pump) -> None:
@@ -249,9 +265,68 @@ def test_a_later_commands_events_are_left_to_its_own_feeder(
     later = spool.size
     spool.append({"kind": "attempt", "attempt": "b"})
     spool.append(metrics(3))
-    pump = pump_of(tmp_path, sink, attempt="a", start=start)
+    pump = pump_of(tmp_path, sink, command="a", start=start)
     drain(pump)
     assert pump.superseded
     assert stored(sink) == [(1, 0.5), (2, 1.0)]
-    drain(pump_of(tmp_path, sink, attempt="b", start=later))
+    drain(pump_of(tmp_path, sink, command="b", start=later))
     assert stored(sink) == [(1, 0.5), (2, 1.0), (3, 1.5)]
+
+
+def test_nothing_more_is_sent_once_the_run_was_started_elsewhere(
+    tmp_path: Path, spool: SpoolWriter, sink: FakeSink
+) -> None:
+    newest = 1
+    pump = pump_of(tmp_path, sink, newest_attempt=lambda: newest)
+    spool.append(metrics(1))
+    drain(pump)
+    newest = 2
+    spool.append(metrics(2))
+    spool.append({"kind": "end", "stage": None, "status": "KILLED"})
+    drain(pump)
+    assert pump.superseded
+    assert stored(sink) == [(1, 0.5)]
+    assert not sink.applied
+
+
+def test_who_comes_back_sends_nothing_that_another_machine_has_sent(
+    tmp_path: Path, spool: SpoolWriter, sink: FakeSink
+) -> None:
+    spool.append(metrics(1))
+    drain(pump_of(tmp_path, sink))
+    spool.append(metrics(2))  # not sent: start 2, elsewhere, trains it again
+    sink.log_points("dit", [Point("loss", step / 2, 77, step) for step in (2, 3)])
+    pump = pump_of(tmp_path, sink, attempt=3, newest_attempt=lambda: 3)
+    spool.append(metrics(3))
+    spool.append(metrics(4))
+    drain(pump)
+    assert stored(sink) == [(1, 0.5), (2, 1.0), (3, 1.5), (4, 2.0)]
+
+
+def test_steps_that_another_machine_told_nobody_of_come_from_the_runs_log(
+    tmp_path: Path, spool: SpoolWriter, sink: FakeSink
+) -> None:
+    rows = [{"step": step, "time_ms": step, "loss": step / 2, "lr": 1.0} for step in range(1, 1500)]
+    log = tmp_path / "metrics.jsonl"
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sink.log_points("dit", [Point("loss", 0.5, 77, 1)])
+    spool.append({"kind": "history", "stage": "dit", "uri": str(log)})
+    spool.append(metrics(1500))
+    drain(pump_of(tmp_path, sink, attempt=2, newest_attempt=lambda: 2))
+    assert stored(sink) == [(step, step / 2) for step in range(1, 1501)]
+    assert stored(sink, "lr") == [(step, 1.0) for step in range(1, 1500)]
+    assert max(sink.requests) <= 1000
+
+
+@pytest.mark.parametrize("text", [None, "no JSON", "[1]", '{"step": 1}'])
+def test_a_log_that_cannot_be_read_holds_up_nothing(
+    tmp_path: Path, spool: SpoolWriter, sink: FakeSink, text: str | None
+) -> None:
+    log = tmp_path / "metrics.jsonl"
+    if text is not None:
+        log.write_text(text)
+    spool.append({"kind": "history", "stage": "dit", "uri": str(log)})
+    spool.append(metrics(1))
+    drain(pump_of(tmp_path, sink))
+    assert stored(sink) == [(1, 0.5)]
+    assert "metrics.jsonl" in (tmp_path / REJECTED).read_text()
