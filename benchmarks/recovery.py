@@ -81,7 +81,7 @@ class Run:
 def _fits(event: dict[str, Any], wanted: dict[str, Any]) -> bool:
     if "text" in wanted:
         return bool(re.match(wanted["text"], event["text"]))
-    return event["step"] >= wanted["step"]
+    return "loss" in event["values"] and event["step"] >= wanted["step"]  # goodput's are seconds
 
 
 def _recipe(folder: Path) -> dict[str, Any]:

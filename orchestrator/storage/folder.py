@@ -40,6 +40,11 @@ class FolderStore:
         path = self._path(key)
         return _call("read", path, path.read_bytes)
 
+    def local(self, key: str) -> Path | None:
+        """The file."""
+        path = self._path(key)
+        return path if path.is_file() else None
+
     def get_range(self, key: str, *, start: int, length: int) -> bytes:
         """A part of a file."""
         path = self._path(key)

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
@@ -35,6 +36,10 @@ class FsspecStore:
     def get(self, key: str) -> bytes:
         """A whole object."""
         return self._call("get", key, lambda path: self._files.cat_file(path))
+
+    def local(self, key: str) -> Path | None:
+        """Never: objects are elsewhere."""
+        return None
 
     def get_range(self, key: str, *, start: int, length: int) -> bytes:
         """A part of an object."""

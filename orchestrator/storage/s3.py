@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -55,6 +56,10 @@ class S3Store:
     def get(self, key: str) -> bytes:
         """A whole object; a body that breaks off is fetched again."""
         return self._call("get", key, lambda s3, name: _body(s3, self._bucket, name))
+
+    def local(self, key: str) -> Path | None:
+        """Never: objects are elsewhere."""
+        return None
 
     def get_range(self, key: str, *, start: int, length: int) -> bytes:
         """A part of an object."""

@@ -1,5 +1,6 @@
 """One small interface to a folder or a bucket."""
 
+from pathlib import Path
 from typing import Protocol
 
 from orchestrator.storage.uri import FILE_SCHEMES, join_uri, local_path, resolve, scheme_of
@@ -21,6 +22,10 @@ class Store(Protocol):
 
     def get(self, key: str) -> bytes:
         """A whole object."""
+        ...
+
+    def local(self, key: str) -> Path | None:
+        """An object that is a file of this machine, to be read where it lies; else None."""
         ...
 
     def get_range(self, key: str, *, start: int, length: int) -> bytes:

@@ -8,6 +8,7 @@ import pytest
 
 from orchestrator.errors import UserError
 from orchestrator.storage.errors import NotFoundError
+from orchestrator.storage.folder import FolderStore
 from orchestrator.storage.probe import honours_put_new
 from orchestrator.storage.store import Store, join_uri, open_store
 from tests.s3store import S3Store
@@ -120,6 +121,16 @@ def test_put_new_is_found_honest(store: Store) -> None:
 @on_every_store
 def test_a_reachable_place_passes_the_check(store: Store) -> None:
     store.check()
+
+
+@on_every_store
+def test_an_object_on_this_machine_can_be_read_where_it_lies(store: Store) -> None:
+    store.put("a/b", b"123")
+    path = store.local("a/b")
+    assert (path is not None) == isinstance(store, FolderStore)
+    assert path is None or path.read_bytes() == b"123"
+    assert store.local("a") is None
+    assert store.local("a/c") is None
 
 
 @on_every_store

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from orchestrator.errors import FencedError, RushesError, UnavailableError, UserError
 from orchestrator.recipe.train import KeepBest, Save
 from orchestrator.storage.folder import FolderStore
-from orchestrator.train.checkpoint import snapshot
+from orchestrator.train.checkpoint import save, snapshot
 from orchestrator.train.checkpoint.format import INDEX, VERSION, Commit, File
 from orchestrator.train.checkpoint.load import load_latest
 from orchestrator.train.checkpoint.snapshot import HostBuffers
@@ -389,6 +389,37 @@ def test_large_state_is_split_over_files(
     assert names == [f"{first}.0001.safetensors", f"{first}.0002.safetensors", names[-1]]
     _, engine = training.load()
     assert bits(engine) == training.bits_at[2]
+
+
+def test_the_writer_rests_between_files_until_somebody_waits(
+    training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "PART_BYTES", 100)
+    monkeypatch.setattr(save, "REST", 1e8)
+    put: list[str] = []
+    first = threading.Event()
+
+    class Heard:
+        """Says what is written."""
+
+        uri = training.store.uri
+
+        def put(self, key: str, data: bytes | memoryview) -> None:
+            training.store.put(key, data)
+            put.append(key)
+            first.set()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(training.store, name)
+
+    store: Any = Heard()
+    saver = training.saver(store=store)
+    saver.begin(step=1, extra={})
+    first.wait()
+    assert not saver.poll()
+    assert len(put) == 1
+    assert saver.finish()
+    assert len([key for key in put if "/rank-" in key]) == 3
 
 
 def test_steps_after_the_copy_do_not_change_what_is_written(training: Training) -> None:

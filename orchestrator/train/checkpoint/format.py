@@ -1,5 +1,6 @@
 """What the JSON files of a checkpoint say."""
 
+from pathlib import Path
 from typing import Any, Self
 
 import xxhash
@@ -13,6 +14,7 @@ DAMAGED = "DAMAGED"  # left in the place of the COMMIT of a checkpoint that fail
 PASSED_OVER = "PASSED_OVER"  # the same, of one from which training went further back
 DATA_SUFFIX = ".safetensors"
 VERSION = 2
+_PIECE_BYTES = 4 * 2**20
 _SEAL = b',"xxh64":"'
 
 
@@ -94,6 +96,17 @@ def _sealed(body: bytes) -> bytes:
 def describe(raw: bytes | memoryview) -> File:
     """Size and hash of a file's bytes."""
     return File(size=len(raw), xxh64=xxhash.xxh64(raw).hexdigest())
+
+
+def describe_file(path: Path) -> File:
+    """The same of a file on disk, a piece at a time."""
+    found, piece = xxhash.xxh64(), memoryview(bytearray(_PIECE_BYTES))
+    size = 0
+    with path.open("rb", buffering=0) as file:
+        while length := file.readinto(piece):
+            found.update(piece[:length])
+            size += length
+    return File(size=size, xxh64=found.hexdigest())
 
 
 def folder(prefix: str, *, step: int) -> str:

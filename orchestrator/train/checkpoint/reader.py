@@ -22,6 +22,7 @@ from orchestrator.train.checkpoint.format import (
     File,
     Index,
     describe,
+    describe_file,
     rank_of,
 )
 from orchestrator.train.engine.base import StateKey
@@ -38,7 +39,7 @@ class Checkpoint:
     Attributes:
         where: its URI, for messages.
         index: what it holds.
-        scratch: folder for the files that this rank has fetched.
+        scratch: folder for the files that this rank has fetched from elsewhere.
     """
 
     store: Store
@@ -46,6 +47,7 @@ class Checkpoint:
     where: str
     index: Index
     scratch: Path
+    _checked: dict[str, Path] = field(default_factory=dict[str, Path])
     _open: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -63,7 +65,7 @@ class Checkpoint:
         if commit.version != VERSION or commit.step != step or INDEX not in commit.files:
             raise DamagedError(f"{COMMIT} is of version {commit.version} and step {commit.step}")
         raw_index = _get(store, f"{target}/{INDEX}")
-        _compare(INDEX, raw_index, wanted=commit.files[INDEX])
+        _compare(INDEX, describe(raw_index), wanted=commit.files[INDEX])
         try:
             index = Index.model_validate_json(raw_index)
         except ValidationError as error:
@@ -92,10 +94,16 @@ class Checkpoint:
                 self._fetch(name)
 
     def _fetch(self, name: str) -> None:
-        raw = _get(self.store, f"{self.target}/{name}")
-        _compare(name, raw, wanted=self.index.files[name])
-        with writing(self.scratch / name) as path:
-            path.write_bytes(raw)
+        key, wanted = f"{self.target}/{name}", self.index.files[name]
+        path = self.store.local(key)
+        if path is not None:
+            _compare(name, _described(path), wanted=wanted)
+        else:
+            raw = _get(self.store, key)
+            _compare(name, describe(raw), wanted=wanted)
+            with writing(self.scratch / name) as path:
+                path.write_bytes(raw)
+        self._checked[name] = path
 
     def tensors(self, name: str) -> Any:
         """A data file, opened; fetched and checked first if it was not in this rank's share.
@@ -104,14 +112,14 @@ class Checkpoint:
             UnavailableError: if it has changed since another rank checked it.
         """
         if name not in self._open:
-            if not (self.scratch / name).exists():
+            if name not in self._checked:
                 try:
                     self._fetch(name)
                 except DamagedError as error:
                     raise UnavailableError(
                         f"{self.where} changed while loading: {error}"
                     ) from error
-            self._open[name] = safe_open(self.scratch / name, framework="pt", device="cpu")
+            self._open[name] = safe_open(self._checked[name], framework="pt", device="cpu")
         return self._open[name]
 
     def reader(self, network: str) -> "RangeReader":
@@ -150,8 +158,16 @@ def _get(store: Store, key: str) -> bytes:
         raise DamagedError(f"{key.rpartition('/')[2]} is missing") from error
 
 
-def _compare(name: str, raw: bytes, *, wanted: File) -> None:
-    seen = describe(raw)
+def _described(path: Path) -> File:
+    try:
+        return describe_file(path)
+    except FileNotFoundError as error:
+        raise DamagedError(f"{path.name} is missing") from error
+    except OSError as error:
+        raise UnavailableError(f"read {path}: {error.strerror}") from error
+
+
+def _compare(name: str, seen: File, *, wanted: File) -> None:
     if seen.size != wanted.size:
         raise DamagedError(f"{name} has {seen.size} bytes, wanted {wanted.size}")
     if seen.xxh64 != wanted.xxh64:

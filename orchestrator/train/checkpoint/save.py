@@ -28,6 +28,10 @@ from orchestrator.train.exchange import gather_json
 from orchestrator.train.ownership import Ownership
 from orchestrator.train.ranks import Ranks
 
+# Between two files the writer rests for this many times what the last one took: what a disk or a
+# network takes of the processor is spread over more steps. Not once somebody waits for it.
+REST = 2.0
+
 
 @dataclass
 class _Pending:
@@ -42,6 +46,7 @@ class _Pending:
     started_s: float = field(default_factory=time.monotonic)
     described: dict[str, File] = field(default_factory=dict[str, File])
     is_written: bool = False  # by every rank
+    is_waited_for: threading.Event = field(default_factory=threading.Event)
     error: BaseException | None = None
     thread: threading.Thread | None = None
 
@@ -163,6 +168,7 @@ class Saver:
         is_committed = False
         with self._blocking():
             while self._pending is not None:
+                self._pending.is_waited_for.set()
                 if self._pending.thread is not None:
                     self._pending.thread.join()
                 is_committed = self._advance(self._pending)
@@ -242,8 +248,11 @@ class Saver:
         target = folder(self._prefix, step=pending.step)
         refuse_committed(self._store, target)
         for file in pending.files:
+            began_s = time.monotonic()
             pending.described[file.name] = describe(file.raw)
             self._store.put(f"{target}/{file.name}", file.raw)
+            if file is not pending.files[-1]:
+                pending.is_waited_for.wait(REST * (time.monotonic() - began_s))
         if pending.beside and self._ranks.rank == 0:
             self._ownership.check()
             for key, raw in pending.beside.items():

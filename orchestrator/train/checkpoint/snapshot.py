@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from orchestrator.train.ranks import Ranks
 
 # A rank's state is written in files of about this size. Pinned memory comes in powers of two: with
 # its header and the tensor that passes the mark, a part should stay below one.
-PART_BYTES = 448 * 2**20
+PART_BYTES = 224 * 2**20
 _ALIGNMENT = 8  # bytes, of the tensors' beginning, as safetensors wants
 
 
@@ -59,7 +60,7 @@ class HostBuffers:
             end = 0
             for _, tensor in _tensors(fragments):
                 start, end = end, end + tensor.numel()
-                place[start:end].copy_(tensor, non_blocking=True)
+                _copy(place[start:end], tensor)
             assert end == place.numel()
         if self._ranks.device.type == "cuda":
             torch.cuda.synchronize()
@@ -106,6 +107,13 @@ def _parts(engines: Mapping[str, Engine]) -> Iterator[list[tuple[str, Fragment]]
                 part, size = [], 0
     if part:
         yield part
+
+
+def _copy(place: Tensor, tensor: Tensor) -> None:
+    if tensor.is_cuda:
+        place.copy_(tensor, non_blocking=True)
+    else:  # NumPy leaves it to memcpy, which passes the caches by: a third to a half less time
+        np.copyto(place.numpy(), tensor.numpy())
 
 
 def _tensors(fragments: list[tuple[str, Fragment]]) -> Iterator[tuple[str, Tensor]]:
