@@ -24,6 +24,7 @@ from models.text.states import TextStates
 from orchestrator.recipe.train import Optim, Save
 from orchestrator.storage.store import open_store
 from orchestrator.train.checkpoint.load import load_latest
+from orchestrator.train.checkpoint.pace import Pace
 from orchestrator.train.checkpoint.save import Saver
 from orchestrator.train.engine.build import build_engine
 from orchestrator.train.exchange import gather_json
@@ -120,6 +121,7 @@ class Ways:
             save=Save(keep=1),
             ownership=ownership,
         )
+        self.pace = Pace(Save(keep=1), log_every=1, ranks=trainer.ranks, saver=self._saver)
         # Reused, so that its host memory is allocated once; pinned where there is a GPU. The copy
         # is waited for: weights must not change under it.
         on_gpu = trainer.ranks.device.type == "cuda"
@@ -140,6 +142,7 @@ class Ways:
         self._step += 1
         match way:
             case "rushes":
+                self.pace.begins_save(self._step)
                 self._saver.begin(step=self._step, extra={})
                 return self._saver.poll
             case "deepspeed":
@@ -217,7 +220,7 @@ def measure(
     for number in range(rounds + 1):  # the first one warms up
         for way in ways if number % 2 else reversed(ways):
             _settle(ranks)
-            before = [trainer.step() for _ in range(PLAIN_STEPS)]
+            before = [_step(trainer, all_ways) for _ in range(PLAIN_STEPS)]
             one = _saved(trainer, all_ways, way, plain_s=statistics.fmean(before))
             found[way].append(one)
             plain += before
@@ -259,13 +262,21 @@ def _saved(trainer: Trainer, ways: Ways, way: str, *, plain_s: float) -> Round:
             blocked_s += time.perf_counter() - asked_s
         if is_done:
             break
-        steps_s.append(trainer.step())
+        steps_s.append(_step(trainer, ways))
     ratio = statistics.fmean(steps_s) / plain_s if steps_s else None
     return Round(
         blocked_s=_slowest(blocked_s, ranks=trainer.ranks),
         written_s=time.perf_counter() - start_s,
         step_ratio=ratio,
     )
+
+
+def _step(trainer: Trainer, ways: Ways) -> float:
+    """As in training: ours sees how long steps take."""
+    ways.pace.step_begins()
+    took_s = trainer.step()
+    ways.pace.step_ended()
+    return took_s
 
 
 def _slowest(seconds: float, *, ranks: Ranks) -> float:

@@ -18,6 +18,7 @@ class Saves:
     is_under_way: bool = False
     blocked_s: float = 0.0
     last_write_s: float = 0.0
+    rests: bool = False
 
 
 class Steps:

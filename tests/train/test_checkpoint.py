@@ -414,6 +414,7 @@ def test_the_writer_rests_between_files_until_somebody_waits(
 
     store: Any = Heard()
     saver = training.saver(store=store)
+    saver.rests = True
     saver.begin(step=1, extra={})
     first.wait()
     assert not saver.poll()

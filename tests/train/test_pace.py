@@ -59,6 +59,15 @@ def test_slower_steps_are_a_cost_too() -> None:
     assert costs_s == [pytest.approx(0.01 + 4 * 0.5)]
 
 
+@pytest.mark.parametrize(("slower", "rests"), [(1.0, False), (1.04, False), (1.06, True)])
+def test_the_writer_rests_where_it_makes_steps_slower(slower: float, rests: bool) -> None:
+    steps = Steps(ALONE, step_s=1.0, blocked_s=1.0, slower=slower)
+    steps.resume(None, step=0, gangs=1)
+    steps.run(until=LOG_EVERY + 2)
+    assert steps.saves.is_under_way
+    assert steps.saves.rests is rests
+
+
 def test_no_save_begins_while_one_is_written() -> None:
     steps = Steps(ALONE, step_s=1.0, blocked_s=0.01, write_steps=35)
     steps.resume(None, step=0, gangs=1)

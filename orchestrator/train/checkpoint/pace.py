@@ -13,6 +13,7 @@ from orchestrator.train.exchange import gather_json
 from orchestrator.train.ranks import Ranks
 
 SAVES = 5  # the last ones, that costs are taken from
+DISTURBED = 1.05  # of an undisturbed step: where one takes longer, the writer rests now and then
 STEPS = 50  # the last undisturbed ones, that a step's time is taken from
 
 
@@ -109,8 +110,14 @@ class Pace:
         """To be called after every step, before anything else is done."""
         if self._step_began_s is None:  # the first one, which starts and compiles
             return
-        steps_s = self._disturbed_s if self._saver.is_under_way else self._plain_s
-        steps_s.append(self._clock() - self._step_began_s)
+        took_s = self._clock() - self._step_began_s
+        if not self._saver.is_under_way:
+            self._plain_s.append(took_s)
+            return
+        self._disturbed_s.append(took_s)
+        if self._plain_s:
+            usual_s = statistics.median(self._plain_s)
+            self._saver.rests = statistics.fmean(self._disturbed_s) > DISTURBED * usual_s
 
     def is_due(self, step: int) -> bool:
         """Whether to save after a step; the same on every rank."""

@@ -28,9 +28,9 @@ from orchestrator.train.exchange import gather_json
 from orchestrator.train.ownership import Ownership
 from orchestrator.train.ranks import Ranks
 
-# Between two files the writer rests for this many times what the last one took: what a disk or a
-# network takes of the processor is spread over more steps. Not once somebody waits for it.
-REST = 2.0
+# Where writing slows training down the writer rests between two files, for this many times what the
+# last one took: what a disk or a network takes of the processor is spread over more steps.
+REST = 4.0
 
 
 @dataclass
@@ -95,6 +95,7 @@ class Saver:
         self._committed_metrics: dict[int, Mapping[str, float]] = {}
         self._pending: _Pending | None = None
         self.blocked_s = 0.0  # what training has waited in these methods, so far
+        self.rests = False  # to be set where training feels it; never while somebody waits
         self.last_write_s = 0.0  # from the copy to the commit, of the last committed checkpoint
 
     @property
@@ -251,7 +252,7 @@ class Saver:
             began_s = time.monotonic()
             pending.described[file.name] = describe(file.raw)
             self._store.put(f"{target}/{file.name}", file.raw)
-            if file is not pending.files[-1]:
+            if self.rests and file is not pending.files[-1]:
                 pending.is_waited_for.wait(REST * (time.monotonic() - began_s))
         if pending.beside and self._ranks.rank == 0:
             self._ownership.check()
