@@ -13,7 +13,7 @@ from orchestrator.train.exchange import gather_json
 from orchestrator.train.ranks import Ranks
 
 SAVES = 5  # the last ones, that costs are taken from
-DISTURBED = 1.05  # of an undisturbed step: where one takes longer, the writer rests now and then
+DISTURBED = 1.02  # times an undisturbed step: beyond that the writer of a save rests now and then
 STEPS = 50  # the last undisturbed ones, that a step's time is taken from
 
 
