@@ -22,6 +22,7 @@ class Charts:
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
         self._next: dict[str | None, float] = {}
+        self._told: dict[str | None, int] = {}  # the last point's step
 
     def begin(self, stage: str | None, *, now: float) -> None:
         """A stage (None: the run) starts: its first point is due a moment later."""
@@ -35,10 +36,12 @@ class Charts:
         """The event of a point, from all rows of a stage or of the run; there must be some."""
         elapsed_s = max(now - min(row.start for row in rows), 0.0)
         self._next[stage] = now + max(_EVERY_S, _EVERY_PART * elapsed_s)
+        # The last point of a start can come in the second of the one before.
+        step = self._told[stage] = max(int(elapsed_s), self._told.get(stage, -1) + 1)
         return {
             "kind": "metrics",
             "stage": stage,
-            "step": int(elapsed_s),
+            "step": step,
             "time_ms": int(now * 1000),
             "values": _values(in_total(rows, recipe=self._recipe)),
         }

@@ -1,6 +1,7 @@
 """What a single rank looks at inside DeepSpeed."""
 
 import sys
+import time
 from typing import Any
 
 import torch
@@ -76,6 +77,16 @@ def start_up(ranks: Ranks, setup: Setup) -> dict[str, Any]:
     }
 
 
+def _settled() -> dict[str, Any]:
+    """``progress`` once torch has recorded the last return, which it does a moment after it."""
+    while True:
+        found = progress()
+        assert found is not None
+        if found["returned"]:
+            return found
+        time.sleep(0.001)
+
+
 def collectives_of_steps(ranks: Ranks, setup: Setup) -> dict[str, Any]:
     """Collectives of two training steps: as torch recorded them, and as they were timed."""
     with process_ledger() as ledger, timed(ledger):
@@ -84,9 +95,8 @@ def collectives_of_steps(ranks: Ranks, setup: Setup) -> dict[str, Any]:
         ledger.settle("compute")
         before, calls = progress(), timed_calls()
         train(ranks, engine, start=1, stop=3)
-        after = progress()
+        after = _settled()
     assert before is not None
-    assert after is not None
     return {
         "recorded": after["number"] - before["number"],
         "timed": timed_calls() - calls,

@@ -80,6 +80,17 @@ def test_points_are_bounded_and_end_with_the_stage(tmp_path: Path, store: Store)
     assert "goodput/cost" not in last
 
 
+def test_a_stage_that_ends_in_the_second_of_a_point_has_one_more(
+    tmp_path: Path, store: Store
+) -> None:
+    """MLflow is sent each step of a metric once: a second point with that step would be dropped."""
+    told = Told(recipe_with(tmp_path), store)
+    told.trains(start=0.0, seconds=5, rank=FakeRank(0.0, "g", ranks=1, stage=DIT))
+    told.hears(stage_end(10.5, stage=DIT))
+    assert told.steps(DIT) == [10, 11]
+    assert told.points[-1]["values"]["goodput/rank_hours"] == pytest.approx(10.5 / 3600)
+
+
 def test_a_later_start_goes_on_with_the_charts(tmp_path: Path, store: Store) -> None:
     recipe = recipe_with(tmp_path)
     first = Told(recipe, store)

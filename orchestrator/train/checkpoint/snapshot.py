@@ -130,7 +130,7 @@ def _runs(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
     for tensor in tensors:
         if run is not None and _follows(run, tensor):
             length = run.numel() + tensor.numel()
-            run = run.new_empty(0).set_(run.untyped_storage(), run.storage_offset(), (length,))
+            run = run.as_strided((length,), (1,))
             continue
         if run is not None:
             yield run
