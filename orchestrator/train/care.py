@@ -113,7 +113,7 @@ class Care:
             self._show_evidence()
         train = self._job.spec.training
         raise RushesError(
-            f"stage {self._job.stage}: at step {at.number} {verdict.reason}, {why}: evidence in "
+            f"stage {self._job.stage}: at step {at.number}, {verdict.reason}, {why}: evidence in "
             f"{self._evidence.uri}; lower train.optim.lr (seen {train.optim.lr}), take out the "
             "clips named there, or widen train.health"
         )

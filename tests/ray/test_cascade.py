@@ -122,11 +122,12 @@ def test_a_failure_leaves_the_rest_to_complete(story: Story) -> None:
 def test_the_table_and_the_last_line_say_what_failed_and_why(story: Story) -> None:
     failed = story.failed
     assert "failed" in row(failed, "bad")
-    assert "gradients were not finite" in row(failed, "bad")
+    assert "of 200 steps were not applied (train.health.budget=10)" in row(failed, "bad")
     assert "needs bad" in row(failed, "late")
     assert "done" in row(failed, "good")
     (line,) = failed.err.splitlines()
-    assert line.startswith("rushes: stage bad: gradients were not finite in 20 steps in a row")
+    assert line.startswith("rushes: stage bad: at step ")
+    assert "of 200 steps were not applied (train.health.budget=10), with no healthy " in line
     assert "Traceback" not in failed.out
 
 
