@@ -216,8 +216,9 @@ def test_a_stage_that_goes_wrong_everywhere_gives_up_with_the_evidence(folder: P
         run(job, hooks=hooks)
     assert told.value.exit_code == 1
     assert str(told.value) == (
-        "stage autoencoder: at step 7, 2 of 6 steps were not applied (train.health.budget=1), after "
-        f"2 rewinds (train.health.max_rewinds=2): evidence in {job.run}/{job.folder}/health.jsonl; "
+        "stage autoencoder: at step 7, 2 of 6 steps were not applied (train.health.budget=1), "
+        "after 2 rewinds (train.health.max_rewinds=2): evidence in "
+        f"{job.run}/{job.folder}/health.jsonl; "
         "lower train.optim.lr (seen 0.001), take out the clips named there, or widen train.health"
     )
     assert read == [0, 1, 2, 3, 4, 5, 6, 4, 7, 8, 4, 9, 10]
