@@ -77,10 +77,10 @@ def start_up(ranks: Ranks, setup: Setup) -> dict[str, Any]:
     }
 
 
-def _settled() -> dict[str, Any]:
-    """``progress`` once torch has recorded the last return, which it does a moment after it."""
+def _last_settled() -> dict[str, Any]:
+    """The last collective once torch has recorded its return, which it does a moment after it."""
     while True:
-        found = progress()
+        found = last_collective()
         assert found is not None
         if found["returned"]:
             return found
@@ -95,12 +95,13 @@ def collectives_of_steps(ranks: Ranks, setup: Setup) -> dict[str, Any]:
         ledger.settle("compute")
         before, calls = progress(), timed_calls()
         train(ranks, engine, start=1, stop=3)
-        after = _settled()
+        after = progress()
     assert before is not None
+    assert after is not None
     return {
         "recorded": after["number"] - before["number"],
         "timed": timed_calls() - calls,
         "communication_ns": ledger.read().spent_ns["communication"],
         "returned": after["returned"],
-        "last": last_collective(),
+        "last": _last_settled(),
     }
