@@ -40,6 +40,7 @@ pytestmark = [
 NO_SPACE = "No space left on device"
 SIZE = 16 << 20
 FOR_ONE_CHECKPOINT = 800_000  # bytes; one is 530 kB
+FOR_NO_CHECKPOINT = 200_000  # with none at all, Python would take another folder
 FILLER = "filler"
 
 
@@ -129,7 +130,7 @@ def story(
         ends: list[Ended] = []
         counts: list[list[int]] = []
         parts: list[Path] = []
-        rooms = (("runs", FOR_ONE_CHECKPOINT), ("scratch", 0), ("notes", 0))
+        rooms = (("runs", FOR_ONE_CHECKPOINT), ("scratch", FOR_NO_CHECKPOINT), ("notes", 0))
         for full, leaving in rooms:
             disks.fill(full, leaving=leaving)
             ends.append(ended(place.start()))
