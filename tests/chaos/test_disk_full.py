@@ -1,4 +1,4 @@
-"""A disk with no room, one after the other: the run's, the scratch's, the one for notes."""
+"""A disk with no room, one after the other: the run's, the one for notes, the scratch's."""
 
 import os
 import subprocess
@@ -130,13 +130,13 @@ def story(
         ends: list[Ended] = []
         counts: list[list[int]] = []
         parts: list[Path] = []
-        rooms = (("runs", FOR_ONE_CHECKPOINT), ("scratch", FOR_NO_CHECKPOINT), ("notes", 0))
-        for full, leaving in rooms:
+        for full, leaving in (("runs", FOR_ONE_CHECKPOINT), ("notes", 0)):
             disks.fill(full, leaving=leaving)
             ends.append(ended(place.start()))
             disks.empty(full)
             counts.append(saved(store))
             parts = [*parts, *disks.seen("runs").rglob(".part-*")]
+        disks.fill("scratch", leaving=FOR_NO_CHECKPOINT)
         ends.append(ended(place.start()))
         yield Story(place=place, store=store, disks=disks, ends=ends, saved=counts, parts=parts)
     finally:
@@ -150,7 +150,6 @@ def last_lines(end: Ended) -> list[str]:
 def test_each_ends_with_one_line_that_names_the_place(story: Story) -> None:
     wanted = (
         (2, f"{story.place.uri}/{CHECKPOINTS}/step-"),
-        (2, str(story.disks.path("scratch"))),
         (75, str(story.disks.path("notes"))),
     )
     for (code, path), end in zip(wanted, story.ends[:-1], strict=True):
@@ -162,11 +161,11 @@ def test_each_ends_with_one_line_that_names_the_place(story: Story) -> None:
 
 
 def test_the_last_commit_stays(story: Story) -> None:
-    assert story.saved == [[2], [2], [2]]
+    assert story.saved == [[2], [2]]
     assert not story.parts
 
 
-def test_with_room_the_same_command_goes_on_to_the_same_end(
+def test_with_room_for_the_run_alone_the_same_command_goes_on_to_the_same_end(
     story: Story, undisturbed: Result
 ) -> None:
     assert story.ends[-1].code == 0, str(story.ends[-1])

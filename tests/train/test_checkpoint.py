@@ -1,7 +1,10 @@
 """Checkpoints exist by their COMMIT, are checked byte by byte, and never lose the last good one."""
 
+import errno
 import json
+import os
 import threading
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from safetensors import safe_open
 from orchestrator.errors import FencedError, RushesError, UnavailableError, UserError
 from orchestrator.recipe.train import KeepBest, Save
 from orchestrator.storage.folder import FolderStore
+from orchestrator.storage.store import Store, open_store
 from orchestrator.train.checkpoint import save, snapshot
 from orchestrator.train.checkpoint.format import INDEX, VERSION, Commit, File
 from orchestrator.train.checkpoint.load import load_latest
@@ -47,6 +51,40 @@ def test_loaded_state_and_extra_are_what_was_saved(training: Training) -> None:
     assert engine.applied_steps == 5
     assert advance(engine, step=5) == advance(training.engine, step=5)
     assert bits(engine) == bits(training.engine)
+
+
+def copied(training: Training) -> Store:
+    """The same run in a store that has no local files."""
+    store = open_store(f"memory://{uuid.uuid4().hex}")
+    for path in training.folder.rglob("*"):
+        if path.is_file():
+            store.put(f"{PREFIX}/{path.relative_to(training.folder)}", path.read_bytes())
+    return store
+
+
+def test_loaded_state_is_what_was_saved_where_files_are_not_local(training: Training) -> None:
+    training.save_at(2)
+    training.store = copied(training)
+    extra, engine = training.load()
+    assert extra is not None
+    assert extra["step"] == 2
+    assert bits(engine) == training.bits_at[2]
+
+
+def test_scratch_without_room_is_one_line_and_not_taken_for_damage(
+    training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+
+    training.save_at(2)
+    training.store = copied(training)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError, match=r"^/.*/rank-0000-of-0001-.*: No space left on device"):
+        training.load()
+    monkeypatch.undo()
+    assert committed(training.store, PREFIX) == [2]
+    assert training.load()[0] is not None
 
 
 def test_folder_holds_tensors_and_json_that_other_tools_read(training: Training) -> None:

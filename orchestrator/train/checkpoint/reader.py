@@ -22,6 +22,7 @@ from orchestrator.train.checkpoint.format import (
     File,
     Index,
     describe,
+    describe_file,
     rank_of,
 )
 from orchestrator.train.engine.base import StateKey
@@ -94,11 +95,14 @@ class Checkpoint:
 
     def _fetch(self, name: str) -> None:
         key, wanted = f"{self.target}/{name}", self.index.files[name]
-        raw = _get(self.store, key)
-        _compare(name, describe(raw), wanted=wanted)
-        path = self.scratch / name
-        with writing(path):
-            path.write_bytes(raw)
+        path = self.store.local(key)
+        if path is not None:
+            _compare(name, _described(path), wanted=wanted)
+        else:
+            raw = _get(self.store, key)
+            _compare(name, describe(raw), wanted=wanted)
+            with writing(self.scratch / name) as path:
+                path.write_bytes(raw)
         self._checked[name] = path
 
     def tensors(self, name: str) -> Any:
@@ -152,6 +156,15 @@ def _get(store: Store, key: str) -> bytes:
         return store.get(key)
     except NotFoundError as error:
         raise DamagedError(f"{key.rpartition('/')[2]} is missing") from error
+
+
+def _described(path: Path) -> File:
+    try:
+        return describe_file(path)
+    except FileNotFoundError as error:
+        raise DamagedError(f"{path.name} is missing") from error
+    except OSError as error:
+        raise UnavailableError(f"read {path}: {error.strerror}") from error
 
 
 def _compare(name: str, seen: File, *, wanted: File) -> None:
