@@ -1,9 +1,12 @@
 """Every kind of pixel network: two sharded ranks train it as one plain process does.
 
-Tolerance as in test_recipe_curves.py, with the same reason.
+Tolerance as in test_recipe_curves.py, with the same reason; and where a network has come close to
+its target, as a student at its teacher, no more than their difference is known to: both are of the
+order of 1 and rounded to float32, in other orders of addition.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from tests.numerics.stages import train_stage
 from tests.train.workers import Recorded
 
 RELATIVE = 2e-5
+ROUNDING = 4 * 2.0**-24  # of the difference of two numbers of the order of 1
 TREES = {"imagen": imagen_tree, "make-a-video": make_a_video_tree}
 
 
@@ -41,14 +45,13 @@ def job_of(folder: Path, system: str, stage: str, *, run: Path, zero: int | None
     return StageJob(recipe=recipe, stage=stage, run=str(run), attempt=1)
 
 
-def curve(run: Path, stage: str) -> list[float]:
-    """Losses and gradient norms of all steps."""
+def curve(run: Path, stage: str) -> list[tuple[float, float]]:
+    """Gradient norm and loss, which is a mean square, of all steps."""
     path = run / "stages" / stage / "metrics.jsonl"
     rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
-    names = [name for name in rows[0] if name == "loss" or name.startswith("grad_norm/")]
-    assert len(names) == 2
-    return [row[name] for row in rows for name in sorted(names)]
+    (norm,) = (name for name in rows[0] if name.startswith("grad_norm/"))
+    return [(row[norm], row["loss"]) for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -88,4 +91,6 @@ def test_two_sharded_ranks_train_as_one_plain_process(
             (sharded / "stages" / done.name).symlink_to(done)
     job = job_of(folder, system, stage, run=sharded, zero=zero)
     assert gangs[2].run(train_stage, job=job.model_dump_json()) == ["done", "done"]
-    assert curve(sharded, stage) == pytest.approx(curve(plain, stage), rel=RELATIVE)
+    for found, wanted in zip(curve(sharded, stage), curve(plain, stage), strict=True):
+        relative = max(RELATIVE, ROUNDING / math.sqrt(wanted[1]))
+        assert found == pytest.approx(wanted, rel=relative)
