@@ -87,6 +87,16 @@ def run(
     return [{key: row[key] for key in keys} for row in map(json.loads, lines)], said
 
 
+def ledger(recipe: Path, *, name: str) -> str:
+    """What ``rushes status`` says of a run."""
+    folder = recipe.parent / "runs" / name
+    command = [sys.executable, "-m", "orchestrator", "status", str(folder)]
+    environment = os.environ | {"COLUMNS": "100"}
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
+
+
 def lose_and_get_back(cluster: Cluster, node: Any, *, steps: int) -> tuple[Any, dict[str, float]]:
     """What is done to the second node when the run has come so far; the times of it."""
     times: dict[str, float] = {}
@@ -117,6 +127,7 @@ def measure(folder: Path, *, steps: int) -> dict[str, Any]:
     if sorted(times) != ["back", "lost"]:
         raise SystemExit(f"the run was over too early: {times}; wanted more --steps")
     notes = [line for line in said if "goes on" in line]
+    print(ledger(recipe, name="undisturbed"), ledger(recipe, name="elastic"), sep="\n")
     return {"undisturbed": straight, "elastic": elastic, "times": times, "notes": notes}
 
 
@@ -175,7 +186,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
 def main() -> None:
     """Measures, or draws what was measured."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="rushes-elastic-") as folder:

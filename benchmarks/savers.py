@@ -89,14 +89,12 @@ class Trainer:
             pooled_BD=torch.randn(1, TEXT_WIDTH),
         ).to(ranks.device)
 
-    def step(self) -> float:
-        """Seconds that a step took."""
-        start_s = time.perf_counter()
+    def step(self) -> None:
+        """One optimizer step."""
         found = self.engine(self._x, self._time, self._text)
         self.engine.backward((found - self._x).float().square().mean())
         self.engine.step(lr=1e-4)
         self.wait()
-        return time.perf_counter() - start_s
 
     def wait(self) -> None:
         """Until the device has done what it was told."""
@@ -104,8 +102,21 @@ class Trainer:
             torch.cuda.synchronize()
 
 
+@dataclass(frozen=True)
+class UnderWay:
+    """A save that is written beside training.
+
+    Attributes:
+        idle: whether this rank has nothing to do for it.
+        goes_on: told after every step whether that holds for all ranks; whether all is written.
+    """
+
+    idle: Callable[[], bool]
+    goes_on: Callable[[bool], bool]
+
+
 class Ways:
-    """Each way to save: ``begin`` starts, ``is_written`` is asked after each step."""
+    """Each way to save, and to load."""
 
     def __init__(self, trainer: Trainer, *, folder: Path) -> None:
         self._trainer, self._folder = trainer, folder
@@ -137,19 +148,19 @@ class Ways:
         self._group = dist.new_group(backend="gloo")
         self._step = 0
 
-    def begin(self, way: str) -> Callable[[], bool]:
-        """Starts a save; what it gives back says, on every rank, whether all is written."""
+    def begin(self, way: str) -> UnderWay | None:
+        """Starts a save; None if it has come to its end as well."""
         self._step += 1
         match way:
             case "rushes":
                 self.pace.begins_save(self._step)
                 self._saver.begin(step=self._step, extra={})
-                return self._saver.poll
+                return UnderWay(idle=lambda: self._saver.is_idle, goes_on=self._saver.poll)
             case "deepspeed":
                 engine: Any = self._trainer.engine
                 with silent():
                     engine._engine.save_checkpoint(str(self._folder / way), tag="t")
-                return lambda: True
+                return None
             case _:
                 future: Any = dcp.async_save(
                     self._state(),
@@ -157,7 +168,7 @@ class Ways:
                     async_stager=self._stager,
                     process_group=self._group,
                 )
-                return lambda: self._trainer.ranks.all(future.done())
+                return UnderWay(idle=future.done, goes_on=lambda all_idle: all_idle)
 
     def load(self, way: str) -> None:
         """Puts what was saved last back into the engine."""
@@ -220,7 +231,7 @@ def measure(
     for number in range(rounds + 1):  # the first one warms up
         for way in ways if number % 2 else reversed(ways):
             _settle(ranks)
-            before = [_step(trainer, all_ways) for _ in range(PLAIN_STEPS)]
+            before = [_step(trainer, all_ways)[0] for _ in range(PLAIN_STEPS)]
             one = _saved(trainer, all_ways, way, plain_s=statistics.fmean(before))
             found[way].append(one)
             plain += before
@@ -252,17 +263,16 @@ def measure(
 
 def _saved(trainer: Trainer, ways: Ways, way: str, *, plain_s: float) -> Round:
     start_s = time.perf_counter()
-    is_written = ways.begin(way)
+    save = ways.begin(way)
     blocked_s = time.perf_counter() - start_s
     steps_s: list[float] = []
-    while True:
+    is_written = save is None
+    while not is_written:
+        took_s, all_idle = _step(trainer, ways, save)
+        steps_s.append(took_s)
         asked_s = time.perf_counter()
-        is_done = is_written()
-        if way == "rushes":  # theirs answers at once; the exchange between ranks is ours
-            blocked_s += time.perf_counter() - asked_s
-        if is_done:
-            break
-        steps_s.append(_step(trainer, ways))
+        is_written = save is None or save.goes_on(all_idle)
+        blocked_s += time.perf_counter() - asked_s
     ratio = statistics.fmean(steps_s) / plain_s if steps_s else None
     return Round(
         blocked_s=_slowest(blocked_s, ranks=trainer.ranks),
@@ -271,12 +281,19 @@ def _saved(trainer: Trainer, ways: Ways, way: str, *, plain_s: float) -> Round:
     )
 
 
-def _step(trainer: Trainer, ways: Ways) -> float:
-    """As in training: ours sees how long steps take."""
+def _step(trainer: Trainer, ways: Ways, save: UnderWay | None = None) -> tuple[float, bool]:
+    """As in training: ours sees how long steps take, and ranks exchange two numbers after each.
+
+    Returns:
+        Its seconds, and whether all ranks are idle.
+    """
     ways.pace.step_begins()
-    took_s = trainer.step()
+    start_s = time.perf_counter()
+    trainer.step()
+    _, all_idle = trainer.ranks.agree(0, save is None or save.idle())
+    took_s = time.perf_counter() - start_s
     ways.pace.step_ended()
-    return took_s
+    return took_s, all_idle
 
 
 def _slowest(seconds: float, *, ranks: Ranks) -> float:

@@ -30,6 +30,7 @@ class Step:
         window: sums since the last logged step.
         ends_window: this is a logged step; the next one begins a new window.
         asked: what rank 0 was asked to do; all ranks see the same value.
+        idle: no rank writes a checkpoint.
         refusal: what is known of a step that was not applied.
     """
 
@@ -38,6 +39,7 @@ class Step:
     window: Window
     ends_window: bool
     asked: Asked
+    idle: bool
     refusal: Refusal | None
 
     @property
@@ -57,6 +59,7 @@ class Loop:
     stream: Stream
     ranks: Ranks
     asked: Callable[[], Asked]
+    idle: Callable[[], bool]
     ledger: Ledger
     monitor: Monitor
 
@@ -80,7 +83,7 @@ class Loop:
             if refusal is not None:
                 window.skipped += 1
                 window.spikes += refusal.is_spike
-            asked = Asked(self.ranks.first(self.asked() if self.ranks.rank == 0 else 0))
+            asked, idle = self._agree()
             ends = (step + 1) % train.log_every == 0 or step + 1 == train.steps
             self.ledger.settle("compute")
             yield Step(
@@ -89,12 +92,18 @@ class Loop:
                 window=window,
                 ends_window=ends,
                 asked=asked,
+                idle=idle,
                 refusal=refusal,
             )
             if asked is Asked.STOP:
                 return
             if ends:
                 window = Window()
+
+    def _agree(self) -> tuple[Asked, bool]:
+        number = self.asked() if self.ranks.rank == 0 else 0
+        asked, idle = self.ranks.agree(number, self.idle())
+        return Asked(asked), idle
 
     def _is_of_images(self, step: int) -> bool:
         return happens_at(step, share=self.stage.training.image_share)

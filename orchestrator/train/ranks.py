@@ -20,21 +20,14 @@ class Ranks:
     local_rank: int
     device: torch.device
 
-    def first(self, number: int) -> int:
-        """Rank 0's number, on every rank."""
+    def agree(self, number: int, flag: bool) -> tuple[int, bool]:
+        """Rank 0's number (0 or more), and whether every rank's flag is set, on every rank."""
         if self.world_size == 1:
-            return number
-        value = torch.tensor([number], device=self.device)
-        dist.broadcast(value, src=0)
-        return int(value.item())
-
-    def all(self, flag: bool) -> bool:
-        """True on every rank if every rank says so."""
-        if self.world_size == 1:
-            return flag
-        value = torch.tensor([int(flag)], device=self.device)
-        dist.all_reduce(value, op=dist.ReduceOp.MIN)
-        return bool(value.item())
+            return number, flag
+        value = torch.tensor([number if self.rank == 0 else 0, int(not flag)], device=self.device)
+        dist.all_reduce(value, op=dist.ReduceOp.MAX)
+        first, not_all = value.tolist()
+        return first, not not_all
 
     def total(self, values: Tensor) -> Tensor:
         """Elementwise sum over ranks, on the device of ``values``."""

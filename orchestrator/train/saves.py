@@ -24,7 +24,7 @@ MAX_LOST = 3  # in a row, that a stage trains on after
 
 
 class Saves:
-    """Saves and loads a stage; all methods are collective.
+    """Saves and loads a stage; all methods but ``is_idle`` are collective.
 
     Args:
         job: the stage.
@@ -76,6 +76,10 @@ class Saves:
         self._lost = 0
         self._said_no_metric = False
 
+    def is_idle(self) -> bool:
+        """Whether this rank writes nothing; not collective."""
+        return self._saver.is_idle
+
     def resume(self) -> tuple[int, Window]:
         """Goes on from the newest checkpoint that is whole; from step 0 if there is none."""
         started_s = time.monotonic()
@@ -122,7 +126,7 @@ class Saves:
             with self._ledger.in_phase("save_blocked"):
                 self._save(step)
         else:
-            self._tolerate(self._saver.poll)
+            self._tolerate(lambda: self._saver.poll(step.idle))
         if is_last:
             self._saver.finish()
 

@@ -141,6 +141,7 @@ class Session:
             stream=self._stream,
             ranks=self._ranks,
             asked=self._pauses.asked,
+            idle=self._saves.is_idle,
             ledger=self._ledger,
             monitor=self._care.monitor,
         )

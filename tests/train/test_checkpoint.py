@@ -370,9 +370,9 @@ def test_training_goes_on_while_a_store_takes_its_time_to_commit(training: Train
     saved = bits(training.engine)
     saver.begin(step=1, extra={"step": 1})
     while not asked.is_set():
-        assert not saver.poll()
+        assert not saver.poll(saver.is_idle)
     advance(training.engine, step=1)
-    assert not saver.poll()
+    assert not saver.poll(saver.is_idle)
     assert saver.is_under_way
     assert latest(training.store, PREFIX) is None
     answered.set()
@@ -455,7 +455,7 @@ def test_the_writer_rests_between_files_until_somebody_waits(
     saver.rests = True
     saver.begin(step=1, extra={})
     first.wait()
-    assert not saver.poll()
+    assert not saver.poll(saver.is_idle)
     assert len(put) == 1
     assert saver.finish()
     assert len([key for key in put if "/rank-" in key]) == 3
@@ -482,7 +482,7 @@ def test_steps_after_the_copy_do_not_change_what_is_written(training: Training) 
     saver = training.saver(store=store)
     before = bits(training.engine)
     saver.begin(step=1, extra={})
-    saver.poll()  # nothing is written: no commit, and no wait
+    saver.poll(saver.is_idle)  # nothing is written: no commit, and no wait
     assert not training.path(1, "COMMIT").exists()
     advance(training.engine, step=0)
     going_on.set()

@@ -51,9 +51,9 @@ class _Pending:
     thread: threading.Thread | None = None
 
     @property
-    def is_busy(self) -> bool:
-        """Whether this rank's thread is at work."""
-        return self.thread is not None and self.thread.is_alive()
+    def is_idle(self) -> bool:
+        """Whether no thread of this rank is at work."""
+        return self.thread is None or not self.thread.is_alive()
 
 
 class Saver:
@@ -99,6 +99,11 @@ class Saver:
         self.last_write_s = 0.0  # from the copy to the commit, of the last committed checkpoint
 
     @property
+    def is_idle(self) -> bool:
+        """Whether no thread of this rank is at work; not collective."""
+        return self._pending is None or self._pending.is_idle
+
+    @property
     def is_under_way(self) -> bool:
         """Whether a checkpoint is neither committed nor lost yet; the same on every rank."""
         return self._pending is not None
@@ -140,8 +145,11 @@ class Saver:
             self._start(pending, self._write)
             self._pending = pending
 
-    def poll(self) -> bool:
-        """Goes on with the checkpoint under way if every rank's thread is done; for every step.
+    def poll(self, all_idle: bool) -> bool:
+        """Goes on with the checkpoint under way where that does not wait; for every step.
+
+        Args:
+            all_idle: ``is_idle`` of every rank, the same on all.
 
         Returns:
             Whether a checkpoint was committed.
@@ -149,11 +157,10 @@ class Saver:
         Raises:
             RushesError: as ``finish``.
         """
-        pending = self._pending
-        if pending is None:
+        if self._pending is None or not all_idle:
             return False
         with self._blocking():
-            return self._ranks.all(not pending.is_busy) and self._advance(pending)
+            return self._advance(self._pending)
 
     def finish(self) -> bool:
         """Waits until the checkpoint under way, if any, is committed.
