@@ -1,7 +1,7 @@
 """A run of four workers on two nodes that loses a node and gets it back, beside one that does not.
 
 Each node is a raylet with two CPUs on this machine, and each run is the command itself. Loss
-curves, gang sizes and times go to elastic.json and elastic.png. docs/reliability.md shows both.
+curves, gang sizes and times go to elastic.png, which docs/reliability.md shows.
 """
 
 import argparse
@@ -184,7 +184,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
 
 def main() -> None:
-    """Measures, or draws what was measured."""
+    """Measures and draws."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
@@ -192,7 +192,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="rushes-elastic-") as folder:
         found = measure(Path(folder), steps=args.steps)
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "elastic.json").write_text(json.dumps(found) + "\n")
     draw(found, args.out / "elastic.png")
     print(summary(found))
 
