@@ -18,9 +18,9 @@ $(STAMP): pyproject.toml constraints.txt
 debug: $(STAMP)
 	@$(VENV)/bin/rushes train jobs/sora_debug.yaml
 
-# Two at a time, a file to a process; then those that start a Ray cluster, one by one.
+# Two at a time, a file to a process (tests/conftest.py); then those that start a Ray cluster, one by one.
 test: $(STAMP)
-	@$(VENV)/bin/python -m pytest -m 'not chaos' --ignore tests/ray -n 2 --dist loadfile
+	@$(VENV)/bin/python -m pytest -m 'not chaos' --ignore tests/ray -n 2
 	@$(VENV)/bin/python -m pytest -m 'not chaos' tests/ray
 
 # What is killed, stopped or taken away while whole runs go on.

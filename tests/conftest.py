@@ -3,11 +3,27 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling, LoadScopeScheduling
 
 from tests.recoveries import KEY, Recoveries, table
 from tests.s3store import S3Store
+
+SHARE_RUNS = "tests/numerics/"  # fixtures ``gangs`` and ``runs``
+
+
+class _Files(LoadFileScheduling):
+    """A file to a process, but to the same one those that look at the same trainings."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return SHARE_RUNS if file.startswith(SHARE_RUNS) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return _Files(config, log)
 
 
 @pytest.fixture(scope="session")
