@@ -66,8 +66,15 @@ class Monitor:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether nothing speaks against the weights as they are."""
-        return not self._refused and self._high is None
+        """Whether nothing speaks against the weights as they are; refused steps do not."""
+        return self._high is None
+
+    def sound_until(self, step: int) -> int:
+        """Steps done, at most ``step``, that no verdict from now on goes back beyond."""
+        bounds = [step, *self._refused[:1]]
+        if self._health.loss_factor is not None:
+            bounds.append((self._high or self._edges)[0])
+        return min(bounds)
 
     @property
     def num_refused(self) -> int:

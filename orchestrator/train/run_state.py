@@ -45,6 +45,7 @@ class RunState:
             "metrics": self.metrics,
             "health": self.care.monitor.state_dict(),
             "healthy": self.care.monitor.is_healthy,
+            "sound_until": self.care.monitor.sound_until(step.number),
             "made_by": {"recipe": recipe_digest(self.recipe)} | _versions(),
         }
 
@@ -68,7 +69,7 @@ class RunState:
 
     def _restored(self, found: Mapping[str, Any]) -> Window:
         self.stream.load_state_dict(found["stream"])
-        if "recorder" in found:  # checkpoints of earlier versions do not hold all of it
+        if "recorder" in found:  # one that was imported holds less
             self.recorder.load_state_dict(found["recorder"])
         if "health" in found:
             self.care.monitor.load_state_dict(found["health"])

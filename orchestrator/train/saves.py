@@ -74,7 +74,7 @@ class Saves:
             saver=self._saver,
         )
         self._lost = 0
-        self._said_no_metric = False
+        self._said_no_metric = self._said_untidy = False
 
     def is_idle(self) -> bool:
         """Whether this rank writes nothing; not collective."""
@@ -152,6 +152,7 @@ class Saves:
             if collect():
                 self._lost = 0
                 self.pace.committed()
+                self._say_untidy()
                 return True
         except FencedError:
             raise
@@ -161,6 +162,12 @@ class Saves:
                 raise
             self._note(f"{error}; training goes on, the next save tries again")
         return False
+
+    def _say_untidy(self) -> None:
+        """Says once that checkpoints pile up."""
+        if self._saver.untidy is not None and not self._said_untidy:
+            self._said_untidy = True
+            self._note(f"old checkpoints stay, for they cannot be deleted: {self._saver.untidy}")
 
     def _look_for_the_best_metric(self) -> None:
         """Says once that ``keep_best`` asks for a metric that is not logged."""

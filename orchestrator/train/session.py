@@ -153,7 +153,8 @@ class Session:
                 if step.stop and step.number < self._steps:
                     return step.number
                 if verdict is not None:
-                    start, window = self._rewind(verdict, at=step)
+                    with self._ledger.in_phase("save_blocked"):
+                        start, window = self._rewind(verdict, at=step)
                     self._beat.step = start
                     break
         return None

@@ -42,7 +42,9 @@ def files(store: Store) -> dict[str, bytes]:
 
 
 # In the middle of a save, and after the last look before the COMMIT: the request itself is late.
-@pytest.mark.parametrize("key", ["step-00000004/rank-", "step-00000004/COMMIT"])
+@pytest.mark.parametrize(
+    "key", ["step-00000004/rank-", "step-00000004/index.json", "step-00000004/COMMIT"]
+)
 @pytest.mark.parametrize("home", ["home", "other-home"])  # of the older: this machine or another
 def test_the_older_one_wakes_when_the_newer_has_finished(
     s3: S3Store, proxy: FaultProxy, place: Place, undisturbed: Result, key: str, home: str

@@ -382,6 +382,45 @@ def test_training_goes_on_while_a_store_takes_its_time_to_commit(training: Train
     assert bits(engine) == saved
 
 
+def test_a_lost_writers_late_index_does_not_reach_a_commit(training: Training) -> None:
+    training.save_at(2)
+    target = f"{PREFIX}/step-00000004"
+    training.store.put(f"{target}/{INDEX}", b"of a writer that was lost")
+    training.save_at(4)
+    assert not training.store.put_new(f"{target}/{INDEX}", b"on its way since then")
+    extra, _ = training.load()
+    assert extra is not None
+    assert extra["step"] == 4
+
+
+def test_checkpoints_that_cannot_be_deleted_do_not_undo_a_commit(training: Training) -> None:
+    class Kept:
+        def delete(self, key: str) -> None:
+            raise UserError(f"{key}: not permitted")
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(training.store, name)
+
+    store: Any = Kept()
+    saver = training.saver(save=Save(keep=1), store=store)
+    for step in (1, 2):
+        saver.begin(step=step, extra={"step": step})
+        assert saver.finish()
+    assert saver.untidy == f"{PREFIX}/step-00000001/COMMIT: not permitted"
+    assert committed(training.store, PREFIX) == [2, 1]
+
+
+def test_another_version_is_the_users_error_and_stays(training: Training) -> None:
+    training.save_at(2)
+    path = training.path(2, "COMMIT")
+    later = Commit.parse(path.read_bytes()).model_copy(update={"version": VERSION + 1})
+    path.write_bytes(later.to_bytes())
+    wanted = f"step-00000002: checkpoint format {VERSION + 1}, wanted {VERSION}; go on with"
+    with pytest.raises(UserError, match=wanted):
+        training.load()
+    assert path.read_bytes() == later.to_bytes()
+
+
 def test_commit_deletes_what_a_lost_writer_left_at_its_step(training: Training) -> None:
     training.save_at(1)
     training.path(1, "COMMIT").unlink()

@@ -209,6 +209,27 @@ def test_a_loss_that_stays_high_leads_back_to_before_it_rose(folder: Path) -> No
     assert row["reason"].startswith("the loss has stayed above 5.0 times its level for 4 steps")
 
 
+@pytest.mark.parametrize("patience", [4, 6])
+def test_the_checkpoint_before_a_loss_rose_is_kept_whatever_else_goes(
+    folder: Path, patience: int
+) -> None:
+    name = f"kept-{patience}"
+    job = ill_job(folder, run_name=name, steps=24, save={"keep": 1}, patience=patience)
+    with ill(logged=dict.fromkeys(range(14, 14 + patience), 100.0)) as read:
+        assert run(job, hooks=Recorded()).status == "done"
+    assert read[14 + patience] == 12
+    (row,) = evidence(job)
+    assert (row["kind"], row["to"]) == ("rewind", 12)
+
+
+def test_refused_steps_now_and_then_do_not_make_a_rewind_longer(folder: Path) -> None:
+    job = ill_job(folder, run_name="now-and-then", steps=24, patience=4, window=6, budget=5)
+    with ill(times=nan_at(9, 13), logged=dict.fromkeys(range(14, 18), 100.0)):
+        assert run(job, hooks=Recorded()).status == "done"
+    kinds = [(row["kind"], row.get("to")) for row in evidence(job)]
+    assert kinds == [("skipped", None), ("skipped", None), ("rewind", 12)]
+
+
 def test_a_stage_that_goes_wrong_everywhere_gives_up_with_the_evidence(folder: Path) -> None:
     job = ill_job(folder, run_name="given-up", max_rewinds=2, **BUDGET)
     hooks = Recorded()

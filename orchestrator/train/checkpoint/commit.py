@@ -45,13 +45,19 @@ def refuse_committed(store: Store, target: str) -> None:
 
 
 def write(store: Store, target: str, *, index: Index, metrics: Mapping[str, float]) -> None:
-    """Writes ``index.json``, then ``COMMIT``.
+    """Writes ``index.json``, then ``COMMIT``, neither over what is there.
+
+    An ``index.json`` without a ``COMMIT`` is of a writer that was lost, and goes first. That writer
+    may still be on its way with it: then it does not find the place free.
 
     Raises:
-        UnavailableError: if another attempt has committed the step.
+        UnavailableError: if another attempt has committed the step, or writes it.
     """
     raw_index = index.model_dump_json().encode()
-    store.put(f"{target}/{INDEX}", raw_index)
+    if not store.put_new(f"{target}/{INDEX}", raw_index):
+        store.delete(f"{target}/{INDEX}")
+        if not store.put_new(f"{target}/{INDEX}", raw_index):
+            raise UnavailableError("another attempt writes this step")
     files = {**index.files, INDEX: describe(raw_index)}
     commit = Commit(version=VERSION, step=index.step, files=files, metrics=dict(metrics))
     raw_commit = commit.to_bytes()

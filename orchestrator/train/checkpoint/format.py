@@ -1,5 +1,6 @@
 """What the JSON files of a checkpoint say."""
 
+import json
 from pathlib import Path
 from typing import Any, Self
 
@@ -7,6 +8,7 @@ import xxhash
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from models.config import Strict
+from orchestrator.errors import UserError
 
 COMMIT = "COMMIT"
 INDEX = "index.json"
@@ -82,10 +84,17 @@ class Commit(Strict):
 
         Raises:
             ValueError: if it was cut short or changed.
+            UserError: if it is whole and of another version.
         """
         body, _, _ = raw.rpartition(_SEAL)
         if raw != body + _sealed(body):
             raise ValueError("it does not have the hash that it ends with")
+        version = json.loads(raw)["version"]
+        if version != VERSION:
+            raise UserError(
+                f"checkpoint format {version}, wanted {VERSION}; "
+                "go on with the Rushes that wrote it, or with another --run"
+            )
         return cls.model_validate_json(body + b"}")
 
 

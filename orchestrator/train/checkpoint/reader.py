@@ -10,14 +10,13 @@ from pydantic import ValidationError
 from safetensors import safe_open
 from torch import Tensor
 
-from orchestrator.errors import UnavailableError
+from orchestrator.errors import UnavailableError, UserError
 from orchestrator.storage.errors import NotFoundError
 from orchestrator.storage.local import writing
 from orchestrator.storage.store import Store
 from orchestrator.train.checkpoint.format import (
     COMMIT,
     INDEX,
-    VERSION,
     Commit,
     File,
     Index,
@@ -55,15 +54,18 @@ class Checkpoint:
         """Reads COMMIT and index.json.
 
         Raises:
-            DamagedError: if either is missing, cut short, changed or of another version.
+            DamagedError: if either is missing, cut short or changed.
+            UserError: if the checkpoint is of another version.
         """
         raw_commit = _get(store, f"{target}/{COMMIT}")
         try:
             commit = Commit.parse(raw_commit)
         except ValueError as error:
             raise DamagedError(f"{COMMIT} is cut short or changed") from error
-        if commit.version != VERSION or commit.step != step or INDEX not in commit.files:
-            raise DamagedError(f"{COMMIT} is of version {commit.version} and step {commit.step}")
+        except UserError as error:
+            raise UserError(f"{store.uri}/{target}: {error}") from None
+        if commit.step != step or INDEX not in commit.files:
+            raise DamagedError(f"{COMMIT} is of step {commit.step}")
         raw_index = _get(store, f"{target}/{INDEX}")
         _compare(INDEX, describe(raw_index), wanted=commit.files[INDEX])
         try:

@@ -3,12 +3,12 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from orchestrator.errors import UnavailableError, heard, told
+from orchestrator.errors import RushesError, UnavailableError, heard, told
 from orchestrator.recipe.train import Save
 from orchestrator.storage.store import Store
 from orchestrator.train.checkpoint.commit import put_parameters_together, refuse_committed, write
@@ -93,9 +93,11 @@ class Saver:
         self._buffers = HostBuffers(engines, ranks=ranks)
         self._parameters: dict[str, Parameter] | None = None  # the same in every checkpoint
         self._committed_metrics: dict[int, Mapping[str, float]] = {}
+        self._committed_health: dict[int, bool] = {}
         self._pending: _Pending | None = None
         self.blocked_s = 0.0  # what training has waited in these methods, so far
         self.rests = False  # to be set where training feels it; never while somebody waits
+        self.untidy: str | None = None  # on rank 0: why old checkpoints could not be deleted
         self.last_write_s = 0.0  # from the copy to the commit, of the last committed checkpoint
 
     @property
@@ -120,8 +122,8 @@ class Saver:
 
         Args:
             step: optimizer steps done.
-            extra: JSON that ``load_latest`` gives back; if it says ``healthy: false``, the newest
-                checkpoint that does not is kept.
+            extra: JSON that ``load_latest`` gives back. Of the steps until its ``sound_until``,
+                if it says that, the newest checkpoint without ``healthy: false`` is kept.
             beside: rank 0's, bytes by key of the store, written over what is there before the
                 commit: where the checkpoint exists, they do.
             metrics: values that ``Save.keep_best`` may ask for.
@@ -272,16 +274,29 @@ class Saver:
         refuse_committed(self._store, target)
         write(self._store, target, index=index, metrics=pending.metrics)
         self._committed_metrics[pending.step] = pending.metrics
-        with suppress(UnavailableError):  # what stays is deleted after the next commit
-            drop_strays(self._store, target, named=index.files)
-            is_healthy = index.extra.get("healthy", True)
-            prune(
-                self._store,
-                self._prefix,
-                save=self._save,
-                known=self._committed_metrics,
-                spare=None if is_healthy else newest_healthy(self._store, self._prefix),
-            )
+        self._committed_health[pending.step] = bool(index.extra.get("healthy", True))
+        try:
+            self._tidy(index)
+        except UnavailableError:
+            pass  # what stays is deleted after the next commit
+        except (RushesError, OSError) as error:  # the checkpoint is there all the same
+            self.untidy = str(error)
+
+    def _tidy(self, index: Index) -> None:
+        drop_strays(self._store, folder(self._prefix, step=index.step), named=index.files)
+        spare = newest_healthy(
+            self._store,
+            self._prefix,
+            until=int(index.extra.get("sound_until", index.step)),
+            known=self._committed_health,
+        )
+        prune(
+            self._store,
+            self._prefix,
+            save=self._save,
+            known=self._committed_metrics,
+            spare=spare,
+        )
 
 
 def _outer_edge(work: Callable[[_Pending], None], pending: _Pending) -> None:

@@ -25,16 +25,30 @@ def latest(store: Store, prefix: str) -> int | None:
     return steps[0] if steps else None
 
 
-def newest_healthy(store: Store, prefix: str) -> int | None:
-    """The newest step that training could go back to; None before the first one."""
+def newest_healthy(store: Store, prefix: str, *, until: int, known: dict[int, bool]) -> int | None:
+    """The newest step that training could go back to; None before the first one.
+
+    Args:
+        store: where the run is.
+        prefix: key of the folder of checkpoints.
+        until: the last step that may be.
+        known: whether checkpoints are healthy, by step; those that are missing are read and added.
+    """
     for step in committed(store, prefix):
-        try:
-            index = Index.model_validate_json(store.get(f"{folder(prefix, step=step)}/{INDEX}"))
-        except (NotFoundError, ValueError):
-            continue  # damaged, and found out when it is read
-        if index.extra.get("healthy", True):
-            return step
+        if step <= until:
+            if step not in known:
+                known[step] = _is_healthy(store, prefix, step=step)
+            if known[step]:
+                return step
     return None
+
+
+def _is_healthy(store: Store, prefix: str, *, step: int) -> bool:
+    try:
+        index = Index.model_validate_json(store.get(f"{folder(prefix, step=step)}/{INDEX}"))
+    except (NotFoundError, ValueError):
+        return False  # damaged, and found out when it is read
+    return bool(index.extra.get("healthy", True))
 
 
 def prune(
