@@ -12,6 +12,7 @@ from orchestrator.errors import UserError
 from orchestrator.plan.graph import input_digest
 from orchestrator.recipe.digest import recipe_digest, recipe_identity, recipe_tree
 from orchestrator.recipe.recipe import Recipe
+from orchestrator.storage.attempts import ATTEMPTS, newest_attempt
 from orchestrator.storage.store import Store
 
 RECIPE = "recipe.json"
@@ -53,8 +54,8 @@ def _read(store: Store) -> dict[str, Any] | None:
 
 def _take_number(store: Store) -> int:
     start = {"host": platform.node(), "pid": os.getpid(), "time": time.time()}
-    number = len(store.list("attempts/")) + 1
-    while not store.put_new(f"attempts/{number:04d}.json", json.dumps(start).encode()):
+    number = newest_attempt(store) + 1
+    while not store.put_new(f"{ATTEMPTS}{number:04d}.json", json.dumps(start).encode()):
         number += 1
     return number
 

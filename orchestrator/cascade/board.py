@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import ActorUnavailableError, RayError
 
 from orchestrator.errors import RushesError
 from orchestrator.train.hooks import Asked
@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 # How old what is asked may be in a worker. Its training waits while Python is busy with a call.
 _EXCHANGE_S = 1.0
 _FLUSH_S = 30.0
+_GONE_S = 60.0  # that a board may be out of reach
 
 
 @dataclass
@@ -211,7 +212,7 @@ class BoardHooks:
         self._thread.join(_FLUSH_S)
 
     def _carry(self) -> None:
-        last = False
+        last, reached_s = False, time.monotonic()
         while not last:
             last = self._closed.wait(_EXCHANGE_S)
             says = (self._saved, self._left_s)  # before the events: those of a save go with it
@@ -219,10 +220,18 @@ class BoardHooks:
                 events, self._events = self._events, []
             try:
                 self._hear(Asked(ray.get(self._board.exchange.remote(self._stage, events, *says))))
+                reached_s = time.monotonic()
+            except ActorUnavailableError as error:  # perhaps for a moment; it may hear them twice
+                with self._lock:
+                    self._events = [*events, *self._events]
+                if last or time.monotonic() - reached_s > _GONE_S:
+                    return self._give_up(error)
             except RayError as error:
-                log.warning("the driver's board is gone: %s", error)
-                self._hear(Asked.STOP)  # nobody would hear of what comes next: it is saved instead
-                return
+                return self._give_up(error)
+
+    def _give_up(self, error: RayError) -> None:
+        log.warning("the driver's board is gone: %s", error)
+        self._hear(Asked.STOP)  # nobody would hear of what comes next: it is saved instead
 
     def _hear(self, asked: Asked) -> None:
         with self._heard:

@@ -29,7 +29,7 @@ class Step:
         lr: learning rate that was used.
         window: sums since the last logged step.
         ends_window: this is a logged step; the next one begins a new window.
-        asked: what rank 0 was asked to do; all ranks see the same value.
+        asked: what the gang was asked to do; all ranks see the same value.
         idle: no rank writes a checkpoint.
         refusal: what is known of a step that was not applied.
     """
@@ -101,8 +101,7 @@ class Loop:
                 window = Window()
 
     def _agree(self) -> tuple[Asked, bool]:
-        number = self.asked() if self.ranks.rank == 0 else 0
-        asked, idle = self.ranks.agree(number, self.idle())
+        asked, idle = self.ranks.agree(self.asked(), self.idle())
         return Asked(asked), idle
 
     def _is_of_images(self, step: int) -> bool:

@@ -74,7 +74,7 @@ class Ownership:
             owner: dict[str, Any] = json.loads(self._store.get(self._key))
         except NotFoundError:
             return 0
-        return owner.get("gangs", 1)  # earlier versions did not count
+        return owner["gangs"]
 
     def _check_attempt(self) -> None:
         newest = newest_attempt(self._store)

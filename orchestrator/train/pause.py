@@ -13,9 +13,11 @@ class Pauses:
         self._is_refused = False
 
     def asked(self) -> Asked:
-        """What the gang is to do now; for rank 0 alone."""
+        """What this rank knows of what the gang is to do: any may end it, rank 0 has it pause."""
         if self._hooks.should_stop():
             return Asked.STOP
+        if self._ranks.rank:
+            return Asked.NOTHING
         if not self._hooks.should_pause():
             self._is_refused = False
             return Asked.NOTHING

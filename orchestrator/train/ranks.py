@@ -21,13 +21,13 @@ class Ranks:
     device: torch.device
 
     def agree(self, number: int, flag: bool) -> tuple[int, bool]:
-        """Rank 0's number (0 or more), and whether every rank's flag is set, on every rank."""
+        """The largest number of all ranks, and whether every rank's flag is set, on every rank."""
         if self.world_size == 1:
             return number, flag
-        value = torch.tensor([number if self.rank == 0 else 0, int(not flag)], device=self.device)
+        value = torch.tensor([number, int(not flag)], device=self.device)
         dist.all_reduce(value, op=dist.ReduceOp.MAX)
-        first, not_all = value.tolist()
-        return first, not not_all
+        largest, not_all = value.tolist()
+        return largest, not not_all
 
     def total(self, values: Tensor) -> Tensor:
         """Elementwise sum over ranks, on the device of ``values``."""

@@ -106,7 +106,7 @@ class Recorder:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Goes on from a checkpoint's counts."""
         self._skipped = state["skipped_steps"]
-        self._spikes = state.get("spikes", 0)  # written by an earlier version
+        self._spikes = state["spikes"]
 
     def _progress(self, step: int, **values: float) -> None:
         head = {"kind": "progress", "stage": self._stage.id}

@@ -75,7 +75,7 @@ def restore_window(
         world_size: ranks now.
         device: where the task's stats are.
     """
-    if not states or "weights" not in states[0]:  # written by an earlier version
+    if not states:
         return Window()
     state = states[rank] if len(states) == world_size else _shared(states, world_size=world_size)
     stats, weights = (
@@ -87,7 +87,7 @@ def restore_window(
     )
     return Window(
         skipped=state["skipped"],
-        spikes=state.get("spikes", 0),  # written by an earlier version
+        spikes=state["spikes"],
         stats=stats,
         weights=weights,
     )
@@ -106,5 +106,5 @@ def _shared(states: Sequence[Mapping[str, Any]], *, world_size: int) -> dict[str
         "stats": parts("stats"),
         "weights": parts("weights"),
         "skipped": states[0]["skipped"],
-        "spikes": states[0].get("spikes", 0),
+        "spikes": states[0]["spikes"],
     }

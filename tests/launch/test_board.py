@@ -1,11 +1,13 @@
 """What a gang is asked over the board and what it answers, without Ray around it."""
 
 import asyncio
+import json
 import threading
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import ActorUnavailableError
 
 from orchestrator.cascade import board as board_room
 from orchestrator.cascade.board import Board, BoardHooks, GangState
@@ -74,6 +76,43 @@ def test_a_stop_ends_a_pause(board: HereBoard) -> None:
         assert hooks.should_stop()
     finally:
         hooks.close()
+
+
+class Away:
+    """A board that does not answer for some calls."""
+
+    def __init__(self, board: HereBoard, *, calls: int) -> None:
+        self._board, self.calls = board, calls
+
+    @property
+    def exchange(self) -> Any:
+        if self.calls:
+            self.calls -= 1
+            raise ActorUnavailableError("reset by peer", actor_id=None)
+        return self._board.exchange
+
+
+def test_events_wait_for_a_board_that_is_out_of_reach(board: HereBoard) -> None:
+    away = Away(board, calls=3)
+    hooks = BoardHooks(away, stage="dit")
+    told = [{"kind": "note", "text": str(number)} for number in range(5)]
+    for event in told:
+        hooks.event(event)
+    while away.calls:
+        pass
+    hooks.close()
+    assert not hooks.should_stop()
+    assert [json.loads(line) for line in board.take.remote("dit", LIMIT_S)] == told
+
+
+def test_a_board_that_stays_out_of_reach_ends_the_gang(
+    board: HereBoard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(board_room, "_GONE_S", 0.1)
+    hooks = BoardHooks(Away(board, calls=10**9), stage="dit")
+    while not hooks.should_stop():
+        pass
+    hooks.close()
 
 
 def test_the_controller_hears_how_long_training_has_left(board: HereBoard) -> None:

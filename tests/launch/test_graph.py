@@ -272,6 +272,12 @@ def test_a_run_takes_another_pace_and_a_change_to_what_is_not_finished(
     assert store.list("attempts/") == [f"attempts/000{number}.json" for number in (1, 2, 3)]
 
 
+def test_a_start_is_newer_than_all_that_are_left(recipe: Recipe, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "run"))
+    store.put("attempts/0051.json", b"{}")
+    assert begin(store, recipe, data=DATA) == 52
+
+
 def test_a_fixed_recipe_runs_only_what_is_missing(branching: Recipe, tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "run"))
 

@@ -31,6 +31,14 @@ from tests.train.workers import Recorded, job_of
 STAGE = "autoencoder"
 
 
+def test_steps_to_be_kept_are_saved_besides_fixed_ones() -> None:
+    save = Save(every_steps=20, keep_every_steps=25)
+    steps = Steps(ALONE, step_s=1.0, blocked_s=0.1, save=save)
+    steps.resume(None, step=0, gangs=1)
+    steps.run(until=100)
+    assert steps.saved_at == [20, 25, 40, 50, 60, 75, 80, 100]
+
+
 def test_fixed_steps_are_multiples() -> None:
     steps = Steps(ALONE, step_s=1.0, blocked_s=0.1, save=Save(every_steps=7))
     steps.resume(None, step=0, gangs=1)

@@ -121,11 +121,11 @@ class Pace:
 
     def is_due(self, step: int) -> bool:
         """Whether to save after a step; the same on every rank."""
-        if self._save.every_steps != "auto":
-            return step % self._save.every_steps == 0
         kept = self._save.keep_every_steps
         if kept is not None and step % kept == 0:
             return True
+        if self._save.every_steps != "auto":
+            return step % self._save.every_steps == 0
         return step >= self._saved_at + self._every_steps and not self._saver.is_under_way
 
     def begins_save(self, step: int) -> None:
