@@ -13,6 +13,7 @@ from orchestrator.plan.graph import input_digest
 from orchestrator.recipe.digest import recipe_digest, recipe_identity, recipe_tree
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.storage.attempts import ATTEMPTS, newest_attempt
+from orchestrator.storage.json_files import read_json
 from orchestrator.storage.store import Store
 
 RECIPE = "recipe.json"
@@ -44,12 +45,7 @@ def begin(store: Store, recipe: Recipe, *, data: Mapping[str, str]) -> int:
 
 
 def _read(store: Store) -> dict[str, Any] | None:
-    if not store.exists(RECIPE):
-        return None
-    try:
-        return json.loads(store.get(RECIPE))
-    except json.JSONDecodeError:
-        raise UserError(f"{store.uri}/{RECIPE}: not JSON, wanted the recipe of a run") from None
+    return read_json(store, RECIPE) if store.exists(RECIPE) else None
 
 
 def _take_number(store: Store) -> int:

@@ -33,6 +33,7 @@ class GangState:
         pausing: it was asked to save and wait.
         saved: the step that it waits at, saved.
         left_s: seconds of training left, as last logged.
+        began_at: the step that the gang went on from; None: it has not come that far.
     """
 
     placed: int = 0
@@ -41,6 +42,7 @@ class GangState:
     pausing: bool = False
     saved: int | None = None
     left_s: float | None = None
+    began_at: int | None = None
 
 
 class Board:
@@ -79,8 +81,10 @@ class Board:
         return int(Asked.PAUSE if gang.pausing else Asked.NOTHING)
 
     def _heard(self, stage: str, line: str) -> str:
-        """Keeps a beat; its stack is for who asks here, not for the driver."""
+        """Keeps a beat and where a gang begins; stacks are for who asks here, not the driver."""
         event = json.loads(line)
+        if event.get("moment") == "loaded" and stage in self._gangs:
+            self._gangs[stage].began_at = event["step"]
         if event["kind"] != "beat":
             return line
         beats = self._beats.setdefault(stage, {})

@@ -4,6 +4,7 @@ import hashlib
 import json
 from typing import Any
 
+from orchestrator.storage.json_files import read_json
 from orchestrator.storage.store import Store
 
 REPORT = "report.json"
@@ -12,7 +13,7 @@ REPORT = "report.json"
 def read_done(store: Store, *, stage: str) -> dict[str, Any] | None:
     """A finished stage's digests, or None."""
     key = f"stages/{stage}/DONE"
-    return json.loads(store.get(key)) if store.exists(key) else None
+    return read_json(store, key) if store.exists(key) else None
 
 
 def write_done(store: Store, *, stage: str, inputs: str, output: str, step: int) -> None:

@@ -10,7 +10,8 @@ from orchestrator.errors import StoppedError
 from orchestrator.recipe.stage import Stage
 from orchestrator.train.job import StageJob, StageResult
 
-MAX_FAILURES = 3  # gangs lost to machines, networks or memory, per stage and command
+# In a row, from one checkpoint (SinceProgress):
+MAX_FAILURES = 3  # gangs lost to machines, networks or memory
 MAX_CONTROLLER_FAILURES = 3  # gangs that did not start
 MAX_PREEMPTIONS = 100
 
@@ -56,7 +57,7 @@ def train(
     """
     from ray.train import FailureConfig, RunConfig
 
-    from orchestrator.cascade.failures import EndAtOnce
+    from orchestrator.cascade.failures import EndAtOnce, SinceProgress
     from orchestrator.cascade.gang_times import TellGangTimes
     from orchestrator.cascade.places import Line, TellPlaces
     from orchestrator.cascade.policies import create_policy
@@ -64,19 +65,21 @@ def train(
     from orchestrator.cascade.watch import Watch
 
     scaling, line = _scaling(job.spec), Line(board, stage=job.stage)
+    failures = FailureConfig(
+        max_failures=MAX_FAILURES,
+        controller_failure_limit=MAX_CONTROLLER_FAILURES,
+        max_preemption_failures=MAX_PREEMPTIONS,
+    )
     trainer = (PrivateStageTrainer if private else StageTrainer)(
         train_loop,
         train_loop_config={"job": job.model_dump_json(), "board": board, "worker": worker},
         policy=create_policy(scaling, line=line, sizes=job.spec.legal_ranks),
+        failures=SinceProgress(failures, line=line),
         scaling_config=scaling,
         run_config=RunConfig(
             name=f"{job.recipe.name}-{job.stage}-{job.attempt}",
             storage_path=str(scratch),
-            failure_config=FailureConfig(
-                max_failures=MAX_FAILURES,
-                controller_failure_limit=MAX_CONTROLLER_FAILURES,
-                max_preemption_failures=MAX_PREEMPTIONS,
-            ),
+            failure_config=failures,
             # In this order: EndAtOnce raises, and who comes after it is not called.
             callbacks=[  # pyright: ignore[reportArgumentType]
                 TellPlaces(line),

@@ -13,6 +13,7 @@ from ray.train import Result
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.failure_handling.failure_policy import FailurePolicy
 from ray.train.v2._internal.execution.scaling_policy import ScalingPolicy
 
 
@@ -21,14 +22,17 @@ class StageTrainer(TorchTrainer):
 
     Args:
         policy: says with how many workers a gang starts, and when it is started anew.
+        failures: says whether it is after one.
     """
 
-    def __init__(self, *args: Any, policy: ScalingPolicy, **options: Any) -> None:
+    def __init__(
+        self, *args: Any, policy: ScalingPolicy, failures: FailurePolicy, **options: Any
+    ) -> None:
         super().__init__(*args, **options)
-        self._policy = policy
+        self._policies = {"scaling_policy": policy, "failure_policy": failures}
 
     def _initialize_and_run_controller(self, **options: Any) -> Result:
-        return super()._initialize_and_run_controller(**options | {"scaling_policy": self._policy})
+        return super()._initialize_and_run_controller(**options | self._policies)
 
     unused: tuple[type, ...] = (DatasetsCallback,)
 

@@ -10,6 +10,7 @@ without a COMMIT, those put aside are deleted once training has passed their ste
 import json
 from collections.abc import Iterator
 
+from orchestrator.storage.json_files import read_json
 from orchestrator.storage.store import Store
 from orchestrator.train.checkpoint.format import COMMIT, INDEX, Commit, describe
 from orchestrator.train.health import EVIDENCE, STATE
@@ -44,7 +45,7 @@ def claim(store: Store, *, stage: str, inputs: str) -> str | None:
 def _begun(store: Store, folder: str) -> str | None:
     """None before the first start, and for what was trained without a driver (torchrun)."""
     key = f"{folder}/{BEGUN}"
-    return json.loads(store.get(key))["input"] if store.exists(key) else None
+    return read_json(store, key)["input"] if store.exists(key) else None
 
 
 def _put_aside(store: Store, folder: str, *, version: str) -> str | None:

@@ -1,6 +1,5 @@
 """`rushes status`: where a run stands, from its storage alone."""
 
-import json
 from typing import Any
 
 from rich.console import Console
@@ -14,6 +13,7 @@ from orchestrator.launch.spending import by_stage, from_json, in_total, left_out
 from orchestrator.launch.spending_table import spending_table
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
+from orchestrator.storage.json_files import read_lines
 from orchestrator.storage.store import Store
 
 
@@ -97,5 +97,5 @@ def _stage(store: Store, stage: Stage) -> dict[str, Any]:
 def _last_metrics(store: Store, key: str) -> dict[str, Any] | None:
     if not store.exists(key):
         return None
-    lines = store.get(key).decode().splitlines()
-    return json.loads(lines[-1]) if lines else None
+    rows, _ = read_lines(store.get(key))
+    return rows[-1] if rows else None

@@ -1,6 +1,5 @@
 """What is asked of the run's own storage: files that events name, and who owns the run."""
 
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from orchestrator.errors import RushesError, UserError
 from orchestrator.storage import attempts
+from orchestrator.storage.json_files import read_lines
 from orchestrator.storage.store import open_store
 from orchestrator.storage.uri import FILE_SCHEMES, local_path, scheme_of
 from orchestrator.tracking.sink import NotNowError, Point, RejectedError, points_of
@@ -36,7 +36,7 @@ def fetched(uri: str) -> Iterator[Path]:
 
 
 def logged(uri: str) -> list[Point]:
-    """All values of a ``metrics.jsonl``.
+    """All values of a ``metrics.jsonl``; lines that are damaged are left out.
 
     Raises:
         RejectedError: if there is none, or it holds something else.
@@ -44,11 +44,13 @@ def logged(uri: str) -> list[Point]:
     """
     points: list[Point] = []
     try:
-        with fetched(uri) as path, path.open(encoding="utf-8") as lines:
-            for line in lines:
-                values = json.loads(line)
-                head = {name: values.pop(name) for name in ("step", "time_ms")}
-                points.extend(points_of(head | {"values": values}))
+        with fetched(uri) as path:
+            rows, damaged = read_lines(path.read_bytes())
+        if damaged and not rows:
+            raise ValueError("no line of it is a logged step")
+        for values in rows:
+            head = {name: values.pop(name) for name in ("step", "time_ms")}
+            points.extend(points_of(head | {"values": values}))
     except (UserError, FileNotFoundError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise RejectedError(f"{uri}: {error!r}") from error
     except RushesError as error:

@@ -1,6 +1,7 @@
 """Moves events from the spool to a tracking server, in order, each once."""
 
 import logging
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from orchestrator.tracking.sink import (
 from orchestrator.tracking.spool import Line, State, StateFile, read_lines, reject
 
 _BATCH_POINTS = 1000
-_TRIES = 8  # of one event, while the server answers other calls
+_TRIES = 8  # of one event, at least, while the server answers other calls
+_GIVE_UP_S = 600.0  # of them, at least: what keeps artifacts may be away while the server is not
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,7 @@ class Pump:
         self._command = command
         self._start = start
         self._failures = 0
+        self._failing_since_s: float | None = None
         self.superseded = False
 
     def advance(self) -> bool:
@@ -81,11 +84,14 @@ class Pump:
             self._send(lines, state=state)
         except NotNowError as error:
             self._failures += 1
-            # The second condition narrows a batch to one line before that line is given up.
-            if self._failures <= _TRIES or len(lines) > 1 or not self._sink.answers():
+            self._failing_since_s = self._failing_since_s or time.monotonic()
+            has_tries = self._failures <= _TRIES
+            has_time = time.monotonic() - self._failing_since_s < _GIVE_UP_S
+            # The last condition narrows a batch to one line before that line is given up.
+            if has_tries or has_time or len(lines) > 1 or not self._sink.answers():
                 raise
             self._reject(lines[0], reason=f"failed {self._failures} times: {error}")
-        self._failures = 0
+        self._failures, self._failing_since_s = 0, None
         state.offset = lines[-1].end
         state.parent = state.parent or self._sink.find_run()
         self._file.save(state)

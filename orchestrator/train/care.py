@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from orchestrator.errors import RushesError, UnavailableError
+from orchestrator.storage.json_files import read_json
 from orchestrator.storage.store import Store
 from orchestrator.train.evidence import Evidence, Refusal, row_of, told_of
 from orchestrator.train.exchange import gather_json
@@ -61,7 +62,7 @@ class Care:
         def read() -> None:
             self._evidence.resume()
             if self._store.exists(self._key):
-                state = json.loads(self._store.get(self._key))
+                state = read_json(self._store, self._key)
                 self.rewinds, self.left_out = state["rewinds"], state["left_out"]
 
         self._first(read)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from orchestrator.storage.json_files import read_lines
 from orchestrator.storage.store import Store
 from orchestrator.train.exchange import gather_json
 from orchestrator.train.health import Taken
@@ -114,8 +115,8 @@ class Evidence:
     def resume(self) -> None:
         """Reads what earlier starts have left."""
         if self._store.exists(self._key):
-            for line in self._store.get(self._key).decode().splitlines():
-                self._keep(json.loads(line))
+            for row in read_lines(self._store.get(self._key))[0]:
+                self._keep(row)
 
     def add(self, row: Row, *, rewinds: int) -> None:
         """Adds a row, found after so many rewinds."""

@@ -3,18 +3,25 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from orchestrator.storage.json_files import read_lines
 from orchestrator.storage.local import writing
 from orchestrator.storage.store import Store
 
 
 class MetricsLog:
-    """A local JSONL file; a checkpoint takes a copy of the whole of it to the run's folder."""
+    """A local JSONL file; a checkpoint takes a copy of the whole of it to the run's folder.
+
+    Attributes:
+        damaged: lines of the run's copy that were left out.
+    """
 
     def __init__(self, path: Path, *, store: Store, key: str) -> None:
         self._path = path
         self._store = store
         self._key = key
+        self.damaged = 0
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -25,11 +32,10 @@ class MetricsLog:
 
     def resume(self, *, step: int) -> None:
         """Starts from the run's copy, without the steps after ``step``: they are run again."""
-        kept: list[str] = []
+        rows: list[dict[str, Any]] = []
         if step and self._store.exists(self._key):
-            for line in self._store.get(self._key).decode().splitlines():
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
+            rows, self.damaged = read_lines(self._store.get(self._key))
+        kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= step]
         with writing(self._path):
             self._path.write_text("".join(kept), encoding="utf-8")
 

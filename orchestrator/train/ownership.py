@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator.errors import FencedError
 from orchestrator.storage.attempts import newest_attempt
 from orchestrator.storage.errors import NotFoundError
+from orchestrator.storage.json_files import read_json
 from orchestrator.storage.store import Store
 
 OWNER = "owner.json"
@@ -60,7 +61,7 @@ class Ownership:
         """Raises FencedError unless this gang is still the owner."""
         self._check_attempt()
         try:
-            owner: dict[str, Any] = json.loads(self._store.get(self._key))
+            owner: dict[str, Any] = read_json(self._store, self._key)
         except NotFoundError:  # the folder was deleted below us: nobody else has taken it
             return
         if owner["token"] != self._token:
@@ -71,7 +72,7 @@ class Ownership:
 
     def _gangs_before(self) -> int:
         try:
-            owner: dict[str, Any] = json.loads(self._store.get(self._key))
+            owner: dict[str, Any] = read_json(self._store, self._key)
         except NotFoundError:
             return 0
         return owner["gangs"]

@@ -226,6 +226,8 @@ class Session:
     def _tell_history(self) -> None:
         """Where the steps so far are: another machine may have trained them, and told no more."""
         uri = self._log.uri if self._ranks.rank == 0 else None
+        if self._log.damaged:
+            self._note(f"damaged lines of {uri}: {self._log.damaged}, left out")
         if uri is not None:
             self._event({"kind": "history", "stage": self._job.stage, "uri": uri})
 

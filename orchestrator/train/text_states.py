@@ -15,6 +15,7 @@ from torch import Tensor
 from models.text.encoder import TextEncoder, TextStates, Tokens
 from models.text.states import EMPTY_CAPTION
 from orchestrator.recipe.recipe import Recipe
+from orchestrator.storage.json_files import read_json
 from orchestrator.storage.store import Store
 
 META_KEY = "text.json"
@@ -46,7 +47,7 @@ class TextTable:
     @classmethod
     def read(cls, store: Store, *, folder: str) -> "TextTable":
         """Opens what ``write`` left in an encode stage's folder."""
-        meta = json.loads(store.get(f"{folder}/{META_KEY}"))
+        meta = read_json(store, f"{folder}/{META_KEY}")
         raw = np.frombuffer(store.get(f"{folder}/{EMPTY_KEY}"), dtype=np.float32)
         names = meta.get("prompts", [])
         return cls(

@@ -1,6 +1,5 @@
 """Finished weights in a run's folder: EMA tensors as safetensors beside a config.json."""
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -8,6 +7,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from orchestrator.errors import UserError
+from orchestrator.storage.json_files import read_json
 from orchestrator.storage.store import Store
 
 WEIGHTS = "weights/ema.safetensors"
@@ -23,7 +23,7 @@ def read_config(store: Store, *, stage: str) -> dict[str, Any]:
     key = f"stages/{stage}/{CONFIG}"
     if not store.exists(key):
         raise UserError(f"stage {stage} has no finished weights in {store.uri}; train it first")
-    return json.loads(store.get(key))
+    return read_json(store, key)
 
 
 def read_weights(store: Store, *, stage: str) -> dict[str, Tensor]:

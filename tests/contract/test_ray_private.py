@@ -39,11 +39,13 @@ from orchestrator.cascade.policies import ElasticPolicy, FixedPolicy
 from orchestrator.cascade.trainer import PrivateStageTrainer, StageTrainer
 from orchestrator.errors import UserError
 
+FAILURES = DefaultFailurePolicy(FailureConfig())
+
 
 def test_the_helpers_that_we_leave_out_are_among_the_defaults() -> None:
     def names(trainer: type[StageTrainer]) -> set[str]:
         policy = FixedScalingPolicy(ScalingConfig(num_workers=1))
-        made = trainer(lambda: None, policy=policy)._create_default_callbacks()
+        made = trainer(lambda: None, policy=policy, failures=FAILURES)._create_default_callbacks()
         return {type(one).__name__ for one in made}
 
     class Everything(StageTrainer):
@@ -117,7 +119,7 @@ def test_what_a_node_has_left_is_asked_without_arguments() -> None:
     assert not inspect.signature(available_resources_per_node).parameters
 
 
-def test_a_trainer_hands_its_policy_to_the_controller(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trainer_hands_its_policies_to_the_controller(monkeypatch: pytest.MonkeyPatch) -> None:
     handed: dict[str, object] = {}
 
     def keep(self: DataParallelTrainer, **options: object) -> SimpleNamespace:
@@ -126,9 +128,10 @@ def test_a_trainer_hands_its_policy_to_the_controller(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(DataParallelTrainer, "_initialize_and_run_controller", keep)
     policy = FixedScalingPolicy(ScalingConfig(num_workers=1))
-    StageTrainer(lambda: None, policy=policy).fit()
+    StageTrainer(lambda: None, policy=policy, failures=FAILURES).fit()
     assert handed["scaling_policy"] is policy
-    assert {"failure_policy", "callbacks", "train_run_context"} < set(handed)
+    assert handed["failure_policy"] is FAILURES
+    assert {"callbacks", "train_run_context"} < set(handed)
 
 
 @pytest.mark.parametrize("policy", [ElasticPolicy, FixedPolicy])

@@ -115,6 +115,16 @@ def test_a_board_that_stays_out_of_reach_ends_the_gang(
     hooks.close()
 
 
+def test_the_controller_hears_where_a_gang_went_on(board: HereBoard) -> None:
+    board.enter.remote("dit")
+    assert look(board, "dit").began_at is None
+    event = {"kind": "moment", "moment": "loaded", "step": 20}
+    board.exchange.remote("dit", [json.dumps(event)])
+    assert look(board, "dit").began_at == 20
+    board.begin.remote("dit")
+    assert look(board, "dit").began_at is None
+
+
 def test_the_controller_hears_how_long_training_has_left(board: HereBoard) -> None:
     board.enter.remote("dit")
     hooks = BoardHooks(board, stage="dit")

@@ -8,7 +8,7 @@ import pytest
 from orchestrator.cascade.versions import claim
 from orchestrator.recipe.train import Save
 from orchestrator.storage.store import Store, open_store
-from orchestrator.train.checkpoint.format import INDEX, Commit, describe, folder
+from orchestrator.train.checkpoint.format import INDEX, VERSION, Commit, describe, folder
 from orchestrator.train.checkpoint.steps import committed, prune
 
 OLD, NEW = "a" * 64, "b" * 64
@@ -26,7 +26,7 @@ def save(store: Store, *, step: int, text: str) -> None:
     """A checkpoint as far as COMMIT and index go."""
     target = folder(CHECKPOINTS, step=step)
     index = text.encode()
-    commit = Commit(version=1, step=step, files={INDEX: describe(index)})
+    commit = Commit(version=VERSION, step=step, files={INDEX: describe(index)})
     store.put(f"{target}/{INDEX}", index)
     store.put(f"{target}/COMMIT", commit.to_bytes())
     store.put(METRICS, json.dumps({"step": step, "of": text}).encode())

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.tracking import pump as pump_room
 from orchestrator.tracking.pump import Pump
 from orchestrator.tracking.sink import NotNowError, Point, RejectedError
 from orchestrator.tracking.spool import REJECTED, SpoolWriter, StateFile
@@ -222,8 +223,10 @@ def test_a_refused_event_is_kept_aside_and_holds_up_nothing(
 
 
 def test_one_event_that_always_fails_is_given_up_while_the_server_answers(
-    tmp_path: Path, spool: SpoolWriter, sink: FakeSink
+    tmp_path: Path, spool: SpoolWriter, sink: FakeSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    now_s = 1000.0
+    monkeypatch.setattr(pump_room.time, "monotonic", lambda: now_s)
     spool.append({"kind": "artifact", "uri": "cursed"})
     spool.append({"kind": "note", "text": "after"})
     apply = sink.apply
@@ -235,9 +238,11 @@ def test_one_event_that_always_fails_is_given_up_while_the_server_answers(
 
     sink.apply = cursed  # type: ignore[method-assign]
     pump = pump_of(tmp_path, sink)
-    for _ in range(8):
+    for _ in range(50):
         with pytest.raises(NotNowError):
             pump.advance()
+        now_s += pump_room._GIVE_UP_S / 51
+    now_s += pump_room._GIVE_UP_S
     drain(pump)
     assert [event["kind"] for event in sink.applied] == ["note"]
     assert "internal error" in (tmp_path / REJECTED).read_text()

@@ -104,6 +104,22 @@ def test_a_stopped_denoiser_goes_on_bitwise(folder: Path) -> None:
         assert torch.equal(value, straight[key]), key
 
 
+def test_a_log_that_was_damaged_does_not_keep_a_checkpoint_from_being_used(folder: Path) -> None:
+    job = job_of(tiny_recipe(folder), "autoencoder", run_uri=f"{folder}/damaged-log")
+    run(job, hooks=Recorded(stop_after=4))
+    path = folder / "damaged-log" / "stages" / "autoencoder" / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-20] + b"\n")
+    again = Recorded()
+    assert run(job, hooks=again).status == "done"
+    said = [event["text"] for event in again.events if event["kind"] == "note"]
+    assert f"damaged lines of {path}: 1, left out" in said
+    steps = [step for step, *_ in curve(folder, "damaged-log", "autoencoder")]
+    assert steps == [1, 2, 3, *range(5, STEPS + 1)]
+    straight = weights(folder, "straight", "autoencoder")
+    for key, value in weights(folder, "damaged-log", "autoencoder").items():
+        assert torch.equal(value, straight[key]), key
+
+
 def test_a_checkpoint_says_what_made_it(folder: Path) -> None:
     path = folder / "straight" / "stages" / "dit" / "checkpoints" / f"step-{STEPS:08d}"
     made_by = json.loads((path / "index.json").read_text())["extra"]["made_by"]
