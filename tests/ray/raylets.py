@@ -44,9 +44,17 @@ class Raylet:
         raise AssertionError(f"the node did not start: {log.read_text()[-2000:]}")
 
     def kill(self) -> None:
-        """SIGKILL to the raylet: its workers die of it."""
-        raylets = psutil.Process(self._process.pid).children(recursive=True)
-        next(one for one in raylets if one.name() == "raylet").kill()
+        """SIGKILL to the raylet and all that it started; returns when none of it is left.
+
+        Its workers die of a raylet's end by themselves, but go on for some steps until they see it.
+        """
+        below = psutil.Process(self._process.pid).children(recursive=True)
+        raylet = next(one for one in below if one.name() == "raylet")
+        lost = [raylet, *raylet.children(recursive=True)]
+        for one in lost:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+        psutil.wait_procs(lost, timeout=START_S)
 
     def drain(self, *, deadline_s: int) -> None:
         """What a cloud says before it takes a spot node away."""
