@@ -87,7 +87,7 @@ class Pump:
             self._failing_since_s = self._failing_since_s or time.monotonic()
             has_tries = self._failures <= _TRIES
             has_time = time.monotonic() - self._failing_since_s < _GIVE_UP_S
-            # The last condition narrows a batch to one line before that line is given up.
+            # The third condition narrows a batch to one line before that line is given up.
             if has_tries or has_time or len(lines) > 1 or not self._sink.answers():
                 raise
             self._reject(lines[0], reason=f"failed {self._failures} times: {error}")
