@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.distributed.checkpoint.state_dict_saver import AsyncSaveResponse
 
 from models.sora.dit import VideoDiT
 from models.sora.dit_config import DiTConfig
@@ -49,8 +50,8 @@ class Round:
     """One save.
 
     Attributes:
-        blocked_s: what training waited for it: the call itself, and every later call that asks
-            how far it is.
+        blocked_s: what training waited for it: the call itself, the copy before the next update,
+            and every later call that asks how far it is.
         written_s: from its begin until all is there.
         step_ratio: mean step while it was written over the mean of those right before; None if
             nothing was left to write.
@@ -89,10 +90,15 @@ class Trainer:
             pooled_BD=torch.randn(1, TEXT_WIDTH),
         ).to(ranks.device)
 
-    def step(self) -> None:
-        """One optimizer step."""
+    def step(self, before_update: Callable[[], None] = lambda: None) -> None:
+        """One optimizer step.
+
+        Args:
+            before_update: called before the engine's state changes.
+        """
         found = self.engine(self._x, self._time, self._text)
         self.engine.backward((found - self._x).float().square().mean())
+        before_update()
         self.engine.step(lr=1e-4)
         self.wait()
 
@@ -107,10 +113,12 @@ class UnderWay:
     """A save that is written beside training.
 
     Attributes:
+        wait_for_copy: returns once the engine's state may change.
         idle: whether this rank has nothing to do for it.
         goes_on: told after every step whether that holds for all ranks; whether all is written.
     """
 
+    wait_for_copy: Callable[[], object]
     idle: Callable[[], bool]
     goes_on: Callable[[bool], bool]
 
@@ -133,14 +141,14 @@ class Ways:
             ownership=ownership,
         )
         self.pace = Pace(Save(keep=1), log_every=1, ranks=trainer.ranks, saver=self._saver)
-        # Reused, so that its host memory is allocated once; pinned where there is a GPU. The copy
-        # is waited for: weights must not change under it.
+        # Reused, so that its host memory is allocated once; pinned where there is a GPU. Staging
+        # in the background needs CUDA, its documentation says.
         on_gpu = trainer.ranks.device.type == "cuda"
         self._stager = DefaultStager(
             StagingOptions(
                 use_pinned_memory=on_gpu,
                 use_shared_memory=False,
-                use_async_staging=False,
+                use_async_staging=on_gpu,
                 use_non_blocking_copy=on_gpu,
             )
         )
@@ -155,20 +163,29 @@ class Ways:
             case "rushes":
                 self.pace.begins_save(self._step)
                 self._saver.begin(step=self._step, extra={})
-                return UnderWay(idle=lambda: self._saver.is_idle, goes_on=self._saver.poll)
+                return UnderWay(
+                    wait_for_copy=self._saver.wait_for_copy,
+                    idle=lambda: self._saver.is_idle,
+                    goes_on=self._saver.poll,
+                )
             case "deepspeed":
                 engine: Any = self._trainer.engine
                 with silent():
                     engine._engine.save_checkpoint(str(self._folder / way), tag="t")
                 return None
             case _:
-                future: Any = dcp.async_save(
+                found: Any = dcp.async_save(
                     self._state(),
                     storage_writer=dcp.FileSystemWriter(self._folder / way),
                     async_stager=self._stager,
                     process_group=self._group,
                 )
-                return UnderWay(idle=future.done, goes_on=lambda all_idle: all_idle)
+                is_staged = not isinstance(found, AsyncSaveResponse)
+                return UnderWay(
+                    wait_for_copy=(lambda: None) if is_staged else found.staging_completion.result,
+                    idle=(found if is_staged else found.upload_completion).done,
+                    goes_on=lambda all_idle: all_idle,
+                )
 
     def load(self, way: str) -> None:
         """Puts what was saved last back into the engine."""
@@ -231,7 +248,7 @@ def measure(
     for number in range(rounds + 1):  # the first one warms up
         for way in ways if number % 2 else reversed(ways):
             _settle(ranks)
-            before = [_step(trainer, all_ways)[0] for _ in range(PLAIN_STEPS)]
+            before = [_step(trainer, all_ways).took_s for _ in range(PLAIN_STEPS)]
             one = _saved(trainer, all_ways, way, plain_s=statistics.fmean(before))
             found[way].append(one)
             plain += before
@@ -268,11 +285,11 @@ def _saved(trainer: Trainer, ways: Ways, way: str, *, plain_s: float) -> Round:
     steps_s: list[float] = []
     is_written = save is None
     while not is_written:
-        took_s, all_idle = _step(trainer, ways, save)
-        steps_s.append(took_s)
+        step = _step(trainer, ways, save)
+        steps_s.append(step.took_s)
         asked_s = time.perf_counter()
-        is_written = save is None or save.goes_on(all_idle)
-        blocked_s += time.perf_counter() - asked_s
+        is_written = save is None or save.goes_on(step.all_idle)
+        blocked_s += step.waited_s + time.perf_counter() - asked_s
     ratio = statistics.fmean(steps_s) / plain_s if steps_s else None
     return Round(
         blocked_s=_slowest(blocked_s, ranks=trainer.ranks),
@@ -281,19 +298,31 @@ def _saved(trainer: Trainer, ways: Ways, way: str, *, plain_s: float) -> Round:
     )
 
 
-def _step(trainer: Trainer, ways: Ways, save: UnderWay | None = None) -> tuple[float, bool]:
-    """As in training: ours sees how long steps take, and ranks exchange two numbers after each.
+@dataclass(frozen=True)
+class _Step:
+    took_s: float  # without what it waited for
+    waited_s: float  # for the copy of a save
+    all_idle: bool
 
-    Returns:
-        Its seconds, and whether all ranks are idle.
-    """
+
+def _step(trainer: Trainer, ways: Ways, save: UnderWay | None = None) -> _Step:
+    """As in training: ours sees how long steps take, and ranks exchange two numbers after each."""
+    waited_s = 0.0
+
+    def wait() -> None:
+        nonlocal waited_s
+        began_s = time.perf_counter()
+        if save is not None:
+            save.wait_for_copy()
+        waited_s = time.perf_counter() - began_s
+
     ways.pace.step_begins()
     start_s = time.perf_counter()
-    trainer.step()
+    trainer.step(before_update=wait)
     _, all_idle = trainer.ranks.agree(0, save is None or save.idle())
-    took_s = time.perf_counter() - start_s
+    took_s = time.perf_counter() - start_s - waited_s
     ways.pace.step_ended()
-    return took_s, all_idle
+    return _Step(took_s=took_s, waited_s=waited_s, all_idle=all_idle)
 
 
 def _slowest(seconds: float, *, ranks: Ranks) -> float:

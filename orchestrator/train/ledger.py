@@ -27,7 +27,7 @@ CATEGORIES: tuple[Category, ...] = (
     "evaluation",
 )
 IN_STEPS: tuple[Category, ...] = ("data_wait", "compute", "communication")
-"""What a step is made of; the others come between steps."""
+"""What a step is made of; the others come between steps, or where one waits for a save's copy."""
 
 _NANO = 1e9
 

@@ -50,7 +50,21 @@ class Step:
 
 @dataclass(frozen=True)
 class Loop:
-    """What one rank trains, with what, on what."""
+    """What one rank trains, with what, on what.
+
+    Attributes:
+        stage: the recipe's.
+        seed: the recipe's.
+        task: what is trained.
+        engines: networks by name.
+        stream: this rank's clips.
+        ranks: this process and its peers.
+        asked: what this rank was asked to do.
+        idle: whether this rank writes no checkpoint.
+        before_update: called when gradients are there, before the engines' state changes.
+        ledger: this process's clock.
+        monitor: which gradients are applied.
+    """
 
     stage: Stage
     seed: int
@@ -60,6 +74,7 @@ class Loop:
     ranks: Ranks
     asked: Callable[[], Asked]
     idle: Callable[[], bool]
+    before_update: Callable[[], None]
     ledger: Ledger
     monitor: Monitor
 
@@ -121,6 +136,7 @@ class Loop:
                 self.engines[name].backward(loss.guarded)
                 window.add(loss.stats, loss.weights)
                 losses[name].append(loss.value.detach())
+        self.before_update()
         limits = self.monitor.limits(active)
         taken: dict[str, Taken] = {}
         for name in active:

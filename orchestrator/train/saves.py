@@ -24,7 +24,7 @@ MAX_LOST = 3  # in a row, that a stage trains on after
 
 
 class Saves:
-    """Saves and loads a stage; all methods but ``is_idle`` are collective.
+    """Saves and loads a stage; all methods but ``is_idle`` and ``wait_for_copy`` are collective.
 
     Args:
         job: the stage.
@@ -79,6 +79,10 @@ class Saves:
     def is_idle(self) -> bool:
         """Whether this rank writes nothing; not collective."""
         return self._saver.is_idle
+
+    def wait_for_copy(self) -> None:
+        """To be called before the engines change; not collective."""
+        self._saver.wait_for_copy()
 
     def resume(self) -> tuple[int, Window]:
         """Goes on from the newest checkpoint that is whole; from step 0 if there is none."""

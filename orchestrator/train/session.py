@@ -142,6 +142,7 @@ class Session:
             ranks=self._ranks,
             asked=self._pauses.asked,
             idle=self._saves.is_idle,
+            before_update=self._saves.wait_for_copy,
             ledger=self._ledger,
             monitor=self._care.monitor,
         )
@@ -169,6 +170,7 @@ class Session:
             return verdict  # a stop before the end comes first: the next start goes back
         self._saves.after(step, is_last=is_last)
         if self._preview.is_due(step.number):
+            self._saves.wait_for_copy()
             with self._ledger.in_phase("evaluation"):
                 self._preview.sample(self._engines, step=step.number)
         if pause:

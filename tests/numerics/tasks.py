@@ -1,7 +1,7 @@
 """What the ranks of a gang are told to do."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,13 @@ def micro_batches(ranks: Ranks, *, step: int) -> Iterator[tuple[Tensor, Tensor, 
 
 
 def train(
-    ranks: Ranks, engine: Engine, *, start: int, stop: int, poison: int | None = None
+    ranks: Ranks,
+    engine: Engine,
+    *,
+    start: int,
+    stop: int,
+    poison: int | None = None,
+    before_update: Callable[[], None] = lambda: None,
 ) -> tuple[list[float], list[float], list[bool]]:
     """Losses (means over the whole batch), gradient norms, and whether steps were applied.
 
@@ -113,6 +119,7 @@ def train(
             total = total + loss.detach() / ACCUMULATION
             last = ranks.rank == ranks.world_size - 1 and index == len(micros) - 1
             engine.backward(loss * float("nan") if step == poison and last else loss)
+        before_update()
         outcome = engine.step(lr=learning_rate(step, optim=OPTIM, steps=STEPS))
         losses.append((ranks.total(total) / ranks.world_size).item())
         norms.append(float(outcome.grad_norm))
@@ -172,7 +179,8 @@ def run_and_save(ranks: Ranks, setup: Setup, *, uri: str, save_at: int) -> tuple
     )
     saver.begin(step=save_at, extra={"setup": str(setup), "position": save_at * CLIPS})
     # The next steps run while the thread writes: what it writes must be the state of before.
-    second = Result(*train(ranks, engine, start=save_at, stop=STEPS), state=state(ranks, engine))
+    rest = train(ranks, engine, start=save_at, stop=STEPS, before_update=saver.wait_for_copy)
+    second = Result(*rest, state=state(ranks, engine))
     saver.finish()
     return first, second
 

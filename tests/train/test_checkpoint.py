@@ -523,6 +523,7 @@ def test_steps_after_the_copy_do_not_change_what_is_written(training: Training) 
     saver.begin(step=1, extra={})
     saver.poll(saver.is_idle)  # nothing is written: no commit, and no wait
     assert not training.path(1, "COMMIT").exists()
+    saver.wait_for_copy()
     advance(training.engine, step=0)
     going_on.set()
     saver.finish()
@@ -531,9 +532,30 @@ def test_steps_after_the_copy_do_not_change_what_is_written(training: Training) 
     assert bits(engine) == before != bits(training.engine)
 
 
+def test_a_copy_that_fails_loses_the_save_and_holds_nobody_up(
+    training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training.save_at(1)
+    saver = training.saver()
+
+    def no_memory(_: HostBuffers) -> None:
+        raise MemoryError("no memory")
+
+    monkeypatch.setattr(HostBuffers, "copy", no_memory)
+    saver.begin(step=2, extra={})
+    saver.wait_for_copy()
+    with pytest.raises(Exception, match="no memory"):
+        saver.finish()
+    assert not saver.is_under_way
+    assert training.path(1, "COMMIT").exists()
+    assert not training.path(2, "COMMIT").exists()
+
+
 def test_second_save_uses_the_memory_of_the_first(training: Training) -> None:
     buffers = HostBuffers({"net": training.engine}, ranks=ALONE)
-    first = [np.frombuffer(file.raw, dtype=np.uint8) for file in buffers.copy()]
+    first = [np.frombuffer(file.raw, dtype=np.uint8) for file in buffers.begin()]
+    buffers.copy()
     advance(training.engine, step=0)
-    second = [np.frombuffer(file.raw, dtype=np.uint8) for file in buffers.copy()]
+    second = [np.frombuffer(file.raw, dtype=np.uint8) for file in buffers.begin()]
+    buffers.copy()
     assert all(np.shares_memory(*pair) for pair in zip(first, second, strict=True))

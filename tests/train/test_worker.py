@@ -2,8 +2,9 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from orchestrator.recipe.digest import recipe_digest
 from orchestrator.recipe.load import parse_recipe
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.storage.folder import FolderStore
+from orchestrator.train.checkpoint.save import Saver
+from orchestrator.train.checkpoint.snapshot import HostBuffers, HostFile
 from orchestrator.train.encode import Encoder, encode_units, finish_encode
 from orchestrator.train.evaluate import evaluate, evaluate_stage
 from orchestrator.train.job import StageResult
@@ -187,6 +190,59 @@ def test_training_outlasts_a_save_that_the_store_does_not_take(
     straight = weights(folder, "straight", "autoencoder")
     for name, tensor in weights(folder, "away", "autoencoder").items():
         assert torch.equal(tensor, straight[name])
+
+
+def test_steps_and_previews_wait_for_the_copy_of_a_save(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = tiny_tree(folder)
+    dit = next(stage for stage in tree["stages"] if stage["id"] == "dit")
+    dit["train"]["preview"]["every_steps"] = 4
+    dit["save"] = {"every_steps": 1, "keep": STEPS}
+    recipe = parse_recipe(tree, origin="tiny")
+    saved: dict[str, list[list[str]]] = {}
+    for name in ("prompt", "late"):
+        if name == "late":
+            copy_when_waited_for(monkeypatch)
+        link_upstream(folder, run_name=name)
+        finish_stage(recipe, "dit", run_uri=f"{folder}/{name}")
+        dist.destroy_process_group()
+        checkpoints = sorted((folder / name / "stages/dit/checkpoints").iterdir())
+        saved[name] = [
+            [
+                file["xxh64"]
+                for file in json.loads((one / "index.json").read_text())["files"].values()
+            ]
+            for one in checkpoints
+        ]
+    assert saved["late"] == saved["prompt"]
+    assert len({tuple(one) for one in saved["late"]}) == STEPS
+
+
+def copy_when_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets training get as far as it ever can before a save copies its state."""
+    begin, copy = HostBuffers.begin, HostBuffers.copy
+    is_waited_for = [threading.Event()]
+
+    def begins(buffers: HostBuffers) -> list[HostFile]:
+        is_waited_for[0] = threading.Event()
+        return begin(buffers)
+
+    def copies(buffers: HostBuffers) -> None:
+        is_waited_for[0].wait()
+        copy(buffers)
+
+    def first(act: Callable[[Saver], Any]) -> Callable[[Saver], Any]:
+        def acts(saver: Saver) -> Any:
+            is_waited_for[0].set()
+            return act(saver)
+
+        return acts
+
+    monkeypatch.setattr(HostBuffers, "begin", begins)
+    monkeypatch.setattr(HostBuffers, "copy", copies)
+    monkeypatch.setattr(Saver, "wait_for_copy", first(Saver.wait_for_copy))
+    monkeypatch.setattr(Saver, "finish", first(Saver.finish))
 
 
 def test_a_metric_to_keep_by_that_is_not_logged_is_said_once(folder: Path) -> None:

@@ -53,6 +53,7 @@ class Pace:
         self._plain_s: deque[float] = deque(maxlen=STEPS)
         self._disturbed_s: list[float] = []  # steps since the last save began
         self._step_began_s: float | None = None
+        self._step_blocked_s = 0.0  # before it began
         self._blocked_before_s = 0.0
         self._blocked_s = 0.0  # by the last save of this gang
         self._failures = self._gangs = 0
@@ -104,13 +105,14 @@ class Pace:
 
     def step_begins(self) -> None:
         """To be called before every step."""
-        self._step_began_s = self._clock()
+        self._step_began_s, self._step_blocked_s = self._clock(), self._saver.blocked_s
 
     def step_ended(self) -> None:
         """To be called after every step, before anything else is done."""
         if self._step_began_s is None:  # the first one, which starts and compiles
             return
         took_s = self._clock() - self._step_began_s
+        took_s -= self._saver.blocked_s - self._step_blocked_s  # is counted by itself
         if not self._saver.is_under_way:
             self._plain_s.append(took_s)
             return

@@ -44,6 +44,7 @@ class _Pending:
     beside: Mapping[str, bytes]
     metrics: Mapping[str, float]
     started_s: float = field(default_factory=time.monotonic)
+    is_copied: threading.Event = field(default_factory=threading.Event)
     described: dict[str, File] = field(default_factory=dict[str, File])
     is_written: bool = False  # by every rank
     is_waited_for: threading.Event = field(default_factory=threading.Event)
@@ -59,8 +60,9 @@ class _Pending:
 class Saver:
     """Saves in three steps: copy to host memory, write, and commit when all ranks have written.
 
-    Only the copy holds up training: threads write and commit, ``poll`` looks how far they are. One
-    checkpoint is under way at a time; the next one waits for it. All methods are collective.
+    Threads do all three beside training, ``poll`` looks how far they are. What changes the engines'
+    state calls ``wait_for_copy`` before. One checkpoint is under way at a time; the next one waits
+    for it. All methods but ``wait_for_copy`` are collective.
 
     Args:
         store: where the run is.
@@ -118,7 +120,7 @@ class Saver:
         beside: Mapping[str, bytes] | None = None,
         metrics: Mapping[str, float] | None = None,
     ) -> None:
-        """Copies the state of now and starts to write it.
+        """Starts to copy and write the state of now, which has to stay until ``wait_for_copy``.
 
         Args:
             step: optimizer steps done.
@@ -140,12 +142,21 @@ class Saver:
                     for name, one in self._engines.items()
                 },
                 extra=extra,
-                files=self._buffers.copy(),
+                files=self._buffers.begin(),
                 beside=beside or {},
                 metrics=metrics or {},
             )
-            self._start(pending, self._write)
+            self._start(pending, self._copy_and_write)
             self._pending = pending
+
+    def wait_for_copy(self) -> None:
+        """Returns once the engines may change: a step, a load, weights that are lent the EMA.
+
+        Not collective. Whether the copy came about, ``poll`` and ``finish`` say.
+        """
+        if self._pending is not None and not self._pending.is_copied.is_set():
+            with self._blocking():
+                self._pending.is_copied.wait()
 
     def poll(self, all_idle: bool) -> bool:
         """Goes on with the checkpoint under way where that does not wait; for every step.
@@ -253,6 +264,13 @@ class Saver:
             self._pending = None
             place = f"{self._store.uri}/{folder(self._prefix, step=pending.step)}"
             raise heard(error, where=f"checkpoint {place} was not written") from pending.error
+
+    def _copy_and_write(self, pending: _Pending) -> None:
+        try:
+            self._buffers.copy()
+        finally:
+            pending.is_copied.set()
+        self._write(pending)
 
     def _write(self, pending: _Pending) -> None:
         target = folder(self._prefix, step=pending.step)

@@ -51,20 +51,34 @@ class HostBuffers:
         self._writer = secrets.token_hex(4)
         self._files: list[HostFile] = []
         self._places: list[Tensor] = []  # of each file's tensors
+        self._stream: torch.cuda.Stream | None = None  # beside the one that trains
+        if ranks.device.type == "cuda":
+            self._stream = torch.cuda.Stream(ranks.device)
         for part, fragments in enumerate(_parts(engines)):
             self._allocate(part, fragments)
 
-    def copy(self) -> list[HostFile]:
-        """Copies masters, moments and EMA; later steps do not change what is returned."""
+    def begin(self) -> list[HostFile]:
+        """The files that ``copy`` fills, from any thread, with masters, moments and EMA of now."""
+        if self._stream is not None:  # after what the GPU has still to do
+            self._stream.wait_stream(torch.cuda.current_stream(self._ranks.device))
+        return self._files
+
+    def copy(self) -> None:
+        """Fills the files of ``begin``; until it returns, the engines must not change."""
+        if self._stream is None:
+            self._fill()
+            return
+        with torch.cuda.stream(self._stream):
+            self._fill()
+        self._stream.synchronize()
+
+    def _fill(self) -> None:
         for place, fragments in zip(self._places, _parts(self._engines), strict=True):
             end = 0
             for run in _runs(tensor for _, tensor in _tensors(fragments)):
                 start, end = end, end + run.numel()
                 _copy(place[start:end], run)
             assert end == place.numel()
-        if self._ranks.device.type == "cuda":
-            torch.cuda.synchronize()
-        return self._files
 
     def _allocate(self, part: int, fragments: list[tuple[str, Fragment]]) -> None:
         rank, world_size = self._ranks.rank, self._ranks.world_size
