@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,6 +125,10 @@ class Index:
         for row, bucket in enumerate(zip(*sides, strict=True)):
             rows.setdefault(bucket, []).append(row)
         return rows
+
+    def keys(self, rows: Sequence[int]) -> list[str]:
+        """Keys of the samples in rows; shards may share keys."""
+        return self._columns["key"].take(pa.array(rows, pa.int64())).to_pylist()
 
     @property
     def uncaptioned(self) -> int:

@@ -13,6 +13,7 @@ from orchestrator.data.reader import Reader
 class Image:
     """A clip, or a single frame, that gives one image to a packed slot, and its wordings."""
 
+    key: str
     sample: dict[str, Any]
     captions: tuple[str, ...]
 
@@ -85,6 +86,10 @@ class PackedSlots:
         order = self._orders[bucket].batch(ordinal * self._batch + slot, size=packing.images)
         read = [self._reader.read(self._rows[bucket][place]) for place in order]
         return tuple(
-            Image(sample=arrays, captions=sample.captions if self._captions else ())
+            Image(
+                key=sample.key,
+                sample=arrays,
+                captions=sample.captions if self._captions else (),
+            )
             for sample, arrays in read
         )

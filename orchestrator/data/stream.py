@@ -23,6 +23,7 @@ class StepBatch:
     Attributes:
         step: optimizer step, from 0.
         position: of these clips in the order of data: the step, where none was left out.
+        ordinal: how many batches of the order before this one are of its bucket.
         slots: positions of these clips in the global batch: ``rank::world_size``.
         keys: sample keys, one per slot.
         samples: decoded arrays by name, one per slot.
@@ -34,6 +35,7 @@ class StepBatch:
 
     step: int
     position: int
+    ordinal: int
     slots: tuple[int, ...]
     keys: tuple[str, ...]
     samples: tuple[dict[str, Any], ...]
@@ -186,6 +188,7 @@ class Stream:
         return StepBatch(
             step=step,
             position=position,
+            ordinal=ordinal,
             slots=self._slots,
             keys=tuple(sample.key for sample, _ in read),
             samples=tuple(arrays for _, arrays in read),

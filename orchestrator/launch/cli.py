@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.launch.data_cli import data_app
+
 app = typer.Typer(
     name="rushes",
     help="Trains video generators on a cluster: one recipe, one loop, one command.",
@@ -15,6 +17,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+app.add_typer(data_app, name="data")
 
 
 class Form(StrEnum):

@@ -48,7 +48,7 @@ class Data(Strict):
 
     With ``images``, stages of single frames and slots of ``packed_images`` are filled from there
     and not with frames of ``train``, whose clips then need no captions where no network of videos
-    reads them.
+    reads them. With ``audit``, every rank keeps a log of the clips that it trained on.
     """
 
     train: Source
@@ -57,6 +57,7 @@ class Data(Strict):
     cache_dir: str | None = None  # default: a folder under the system's temporary folder
     cache_bytes: PositiveInt = 20_000_000_000
     memory_bytes: NonNegativeInt = 512_000_000  # decoded samples kept in memory per worker
+    audit: bool = False
 
     @property
     def sources(self) -> dict[str, Source]:

@@ -53,7 +53,7 @@ def recipe_identity(recipe: Recipe) -> dict[str, Any]:
         del tree[field]
     for source in recipe.data.sources:
         tree["data"][source].pop("uri")
-    for field in ("cache_dir", "cache_bytes", "memory_bytes"):
+    for field in ("cache_dir", "cache_bytes", "memory_bytes", "audit"):
         del tree["data"][field]
     tree["stages"] = [stage_identity(stage) for stage in recipe.stages]
     return tree

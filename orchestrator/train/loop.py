@@ -61,6 +61,7 @@ class Loop:
         ranks: this process and its peers.
         asked: what this rank was asked to do.
         idle: whether this rank writes no checkpoint.
+        took: called with the clips of every step that are trained on.
         before_update: called when gradients are there, before the engines' state changes.
         ledger: this process's clock.
         monitor: which gradients are applied.
@@ -74,6 +75,7 @@ class Loop:
     ranks: Ranks
     asked: Callable[[], Asked]
     idle: Callable[[], bool]
+    took: Callable[[StepBatch], None]
     before_update: Callable[[], None]
     ledger: Ledger
     monitor: Monitor
@@ -90,6 +92,7 @@ class Loop:
         for step in range(start, train.steps):
             with self.ledger.in_phase("data_wait"):
                 batch = self.stream.next()
+            self.took(batch)
             window.wait_s += self.stream.take_wait_s()
             window.count(self.task.work(self._seen(batch, step=step)), clips=train.batch)
             lr = learning_rate(step, optim=train.optim, steps=train.steps)

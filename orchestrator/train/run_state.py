@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.data.stream import Stream
 from orchestrator.recipe.digest import recipe_digest
 from orchestrator.recipe.recipe import Recipe
+from orchestrator.train.audit import Audit
 from orchestrator.train.care import Care
 from orchestrator.train.exchange import gather_json
 from orchestrator.train.loop import Step
@@ -23,6 +24,7 @@ class RunState:
     """The parts of a stage that go on where a checkpoint left them.
 
     Attributes:
+        audit: None where none is kept.
         metrics: as last logged.
     """
 
@@ -32,11 +34,13 @@ class RunState:
     recorder: Recorder
     log: MetricsLog
     care: Care
+    audit: Audit | None
     metrics: dict[str, float] = field(default_factory=dict[str, float])
 
     def extra(self, step: Step) -> dict[str, Any]:
         """What a checkpoint of now says beside its tensors, as JSON; collective."""
         window = Window() if step.ends_window else step.window
+        audit = {} if self.audit is None else {"audit": self.audit.piece(step.number)}
         return {
             "stream": self.stream.state_dict(),
             "step": step.number,
@@ -47,11 +51,19 @@ class RunState:
             "healthy": self.care.monitor.is_healthy,
             "sound_until": self.care.monitor.sound_until(step.number),
             "made_by": {"recipe": recipe_digest(self.recipe)} | _versions(),
-        }
+        } | audit
 
     def beside(self) -> dict[str, bytes]:
-        """Rank 0's files that are written with a checkpoint of now, by key of the store."""
-        return self.log.copy() | self.care.evidence() if self.ranks.rank == 0 else {}
+        """This rank's files that go with the checkpoint of ``extra``, by key of the store."""
+        files = {} if self.audit is None else self.audit.copy()
+        if self.ranks.rank == 0:
+            files |= self.log.copy() | self.care.evidence()
+        return files
+
+    def committed(self) -> None:
+        """To be called when the checkpoint of the last ``extra`` was committed."""
+        if self.audit is not None:
+            self.audit.committed()
 
     def start(self, found: Mapping[str, Any] | None) -> tuple[int, Window]:
         """The step and the window that training goes on with.
@@ -63,6 +75,8 @@ class RunState:
         if found is not None:
             step, window = int(found["step"]), self._restored(found)
         self.stream.leave_out(self.care.left_out)
+        if self.audit is not None:
+            self.audit.resume(None if found is None else found.get("audit"), step=step)
         if self.ranks.rank == 0:
             self.log.resume(step=step)
         return step, window

@@ -155,6 +155,7 @@ class Saves:
         try:
             if collect():
                 self._lost = 0
+                self._state.committed()
                 self.pace.committed()
                 self._say_untidy()
                 return True

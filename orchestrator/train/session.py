@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from orchestrator.data.stream import Stream
+from orchestrator.data.stream import StepBatch, Stream
 from orchestrator.errors import RushesError, heard, told
 from orchestrator.storage.store import Store
+from orchestrator.train.audit import Audit
 from orchestrator.train.care import Care
 from orchestrator.train.engine.base import Engine
 from orchestrator.train.exchange import gather_json
@@ -88,6 +89,7 @@ class Session:
             recorder=self._recorder,
             log=log,
             care=self._care,
+            audit=Audit(job.folder, ranks=ranks) if job.recipe.data.audit else None,
         )
         self._saves = Saves(
             job,
@@ -142,6 +144,7 @@ class Session:
             ranks=self._ranks,
             asked=self._pauses.asked,
             idle=self._saves.is_idle,
+            took=self._took,
             before_update=self._saves.wait_for_copy,
             ledger=self._ledger,
             monitor=self._care.monitor,
@@ -159,6 +162,10 @@ class Session:
                     self._beat.step = start
                     break
         return None
+
+    def _took(self, batch: StepBatch) -> None:
+        if self._state.audit is not None:
+            self._state.audit.took(batch)
 
     def _after(self, step: Step) -> Verdict | None:
         self._saves.pace.step_ended()

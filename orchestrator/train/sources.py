@@ -29,17 +29,13 @@ def open_stream(job: StageJob, *, ranks: Ranks) -> Stream:
     stage = job.spec
     train = stage.training
     data = job.recipe.data
-    names = job.recipe.reads(stage)
-    if stage.latents is not None:
-        uri = latents_uri(job.run, stage=stage.latents)
-    else:
-        uri = data.sources[names[0]].uri
     packing = None
     if train.packed_images:
-        images = Index.open(data.sources[names[-1]].uri) if len(names) > 1 else None
+        uri = images_uri(job.recipe, stage)
+        images = None if uri is None else Index.open(uri)
         packing = Packing(share=train.packed_images, images=train.clip.frames, index=images)
     return Stream(
-        Index.open(uri),
+        Index.open(clips_uri(job.recipe, stage, run=job.run)),
         seed=seed_of(job.recipe.seed, stage.id, "order"),
         batch=train.batch,
         rank=ranks.rank,
@@ -51,6 +47,21 @@ def open_stream(job: StageJob, *, ranks: Ranks) -> Stream:
         captions=train.reads_captions,
         packing=packing,
     )
+
+
+def clips_uri(recipe: Recipe, stage: Stage, *, run: str) -> str:
+    """What a training stage draws its batches from: a source, or latents in the run's folder."""
+    if stage.latents is not None:
+        return latents_uri(run, stage=stage.latents)
+    return recipe.data.sources[recipe.reads(stage)[0]].uri
+
+
+def images_uri(recipe: Recipe, stage: Stage) -> str | None:
+    """What a training stage draws independent images from; None if that is its clips or nothing."""
+    names = recipe.reads(stage)
+    if stage.training.packed_images and len(names) > 1:
+        return recipe.data.sources[names[-1]].uri
+    return None
 
 
 def check_clips(recipe: Recipe, indexes: Mapping[str, Index]) -> None:

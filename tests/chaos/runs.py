@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from orchestrator.launch.audit import audit_run
 from orchestrator.storage.store import Store
 from orchestrator.train.checkpoint.steps import committed
 from tests.tiny import tiny_tree
@@ -59,7 +60,7 @@ class Place:
         tree |= {"runs": self.runs, "tracking": {"uri": self.tracking_uri}}
         for name in ("train", "eval"):
             tree["data"][name]["uri"] = f"{clips}/{name}"
-        tree["data"]["cache_dir"] = str(self.folder / "clips-cache")
+        tree["data"] |= {"cache_dir": str(self.folder / "clips-cache"), "audit": True}
         stage = next(one for one in tree["stages"] if one["id"] == STAGE)
         stage["train"]["steps"] = STEPS
         stage["save"] = {"every_steps": save_every, "keep": 2}
@@ -119,8 +120,7 @@ class Result:
         weights: a hash of what the run is for.
         state: hashes of the newest checkpoint's files by rank: masters, moments, EMA.
         position: where in the clips it stands.
-        curve: every step once, with its losses, gradient norms and learning rate. They follow
-            from the clips of the step, so no clip was left out or shown twice.
+        curve: every step once, with its losses, gradient norms and learning rate.
     """
 
     weights: str
@@ -161,6 +161,14 @@ def curve(store: Store) -> list[tuple[int, dict[str, float]]]:
 
 def _is_judged(name: str) -> bool:
     return name.split("/")[0] in _JUDGED
+
+
+def assert_each_clip_once(store: Store) -> None:
+    """The logs of all gangs of a finished run together prove it."""
+    (found,) = audit_run(store.uri, on_steps=lambda *_: None)
+    assert found.report.faults == []
+    assert (found.start, found.report.steps) == (0, STEPS)
+    assert found.report.epochs[0].is_whole
 
 
 def assert_tracked(place: Place, store: Store, *, last: Ended) -> None:

@@ -18,6 +18,7 @@ from tests.chaos.runs import (
     Ended,
     Place,
     Result,
+    assert_each_clip_once,
     assert_tracked,
     ended,
     result_of,
@@ -135,6 +136,7 @@ def test_every_start_goes_on_from_it(story: Story) -> None:
 
 def test_the_end_is_bitwise_that_of_an_undisturbed_run(story: Story, undisturbed: Result) -> None:
     assert result_of(story.store) == undisturbed
+    assert_each_clip_once(story.store)
 
 
 def test_every_step_is_tracked_once(story: Story) -> None:

@@ -12,6 +12,7 @@ from tests.chaos.runs import (
     LIMIT_S,
     Place,
     Result,
+    assert_each_clip_once,
     assert_tracked,
     ended,
     result_of,
@@ -49,6 +50,7 @@ def test_a_bucket_that_is_down_for_a_minute_is_waited_for(
     assert proxy.hits > 1
     store = open_store(place.uri)
     assert result_of(store) == undisturbed
+    assert_each_clip_once(store)
     assert_tracked(place, store, last=end)
 
 
@@ -63,6 +65,7 @@ def test_a_tracker_that_is_down_for_the_whole_run_gets_it_later(
     assert "nothing is lost, the next start sends the rest" in end.out
     store = open_store(place.uri)
     assert result_of(store) == undisturbed
+    assert_each_clip_once(store)
     try:
         server.start()
         end = ended(place.start())

@@ -13,6 +13,7 @@ from tests.chaos.runs import (
     LIMIT_S,
     Place,
     Result,
+    assert_each_clip_once,
     assert_tracked,
     ended,
     result_of,
@@ -72,5 +73,6 @@ def test_the_older_one_wakes_when_the_newer_has_finished(
     # Its files have names of their own; without a COMMIT they do not exist.
     assert all("/rank-" in key for key in after.keys() - before.keys())
     assert result_of(store) == undisturbed
+    assert_each_clip_once(store)
     assert len(store.list("attempts/")) == 2
     assert_tracked(place, store, last=newer)

@@ -28,6 +28,7 @@ from tests.chaos.runs import (
     Ended,
     Place,
     Result,
+    assert_each_clip_once,
     assert_tracked,
     ended,
     result_of,
@@ -271,6 +272,7 @@ def test_the_run_goes_on_from_its_storage_on_a_new_cluster(story: Story) -> None
 
 def test_the_end_is_bitwise_that_of_an_undisturbed_gang(story: Story, undisturbed: Result) -> None:
     assert result_of(story.store) == undisturbed
+    assert_each_clip_once(story.store)
 
 
 def test_every_step_is_tracked_once(story: Story) -> None:

@@ -126,7 +126,7 @@ class Saver:
             step: optimizer steps done.
             extra: JSON that ``load_latest`` gives back. Of the steps until its ``sound_until``,
                 if it says that, the newest checkpoint without ``healthy: false`` is kept.
-            beside: rank 0's, bytes by key of the store, written over what is there before the
+            beside: this rank's, bytes by key of the store, written over what is there before the
                 commit: where the checkpoint exists, they do.
             metrics: values that ``Save.keep_best`` may ask for.
 
@@ -283,8 +283,8 @@ class Saver:
                 pending.is_waited_for.wait(REST * (time.monotonic() - began_s))
         if pending.beside and self._ranks.rank == 0:
             self._ownership.check()
-            for key, raw in pending.beside.items():
-                self._store.put(key, raw)
+        for key, raw in pending.beside.items():
+            self._store.put(key, raw)
 
     def _commit(self, index: Index, pending: _Pending) -> None:
         target = folder(self._prefix, step=pending.step)

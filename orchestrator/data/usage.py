@@ -1,0 +1,87 @@
+"""Rows of an audit: which clips each step was trained on, as every rank puts them down."""
+
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from models.config import Strict
+from orchestrator.data.index import Bucket
+from orchestrator.data.stream import StepBatch
+
+
+class Use(Strict):
+    """One rank's clips of one step.
+
+    Attributes:
+        step: optimizer steps done with it, from 1.
+        position, bucket, ordinal: as ``StepBatch`` has them.
+        slots: of the global batch.
+        keys: of the clips, one per slot.
+        packed: for slots that hold independent images instead of their clip, the keys of those.
+    """
+
+    step: int
+    position: int
+    bucket: Bucket
+    ordinal: int
+    slots: tuple[int, ...]
+    keys: tuple[str, ...]
+    packed: dict[int, tuple[str, ...]] = Field(default_factory=dict)
+
+
+class Head(Strict):
+    """First line of a rank's part of a piece.
+
+    Attributes:
+        before: the piece before; None for the first one.
+        start: steps done before it.
+        stop: steps done with it.
+        rank, world_size: of the process.
+    """
+
+    before: str | None
+    start: int
+    stop: int
+    rank: int
+    world_size: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one rank trained on between two checkpoints."""
+
+    head: Head
+    uses: tuple[Use, ...]
+
+    def to_bytes(self) -> bytes:
+        """JSON lines: the head, then a line a step."""
+        lines = [self.head.model_dump_json()]
+        lines += [use.model_dump_json(exclude_defaults=True) for use in self.uses]
+        return ("\n".join(lines) + "\n").encode()
+
+    @classmethod
+    def parse(cls, raw: bytes) -> "Part":
+        """Reads ``to_bytes``.
+
+        Raises:
+            ValueError: if it is something else.
+        """
+        first, *rest = raw.decode().splitlines() or [""]
+        return cls(
+            head=Head.model_validate_json(first),
+            uses=tuple(Use.model_validate_json(line) for line in rest),
+        )
+
+
+def use_of(batch: StepBatch) -> Use:
+    """What a step's clips are put down as."""
+    images = zip(batch.slots, batch.packed, strict=True)
+    return Use(
+        step=batch.step + 1,
+        position=batch.position,
+        bucket=batch.bucket,
+        ordinal=batch.ordinal,
+        slots=batch.slots,
+        keys=batch.keys,
+        packed={slot: tuple(image.key for image in some) for slot, some in images if some},
+    )
