@@ -182,8 +182,8 @@ def _write_latents(job: StageJob) -> None:
         )
         for number in range(CLIPS)
     ]
-    rows = write_shard(store, shard_name(0), samples)
-    write_index(store, rows, origin={"random": CLIPS})
+    written = write_shard(store, shard_name(0), samples)
+    write_index(store, [written], origin={"random": CLIPS})
 
 
 def _in_a_process(spec: dict[str, Any]) -> dict[str, Any]:

@@ -4,10 +4,14 @@ import fcntl
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import quote
 
+import xxhash
+
+from orchestrator.errors import UserError
 from orchestrator.storage.local import writing
 from orchestrator.storage.store import Store
 
@@ -15,9 +19,23 @@ _FIELD = "data.cache_dir"
 
 
 class ShardCache:
-    """Copies of a remote store's shards in a folder that all ranks of a node share."""
+    """Copies of a remote store's shards in a folder that all ranks of a node share.
 
-    def __init__(self, store: Store, *, folder: str | None, budget_bytes: int) -> None:
+    Args:
+        store: where the shards lie.
+        folder: of the copies; None for one below the system's temporary folder.
+        budget_bytes: of that folder, over all stores.
+        hashes: xxh64 of whole shards by name, of those that it is known of.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        folder: str | None,
+        budget_bytes: int,
+        hashes: Mapping[str, str],
+    ) -> None:
         name = hashlib.sha256(store.uri.encode()).hexdigest()[:16]
         root = Path(folder) if folder else _default_folder()
         self._store = store
@@ -26,9 +44,14 @@ class ShardCache:
         with writing(self._folder, field=_FIELD):
             self._folder.mkdir(parents=True, exist_ok=True)
         self._budget_bytes = budget_bytes
+        self._hashes = hashes
 
     def read(self, shard: str, *, offset: int, size: int) -> bytes:
-        """Bytes of a shard, which is fetched first if it is not here."""
+        """Bytes of a shard, which is fetched first if it is not here.
+
+        Raises:
+            UserError: if it is not what its hash says, also when it is fetched once more.
+        """
         path = self._path(shard)
         while True:
             try:
@@ -44,13 +67,13 @@ class ShardCache:
         self._path(shard).unlink(missing_ok=True)
 
     def _path(self, shard: str) -> Path:
-        return self._folder / shard.replace("/", "_")
+        return self._folder / quote(shard, safe="")
 
     def _fetch(self, shard: str, path: Path) -> None:
         with self._locked(path.name):
             if path.exists():
                 return  # another rank was faster
-            data = self._store.get(shard)
+            data = self._whole(shard)
             self._make_room(len(data))
             part = path.with_suffix(".part")  # ours while we hold the lock, also a dead rank's
             with writing(part, field=_FIELD):
@@ -60,6 +83,18 @@ class ShardCache:
                     part.unlink(missing_ok=True)
                     raise
                 part.replace(path)
+
+    def _whole(self, shard: str) -> bytes:
+        wanted = self._hashes.get(shard)
+        for _ in range(2):
+            data = self._store.get(shard)
+            seen = xxhash.xxh64_hexdigest(data)
+            if wanted in (None, seen):
+                return data
+        raise UserError(
+            f"{self._store.uri}/{shard} is damaged: xxh64={seen}, wanted {wanted}; it was fetched "
+            "twice"
+        )
 
     def _make_room(self, needed_bytes: int) -> None:
         files: list[tuple[float, int, Path]] = []

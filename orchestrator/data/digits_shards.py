@@ -14,8 +14,14 @@ from typing import Any
 
 from orchestrator.data.decode import npz_bytes
 from orchestrator.data.digits.source import DigitClip, Split, digit_clip
-from orchestrator.data.index import HEAD, Index, write_index
-from orchestrator.data.shards import NewSample, shard_name, write_shard, written_rows
+from orchestrator.data.index import HEAD, Index, WrittenShard, write_index
+from orchestrator.data.shards import (
+    NewSample,
+    is_written,
+    read_written,
+    shard_name,
+    write_shard,
+)
 from orchestrator.errors import UserError
 from orchestrator.recipe.data import ClipShape, Digits
 from orchestrator.storage.store import open_store
@@ -24,8 +30,6 @@ VERSION = 2  # of the rendering: another one gives other clips
 CLIPS_PER_SHARD = 512
 ORIGIN = "origin.json"  # written first: what the shards of a stopped writer were made from
 _WORKERS = 2
-
-Rows = list[dict[str, Any]]
 
 
 def ensure_digits(
@@ -58,19 +62,21 @@ def ensure_digits(
         return index
     if not store.put_new(ORIGIN, json.dumps(origin).encode()):
         _check_origin(uri, seen=json.loads(store.get(ORIGIN)), wanted=origin)
-    rows = {
-        number: written_rows(store, shard_name(number))
-        for number in range(-(-spec.clips // CLIPS_PER_SHARD))
+    numbers = range(-(-spec.clips // CLIPS_PER_SHARD))
+    written = {
+        number: read_written(store, shard_name(number))
+        for number in numbers
+        if is_written(store, shard_name(number))
     }
-    written = sum(map(len, rows.values()))
-    on_clips(written, spec.clips)
-    missing = [number for number, there in rows.items() if not there]
+    clips = sum(len(one.rows) for one in written.values())
+    on_clips(clips, spec.clips)
+    missing = [number for number in numbers if number not in written]
     with closing(_made(spec, split=split, uri=uri, numbers=missing)) as shards:
         for number, made in shards:
-            rows[number] = made
-            written += len(made)
-            on_clips(written, spec.clips)
-    write_index(store, [row for number in sorted(rows) for row in rows[number]], origin=origin)
+            written[number] = made
+            clips += len(made.rows)
+            on_clips(clips, spec.clips)
+    write_index(store, [written[number] for number in numbers], origin=origin)
     return Index.open(uri)
 
 
@@ -92,8 +98,8 @@ def _check_origin(uri: str, *, seen: dict[str, Any], wanted: dict[str, Any]) -> 
 
 def _made(
     spec: Digits, *, split: Split, uri: str, numbers: list[int]
-) -> Generator[tuple[int, Rows], None, None]:
-    """Writes shards and yields each one's rows as it is done."""
+) -> Generator[tuple[int, WrittenShard], None, None]:
+    """Writes shards and yields each one as it is done."""
     if len(numbers) < 2:
         for number in numbers:
             yield number, _write(spec, split, uri, number)
@@ -130,7 +136,7 @@ def _follow_parent() -> None:
     threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
-def _write(spec: Digits, split: Split, uri: str, number: int) -> Rows:
+def _write(spec: Digits, split: Split, uri: str, number: int) -> WrittenShard:
     first = number * CLIPS_PER_SHARD
     samples = [
         _sample(spec, split=split, index=index)

@@ -1,44 +1,34 @@
 """The index beside a source's shards: where every member of every sample is, and what it is."""
 
-import hashlib
-import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from pydantic import ValidationError
+from numpy.typing import NDArray
 
-from models.config import Strict
+from orchestrator.data.head import HEAD, VERSION, Head, Shard, read_head
+from orchestrator.data.table import SCHEMA, TABLE, read_table, table_bytes, table_digest, table_of
 from orchestrator.errors import UserError
-from orchestrator.storage.errors import NotFoundError
 from orchestrator.storage.store import Store, open_store
 
-TABLE = "index.parquet"
-HEAD = "index.json"  # written last: a source without it is not finished
-VERSION = 1
+__all__ = [
+    "HEAD",
+    "TABLE",
+    "Bucket",
+    "Index",
+    "Member",
+    "Sample",
+    "Shard",
+    "WrittenShard",
+    "write_index",
+]
 
 Bucket = tuple[int, int, int]  # frames, height, width
-
-_MEMBER = pa.struct(
-    [("ext", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("xxh64", pa.string())]
-)
-SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("shard", pa.string()),
-        ("frames", pa.int32()),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-        ("fps", pa.float64()),
-        ("source", pa.string()),
-        ("captions", pa.list_(pa.string())),
-        ("labels", pa.string()),  # JSON
-        ("members", pa.list_(_MEMBER)),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -53,7 +43,11 @@ class Member:
 
 @dataclass(frozen=True)
 class Sample:
-    """One clip as the index knows it."""
+    """One clip as the index knows it.
+
+    ``duration_s`` is of the stored frames; ``start_s`` and ``end_s`` are in the ``original`` that
+    it was cut from, all three None where it was not.
+    """
 
     key: str
     shard: str
@@ -62,22 +56,27 @@ class Sample:
     captions: tuple[str, ...]
     labels: dict[str, Any]
     members: tuple[Member, ...]
+    duration_s: float
+    original: str | None
+    start_s: float | None
+    end_s: float | None
 
 
-class _Head(Strict):
-    """What makes a source exist: the names of its shards, and a digest of its table."""
+@dataclass(frozen=True)
+class WrittenShard:
+    """A shard that is written, and one dictionary of SCHEMA per sample in it."""
 
-    version: int
-    digest: str
-    samples: int
-    shards: tuple[str, ...]
-    origin: dict[str, Any]
+    shard: Shard
+    rows: list[dict[str, Any]]
 
 
 class Index:
-    """The samples of one source, in the order in which they were written."""
+    """The samples of one source, in the order in which they were written.
 
-    def __init__(self, store: Store, *, table: pa.Table, head: _Head) -> None:
+    ``store`` is where the shards lie; the index itself may be elsewhere.
+    """
+
+    def __init__(self, store: Store, *, table: pa.Table, head: Head) -> None:
         self.store = store
         self._table = table
         self._columns = {name: table[name].combine_chunks() for name in SCHEMA.names}
@@ -85,26 +84,32 @@ class Index:
 
     @classmethod
     def open(cls, uri: str) -> "Index":
-        """Reads the index at a source's folder and checks that its shards are there.
+        """Reads the index at a source's folder; whether the shards are there is not looked at.
 
         Raises:
-            UserError: if there is no index, it is damaged or of another version, or a shard is
-                missing.
+            UserError: if there is no index, or it is damaged or of another version.
         """
         store = open_store(uri)
-        head = _read_head(store)
-        there = set(store.list(""))
-        missing = sorted(set(head.shards) - there)
+        head = read_head(store)
+        table = read_table(store, samples=head.samples)
+        return cls(store if head.base is None else open_store(head.base), table=table, head=head)
+
+    def check_shards(self) -> None:
+        """Lists the folder of the shards, once.
+
+        Raises:
+            UserError: if a shard is missing.
+        """
+        missing = sorted(set(self.shards) - set(self.store.list("")))
         if missing:
             raise UserError(
-                f"{store.uri}/{missing[0]}: the shard is missing, wanted all {len(head.shards)} "
-                f"shards of the index ({len(missing)} missing)"
+                f"{self.store.uri}/{missing[0]}: the shard is missing, wanted all "
+                f"{len(self.shards)} shards of the index ({len(missing)} missing)"
             )
-        return cls(store, table=_read_table(store, samples=head.samples), head=head)
 
     @property
     def digest(self) -> str:
-        """Sha256 over every key, caption and member hash."""
+        """Sha256 over every key, caption and member hash, and over cuts."""
         return self._head.digest
 
     @property
@@ -115,7 +120,22 @@ class Index:
     @property
     def shards(self) -> tuple[str, ...]:
         """Names of the shards, in order."""
-        return self._head.shards
+        return tuple(shard.name for shard in self._head.shards)
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Xxh64 of whole shards by name, of those that it is known of."""
+        return {one.name: one.xxh64 for one in self._head.shards if one.xxh64 is not None}
+
+    @property
+    def table(self) -> pa.Table:
+        """All rows."""
+        return self._table
+
+    @property
+    def head(self) -> Head:
+        """What ``index.json`` says."""
+        return self._head
 
     @property
     def buckets(self) -> dict[Bucket, list[int]]:
@@ -131,10 +151,20 @@ class Index:
         return self._columns["key"].take(pa.array(rows, pa.int64())).to_pylist()
 
     @property
+    def durations_s(self) -> NDArray[np.float64]:
+        """Stored frames over frames per second of every row, [N]."""
+        return self._columns["frames"].to_numpy() / self._columns["fps"].to_numpy()
+
+    @property
+    def wordings(self) -> Counter[int]:
+        """How many samples have so many captions."""
+        lengths = self._columns["captions"].value_lengths().to_numpy(zero_copy_only=False)
+        return Counter(lengths.tolist())
+
+    @property
     def uncaptioned(self) -> int:
         """Samples that have no caption."""
-        lengths = self._columns["captions"].value_lengths().to_numpy(zero_copy_only=False)
-        return int((lengths == 0).sum())
+        return self.wordings[0]
 
     def __len__(self) -> int:
         return self._table.num_rows
@@ -143,70 +173,55 @@ class Index:
         """The sample in a row."""
         return _sample({name: column[row].as_py() for name, column in self._columns.items()})
 
+    def rows_of(self, shard: str) -> list[int]:
+        """The rows of a shard's samples, in order; none if it holds no sample."""
+        return self._rows_by_shard.get(shard, [])
+
     def of_shard(self, shard: str) -> list[Sample]:
         """The samples in a shard, in order."""
-        rows = [row for row, name in enumerate(self._table["shard"].to_pylist()) if name == shard]
-        return [_sample(row) for row in self._table.take(rows).to_pylist()]
+        return [_sample(row) for row in self._table.take(self.rows_of(shard)).to_pylist()]
+
+    @cached_property
+    def _rows_by_shard(self) -> dict[str, list[int]]:
+        coded = self._columns["shard"].dictionary_encode()
+        codes = coded.indices.to_numpy()
+        order = np.argsort(codes, kind="stable")
+        names = coded.dictionary.to_pylist()
+        bounds = np.searchsorted(codes[order], np.arange(len(names) + 1))
+        return {
+            name: order[bounds[code] : bounds[code + 1]].tolist() for code, name in enumerate(names)
+        }
 
 
-def write_index(store: Store, rows: Iterable[dict[str, Any]], *, origin: dict[str, Any]) -> str:
+def write_index(
+    store: Store,
+    written: Iterable[WrittenShard],
+    *,
+    origin: dict[str, Any],
+    base: str | None = None,
+) -> str:
     """Writes the table, then the head that makes the source exist; returns the digest.
 
     Args:
         store: the source's folder.
-        rows: dictionaries of SCHEMA, as ``shards.write_shard`` returns them.
+        written: its shards, as ``shards.write_shard`` returns them; those without samples are
+            left out.
         origin: JSON that says what the shards were made from.
+        base: URI of the folder with the shards; None if they are in the source's.
     """
-    table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
-    head = _Head(
+    filled = [one for one in written if one.rows]
+    table = table_of([row for one in filled for row in one.rows])
+    head = Head(
         version=VERSION,
-        digest=_digest(table),
+        digest=table_digest(table),
         samples=table.num_rows,
-        shards=tuple(table.column("shard").unique().to_pylist()),
+        shards=tuple(one.shard for one in filled),
+        base=base,
         origin=origin,
     )
-    store.put(TABLE, buffer.getvalue())
+    store.put(TABLE, table_bytes(table))
     store.put(HEAD, head.model_dump_json(indent=1).encode())
     return head.digest
-
-
-def _read_head(store: Store) -> _Head:
-    where = f"{store.uri}/{HEAD}"
-    try:
-        raw = store.get(HEAD)
-    except NotFoundError:
-        raise UserError(f"{where}: not there, wanted a folder of indexed shards") from None
-    try:
-        head = _Head.model_validate_json(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "file"
-        raise UserError(f"{where}: {field} is damaged ({first['msg']})") from None
-    if head.version != VERSION:
-        raise UserError(f"{where}: version={head.version}, wanted {VERSION}")
-    return head
-
-
-def _read_table(store: Store, *, samples: int) -> pa.Table:
-    where = f"{store.uri}/{TABLE}"
-    try:
-        table = pq.read_table(
-            io.BytesIO(store.get(TABLE)), schema=SCHEMA, page_checksum_verification=True
-        )
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{where}: damaged ({str(error).splitlines()[0]})") from None
-    if table.num_rows != samples:
-        raise UserError(f"{where}: {table.num_rows} samples, wanted {samples} as {HEAD} says")
-    return table
-
-
-def _digest(table: pa.Table) -> str:
-    digest = hashlib.sha256()
-    for name in ("key", "captions", "members"):
-        digest.update(json.dumps(table.column(name).to_pylist(), sort_keys=True).encode())
-    return digest.hexdigest()
 
 
 def _sample(row: dict[str, Any]) -> Sample:
@@ -218,4 +233,8 @@ def _sample(row: dict[str, Any]) -> Sample:
         captions=tuple(row["captions"]),
         labels=json.loads(row["labels"]),
         members=tuple(Member(**member) for member in row["members"]),
+        duration_s=row["frames"] / row["fps"],
+        original=row["original"],
+        start_s=row["start_s"],
+        end_s=row["end_s"],
     )

@@ -45,15 +45,17 @@ class Reader:
         self._cache = (
             None
             if is_local
-            else ShardCache(index.store, folder=cache_dir, budget_bytes=cache_bytes)
+            else ShardCache(
+                index.store, folder=cache_dir, budget_bytes=cache_bytes, hashes=index.hashes
+            )
         )
 
     def read(self, row: int) -> tuple[Sample, dict[str, Any]]:
         """The sample in a row and its arrays; callers must not write into them.
 
         Raises:
-            UserError: if a member is not what its hash says, also after it was fetched again, or
-                cannot be decoded.
+            UserError: if a member or its shard is not what its hash says, also after it was fetched
+                again, or cannot be decoded.
         """
         if row in self._kept:
             self._kept.move_to_end(row)

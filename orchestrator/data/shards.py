@@ -13,7 +13,8 @@ from typing import Any
 
 import xxhash
 
-from orchestrator.data.index import Bucket
+from orchestrator.data.index import Bucket, Shard, WrittenShard
+from orchestrator.data.names import key_and_ext, unsafe
 from orchestrator.storage.store import Store
 
 _ROWS = ".rows.json"
@@ -21,7 +22,11 @@ _ROWS = ".rows.json"
 
 @dataclass(frozen=True)
 class NewSample:
-    """A sample to be written: its files by extension, and what the index says of it."""
+    """A sample to be written: its files by extension, and what the index says of it.
+
+    ``start_s`` and ``end_s`` are in the ``original`` that it was cut from, all three None where it
+    was not.
+    """
 
     key: str
     members: Mapping[str, bytes]
@@ -30,6 +35,9 @@ class NewSample:
     source: str
     captions: tuple[str, ...]
     labels: Mapping[str, Any]
+    original: str | None = None
+    start_s: float | None = None
+    end_s: float | None = None
 
 
 def shard_name(number: int) -> str:
@@ -37,35 +45,53 @@ def shard_name(number: int) -> str:
     return f"shard-{number:06d}.tar"
 
 
-def write_shard(store: Store, shard: str, samples: Iterable[NewSample]) -> list[dict[str, Any]]:
+def write_shard(store: Store, shard: str, samples: Iterable[NewSample]) -> WrittenShard:
     """Writes a shard and its rows; equal samples give equal bytes.
 
-    Returns:
-        One dictionary of ``index.SCHEMA`` per sample.
-
     Raises:
-        ValueError: if a key is not a plain name or comes twice.
+        ValueError: if a key is not what WebDataset would take as one, leaves the folder that a
+            tar is unpacked in, or comes twice.
     """
     buffer = io.BytesIO()
     rows: list[dict[str, Any]] = []
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+    # The same bytes as USTAR for names that fit it.
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
         keys: set[str] = set()
         for sample in samples:
-            # WebDataset takes all up to the first dot as the key, and a path as a folder.
-            if not sample.key or sample.key in keys or set(sample.key) & set("./\\\0"):
-                raise ValueError(f"{shard}: key={sample.key!r}, wanted a new name without . and /")
+            if sample.key in keys or not _is_key(sample.key):
+                raise ValueError(f"{shard}: key={sample.key!r}, wanted a new name without a dot")
             keys.add(sample.key)
             rows.append(_add(archive, sample, shard=shard))
+    written = WrittenShard(shard=_described(shard, buffer.getvalue()), rows=rows)
     store.put(shard, buffer.getvalue())
-    store.put(shard + _ROWS, json.dumps(rows).encode())
-    return rows
+    store.put(shard + _ROWS, _rows_bytes(written))
+    return written
 
 
-def written_rows(store: Store, shard: str) -> list[dict[str, Any]]:
-    """The rows of a shard that was written before; empty if it was not."""
-    if not (store.exists(shard + _ROWS) and store.exists(shard)):
-        return []
-    return json.loads(store.get(shard + _ROWS))
+def is_written(store: Store, shard: str) -> bool:
+    """Whether a shard was written whole before."""
+    return store.exists(shard + _ROWS) and store.exists(shard)
+
+
+def read_written(store: Store, shard: str) -> WrittenShard:
+    """A shard that was written whole before; what older rows do not say is made up for."""
+    tree = json.loads(store.get(shard + _ROWS))
+    if isinstance(tree, list):  # rows alone, as they were written with indexes of version 1
+        rows = [{**row, "duration_s": row["frames"] / row["fps"]} for row in tree]
+        return WrittenShard(shard=_described(shard, store.get(shard)), rows=rows)
+    return WrittenShard(shard=Shard.model_validate(tree["shard"]), rows=tree["rows"])
+
+
+def _rows_bytes(written: WrittenShard) -> bytes:
+    return json.dumps({"shard": written.shard.model_dump(), "rows": written.rows}).encode()
+
+
+def _described(shard: str, data: bytes) -> Shard:
+    return Shard(name=shard, bytes=len(data), xxh64=xxhash.xxh64_hexdigest(data))
+
+
+def _is_key(key: str) -> bool:
+    return key_and_ext(f"{key}.json") == (key, "json") and "\0" not in key and not unsafe(key)
 
 
 def _add(archive: tarfile.TarFile, sample: NewSample, *, shard: str) -> dict[str, Any]:
@@ -73,7 +99,8 @@ def _add(archive: tarfile.TarFile, sample: NewSample, *, shard: str) -> dict[str
     for ext, data in sample.members.items():
         header = tarfile.TarInfo(f"{sample.key}.{ext}")
         header.size = len(data)
-        offset = archive.offset + tarfile.BLOCKSIZE  # a USTAR header is one block
+        # A long name or one that is not ASCII takes more than one block.
+        offset = archive.offset + len(header.tobuf(tarfile.PAX_FORMAT))
         archive.addfile(header, io.BytesIO(data))
         members.append(
             {
@@ -95,4 +122,8 @@ def _add(archive: tarfile.TarFile, sample: NewSample, *, shard: str) -> dict[str
         "captions": list(sample.captions),
         "labels": json.dumps(dict(sample.labels), sort_keys=True),
         "members": members,
+        "duration_s": frames / sample.fps,
+        "original": sample.original,
+        "start_s": sample.start_s,
+        "end_s": sample.end_s,
     }

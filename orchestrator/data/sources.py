@@ -20,7 +20,12 @@ def ensure_sources(recipe: Recipe, *, on_clips: Notify) -> dict[str, Index]:
         UserError: if a source is missing, incomplete or made of other clips.
         UnavailableError: if its store cannot be reached.
     """
-    return {name: _ensure(source, name, on_clips) for name, source in recipe.data.sources.items()}
+    indexes = {
+        name: _ensure(source, name, on_clips) for name, source in recipe.data.sources.items()
+    }
+    for index in indexes.values():
+        index.check_shards()  # here, once: every rank opens them too
+    return indexes
 
 
 def _ensure(source: Source, name: str, on_clips: Notify) -> Index:

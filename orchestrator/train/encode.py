@@ -12,9 +12,9 @@ from models.sora.autoencoder import VideoAutoencoder
 from models.text.encoder import TextEncoder
 from models.text.states import EMPTY_CAPTION
 from orchestrator.data.decode import npy_bytes
-from orchestrator.data.index import Index, Sample, write_index
+from orchestrator.data.index import Bucket, Index, Sample, write_index
 from orchestrator.data.reader import Reader
-from orchestrator.data.shards import NewSample, write_shard, written_rows
+from orchestrator.data.shards import NewSample, is_written, read_written, write_shard
 from orchestrator.storage.store import Store, open_store
 from orchestrator.train.encoders import load_text
 from orchestrator.train.job import StageJob
@@ -30,7 +30,7 @@ def encode_units(job: StageJob) -> list[Unit]:
     """Shards of the training clips that are not encoded yet, as JSON."""
     target = _target(job)
     index = Index.open(job.recipe.data.train.uri)
-    return [{"shard": shard} for shard in index.shards if not written_rows(target, shard)]
+    return [{"shard": shard} for shard in index.shards if not is_written(target, shard)]
 
 
 class Encoder:
@@ -43,7 +43,6 @@ class Encoder:
         self._batch = spec.batch
         self._target = _target(job)
         self._index = Index.open(data.train.uri)
-        self._rows = {self._index.sample(row).key: row for row in range(len(self._index))}
         self._reader = Reader(
             self._index, cache_dir=data.cache_dir, cache_bytes=data.cache_bytes, memory_bytes=0
         )
@@ -57,17 +56,20 @@ class Encoder:
     def __call__(self, unit: Unit) -> Unit:
         """Encodes one shard and writes it; returns ``{"shard", "clips"}``."""
         shard = unit["shard"]
-        samples = self._index.of_shard(shard)
+        buckets: dict[Bucket, list[int]] = {}
+        for row, sample in zip(
+            self._index.rows_of(shard), self._index.of_shard(shard), strict=True
+        ):
+            buckets.setdefault(sample.bucket, []).append(row)
         new: list[NewSample] = []
-        for bucket in dict.fromkeys(sample.bucket for sample in samples):
-            part = [sample for sample in samples if sample.bucket == bucket]
+        for part in buckets.values():
             for first in range(0, len(part), self._batch):
                 new += self._encode(part[first : first + self._batch])
         write_shard(self._target, shard, new)
         return {"shard": shard, "clips": len(new)}
 
-    def _encode(self, samples: list[Sample]) -> list[NewSample]:
-        arrays = [self._reader.read(self._rows[sample.key])[1] for sample in samples]
+    def _encode(self, rows: list[int]) -> list[NewSample]:
+        samples, arrays = zip(*(self._reader.read(row) for row in rows), strict=True)
         with torch.inference_mode():
             x_B3THW = as_pixels(arrays, frames=None).to(self._device)
             z_BCTHW = _latents(self._autoencoder, x_B3THW).cpu().numpy()
@@ -80,6 +82,9 @@ class Encoder:
                 source="latents",
                 captions=sample.captions,
                 labels=sample.labels,
+                original=sample.original,
+                start_s=sample.start_s,
+                end_s=sample.end_s,
             )
             for sample, z_CTHW in zip(samples, z_BCTHW, strict=True)
         ]
@@ -105,8 +110,8 @@ def finish_encode(job: StageJob) -> str:
             prompts=dict(zip(prompts, shown, strict=True)),
         )
         table.write(open_store(job.run), folder=job.folder)
-    rows = [row for shard in source.shards for row in written_rows(target, shard)]
-    return write_index(target, rows, origin={"stage": job.stage, "clips": source.digest})
+    written = [read_written(target, shard) for shard in source.shards]
+    return write_index(target, written, origin={"stage": job.stage, "clips": source.digest})
 
 
 def _target(job: StageJob) -> Store:

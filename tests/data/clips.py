@@ -40,14 +40,11 @@ def write_source(uri: str, shapes: Mapping[Bucket, int], *, captions: bool = Tru
     store = open_store(uri)
     buckets = [bucket for bucket, count in shapes.items() for _ in range(count)]
     clips = [new_clip(number, one, captions=captions) for number, one in enumerate(buckets)]
-    rows = [
-        row
+    written = [
+        write_shard(store, shard_name(first // PER_SHARD), clips[first : first + PER_SHARD])
         for first in range(0, len(clips), PER_SHARD)
-        for row in write_shard(
-            store, shard_name(first // PER_SHARD), clips[first : first + PER_SHARD]
-        )
     ]
-    write_index(store, rows, origin={"made": "by a test"})
+    write_index(store, written, origin={"made": "by a test"})
     return Index.open(uri)
 
 

@@ -2,11 +2,14 @@
 
 import os
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from uuid import uuid4
 
 import pytest
+import xxhash
 
 from orchestrator.data.cache import ShardCache
 from orchestrator.errors import UserError
@@ -26,8 +29,14 @@ def store() -> CountingStore:
     return CountingStore(store)
 
 
-def open_cache(store: CountingStore, folder: Path, *, shards: int = 10) -> ShardCache:
-    return ShardCache(store, folder=str(folder), budget_bytes=shards * SIZE)
+def open_cache(
+    store: CountingStore,
+    folder: Path,
+    *,
+    shards: int = 10,
+    hashes: Mapping[str, str] = MappingProxyType({}),
+) -> ShardCache:
+    return ShardCache(store, folder=str(folder), budget_bytes=shards * SIZE, hashes=hashes)
 
 
 def copies(folder: Path) -> dict[str, Path]:
@@ -109,6 +118,41 @@ def test_shards_of_equal_name_are_kept_apart(tmp_path: Path) -> None:
         store.put("a.tar", b"%d" % number)
     read = [open_cache(store, tmp_path).read("a.tar", offset=0, size=1) for store in stores]
     assert read == [b"0", b"1"]
+
+
+class OnceDamaged(CountingStore):
+    """A store whose first answer has a flipped bit."""
+
+    def get(self, key: str) -> bytes:
+        data = super().get(key)
+        return data if self.reads[key] > 1 else bytes([data[0] ^ 1]) + data[1:]
+
+
+def test_shard_that_arrives_damaged_is_fetched_once_more(
+    store: CountingStore, tmp_path: Path
+) -> None:
+    damaged = OnceDamaged(store)
+    cache = open_cache(damaged, tmp_path, hashes={"a.tar": xxhash.xxh64_hexdigest(b"a" * SIZE)})
+    assert cache.read("a.tar", offset=0, size=SIZE) == b"a" * SIZE
+    assert damaged.reads == {"a.tar": 2}
+
+
+def test_shard_that_stays_damaged_is_named_and_not_kept(
+    store: CountingStore, tmp_path: Path
+) -> None:
+    cache = open_cache(store, tmp_path, hashes={"a.tar": "0" * 16})
+    with pytest.raises(UserError, match=rf"^{store.uri}/a\.tar is damaged: xxh64=.*wanted 0000"):
+        cache.read("a.tar", offset=0, size=1)
+    assert store.reads == {"a.tar": 2}
+    assert copies(tmp_path) == {}
+    assert cache.read("b.tar", offset=0, size=1) == b"b"
+
+
+def test_shards_in_folders_are_kept_apart(store: CountingStore, tmp_path: Path) -> None:
+    store.put("x/a.tar", b"1")
+    store.put("x_a.tar", b"2")
+    cache = open_cache(store, tmp_path)
+    assert [cache.read(name, offset=0, size=1) for name in ("x/a.tar", "x_a.tar")] == [b"1", b"2"]
 
 
 def test_missing_shard_is_named(store: CountingStore, tmp_path: Path) -> None:

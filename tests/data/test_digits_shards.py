@@ -10,10 +10,13 @@ from orchestrator.data.digits.source import digit_clip
 from orchestrator.data.digits_shards import CLIPS_PER_SHARD, ensure_digits
 from orchestrator.data.index import HEAD, TABLE, Index
 from orchestrator.data.reader import Reader
+from orchestrator.data.shards import shard_name
 from orchestrator.data.sources import ensure_sources
 from orchestrator.errors import UserError
 from orchestrator.recipe.data import ClipShape, Digits
+from orchestrator.storage.store import open_store
 from tests.data.clips import write_source
+from tests.data.version_1 import age_rows
 from tests.tiny import tiny_recipe
 
 CLIPS = 2 * CLIPS_PER_SHARD + 10
@@ -75,6 +78,20 @@ def test_stopped_writer_goes_on_with_the_missing_shard(folder: Path) -> None:
     after = ages(folder)
     kept = ("origin.json", "shard-000000.tar", "shard-000002.tar", "shard-000002.tar.rows.json")
     assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+
+
+def test_writer_that_was_stopped_before_shards_had_hashes_goes_on(folder: Path) -> None:
+    whole = contents(folder)
+    for name in (HEAD, TABLE, "shard-000001.tar.rows.json"):
+        (folder / name).unlink()
+    for number in (0, 2):
+        age_rows(open_store(str(folder)), shard_name(number))
+    index, _ = ensure(folder)
+    assert len(index) == CLIPS
+    after = contents(folder)
+    assert {name: after[name] for name in (HEAD, TABLE)} == {
+        name: whole[name] for name in (HEAD, TABLE)
+    }
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"clips": CLIPS - 1}, {"fps": 9.0}])

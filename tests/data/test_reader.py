@@ -14,6 +14,7 @@ from orchestrator.errors import UserError
 from orchestrator.storage.errors import NotFoundError
 from orchestrator.storage.store import open_store
 from tests.data.clips import CountingStore, flip_bit, frames_of, write_source
+from tests.data.version_1 import age_index
 
 SHAPE: Bucket = (3, 8, 8)
 CLIPS = 6
@@ -58,6 +59,23 @@ def test_damaged_copy_is_fetched_again_once(tmp_path: Path) -> None:
 
 def test_damaged_object_is_fetched_twice_and_named(tmp_path: Path) -> None:
     index = write_source(f"memory://{uuid4().hex}", {SHAPE: CLIPS})
+    damage(index, row=5)
+    store = counted(index)
+    reader = open_reader(index, tmp_path)
+    shard = index.sample(5).shard
+    for row in (5, 4):  # its neighbour is in the same shard
+        with pytest.raises(UserError) as caught:
+            reader.read(row)
+        assert str(caught.value).startswith(f"{store.uri}/{shard} is damaged: xxh64=")
+        assert "\n" not in str(caught.value)
+    assert store.reads == {shard: 4}
+    reader.read(0)
+
+
+def test_damaged_object_without_a_shard_hash_is_found_by_its_member(tmp_path: Path) -> None:
+    uri = f"memory://{uuid4().hex}"
+    age_index(write_source(uri, {SHAPE: CLIPS}).store)
+    index = Index.open(uri)
     where = damage(index, row=5)
     store = counted(index)
     reader = open_reader(index, tmp_path)
@@ -131,7 +149,7 @@ def one_sample(folder: Path, *, data: bytes, bucket: Bucket = SHAPE) -> Index:
         captions=("a clip",),
         labels={},
     )
-    write_index(store, write_shard(store, "shard-000000.tar", [sample]), origin={})
+    write_index(store, [write_shard(store, "shard-000000.tar", [sample])], origin={})
     assert store.exists(HEAD)
     return Index.open(store.uri)
 

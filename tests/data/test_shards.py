@@ -6,14 +6,19 @@ import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import xxhash
 
 from orchestrator.data.index import HEAD, TABLE, Bucket, Index, write_index
-from orchestrator.data.shards import shard_name, write_shard, written_rows
+from orchestrator.data.shards import is_written, read_written, shard_name, write_shard
+from orchestrator.data.sources import ensure_sources
 from orchestrator.errors import UserError
 from orchestrator.storage.store import Store, open_store
 from tests.data.clips import PER_SHARD, flip_bit, new_clip, write_source
+from tests.data.version_1 import age_index, age_rows
+from tests.tiny import tiny_recipe
 
 WIDE: Bucket = (3, 8, 12)
 STILL: Bucket = (1, 8, 8)
@@ -42,7 +47,7 @@ def test_stdlib_reads_a_shard_by_webdataset_names(store: Store) -> None:
 
 def test_index_says_where_each_member_is(store: Store) -> None:
     clips = [new_clip(number, WIDE) for number in range(3)]
-    write_index(store, write_shard(store, "a.tar", clips), origin={})
+    write_index(store, [write_shard(store, "a.tar", clips)], origin={})
     index = Index.open(store.uri)
     for row, clip in enumerate(clips):
         sample = index.sample(row)
@@ -69,22 +74,92 @@ def test_equal_clips_give_equal_bytes(tmp_path: Path) -> None:
 def test_digest_tells_other_clips_apart(store: Store) -> None:
     def digest(clip_number: int, caption: str) -> str:
         clip = replace(new_clip(clip_number, WIDE), key="clip", captions=(caption,))
-        return write_index(store, write_shard(store, "a.tar", [clip]), origin={})
+        return write_index(store, [write_shard(store, "a.tar", [clip])], origin={})
 
     assert digest(0, "one") == digest(0, "one")
     assert len({digest(0, "one"), digest(1, "one"), digest(0, "two")}) == 3
 
 
 def test_rows_are_there_once_the_shard_is(store: Store) -> None:
-    assert written_rows(store, "a.tar") == []
-    rows = write_shard(store, "a.tar", [new_clip(0, WIDE)])
-    assert written_rows(store, "a.tar") == json.loads(json.dumps(rows))
+    assert not is_written(store, "a.tar")
+    written = write_shard(store, "a.tar", [new_clip(0, WIDE)])
+    assert is_written(store, "a.tar")
+    assert read_written(store, "a.tar") == written
     store.delete("a.tar")
-    assert written_rows(store, "a.tar") == []
+    assert not is_written(store, "a.tar")
 
 
-@pytest.mark.parametrize("key", ["", "a.b", "a/b", "clip-000"])
-def test_key_that_webdataset_would_split_is_refused(store: Store, key: str) -> None:
+def test_rows_written_before_shards_had_hashes_are_completed(store: Store) -> None:
+    written = write_shard(store, "a.tar", [new_clip(0, WIDE), new_clip(1, STILL)])
+    age_rows(store, "a.tar")
+    again = read_written(store, "a.tar")
+    assert again.shard == written.shard
+    write_index(store, [written], origin={})
+    whole = {key: store.get(key) for key in (HEAD, TABLE)}
+    write_index(store, [again], origin={})
+    assert {key: store.get(key) for key in (HEAD, TABLE)} == whole
+
+
+def test_index_knows_shards_by_size_and_hash(store: Store) -> None:
+    write_index(store, [write_shard(store, "a.tar", [new_clip(0, WIDE)])], origin={})
+    data = store.get("a.tar")
+    (shard,) = json.loads(store.get(HEAD))["shards"]
+    assert shard == {"name": "a.tar", "bytes": len(data), "xxh64": xxhash.xxh64_hexdigest(data)}
+    assert Index.open(store.uri).hashes == {"a.tar": shard["xxh64"]}
+
+
+def test_index_of_version_1_opens_with_its_digest(tmp_path: Path) -> None:
+    index = write_source(str(tmp_path), {WIDE: 5, STILL: 2})
+    samples = [index.sample(row) for row in range(len(index))]
+    digest = age_index(index.store)
+    old = Index.open(str(tmp_path))
+    assert digest == old.digest == index.digest
+    assert old.hashes == {}
+    assert old.shards == index.shards
+    assert [old.sample(row) for row in range(len(old))] == samples
+    assert samples[0].duration_s == WIDE[0] / 8.0
+
+
+def test_cuts_are_kept_and_enter_the_digest(store: Store) -> None:
+    def digest(**cut: Any) -> str:
+        clip = replace(new_clip(0, WIDE), **cut)
+        return write_index(store, [write_shard(store, "a.tar", [clip])], origin={})
+
+    plain = digest()
+    cut = {"original": "s3://films/a.mp4", "start_s": 1.5, "end_s": 1.875}
+    assert len({plain, digest(**cut), digest(**{**cut, "start_s": 1.25})}) == 3
+    digest(**cut)
+    sample = Index.open(store.uri).sample(0)
+    assert (sample.original, sample.start_s, sample.end_s) == tuple(cut.values())
+
+
+def test_shards_may_lie_elsewhere_than_their_index(tmp_path: Path) -> None:
+    shards, beside = (open_store(str(tmp_path / name)) for name in ("shards", "index"))
+    write_index(
+        beside, [write_shard(shards, "a.tar", [new_clip(0, WIDE)])], origin={}, base=shards.uri
+    )
+    index = Index.open(beside.uri)
+    index.check_shards()
+    assert index.store.uri == shards.uri
+    assert beside.list("") == [HEAD, TABLE]
+
+
+@pytest.mark.parametrize("key", ["clips/a", "./a", "v1.0/a", "w" * 300, "\u00e9" * 40])
+def test_keys_of_webdataset_are_written_where_their_index_says(store: Store, key: str) -> None:
+    clips = [new_clip(0, WIDE), replace(new_clip(1, WIDE), key=key), new_clip(2, WIDE)]
+    write_index(store, [write_shard(store, "a.tar", clips)], origin={})
+    with tarfile.open(fileobj=io.BytesIO(store.get("a.tar"))) as archive:
+        there = [(one.name, one.offset_data, one.size) for one in archive]
+    samples = Index.open(store.uri).of_shard("a.tar")
+    assert there == [
+        (f"{sample.key}.{member.ext}", member.offset, member.size)
+        for sample in samples
+        for member in sample.members
+    ]
+
+
+@pytest.mark.parametrize("key", ["", "a.b", "/a", "../a", "a/../b", "a/", "a\0", "clip-000"])
+def test_key_that_a_tar_may_not_have_is_refused(store: Store, key: str) -> None:
     clips = [new_clip(0, WIDE), replace(new_clip(1, WIDE), key=key)]
     with pytest.raises(ValueError, match="wanted a new name without"):
         write_shard(store, "a.tar", clips)
@@ -105,9 +180,27 @@ def test_index_knows_its_buckets_and_shards(tmp_path: Path) -> None:
     ]
 
 
-def lose_shards(store: Store) -> None:
-    store.delete(shard_name(0))
-    store.delete(shard_name(1))
+def test_missing_shards_are_counted(tmp_path: Path) -> None:
+    index = write_source(str(tmp_path), {WIDE: 6})
+    index.check_shards()
+    index.store.delete(shard_name(0))
+    index.store.delete(shard_name(1))
+    with pytest.raises(UserError, match=r"/shard-000000\.tar: the shard is missing.*\(2 missing\)"):
+        index.check_shards()
+
+
+def test_a_recipe_with_a_missing_shard_is_refused_before_it_starts(tmp_path: Path) -> None:
+    recipe = tiny_recipe(str(tmp_path))
+    indexes = ensure_sources(recipe, on_clips=lambda *_: None)
+    indexes["eval"].store.delete(shard_name(0))
+    with pytest.raises(UserError, match=r"eval/shard-000000\.tar: the shard is missing"):
+        ensure_sources(recipe, on_clips=lambda *_: None)
+
+
+def without_hashes(store: Store) -> None:
+    head = json.loads(store.get(HEAD))
+    names = [shard["name"] for shard in head["shards"]]
+    store.put(HEAD, json.dumps({**head, "shards": names}).encode())
 
 
 def of_version_99(store: Store) -> None:
@@ -123,11 +216,15 @@ def of_fewer_clips(store: Store) -> None:
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (lose_shards, r"/shard-000000\.tar: the shard is missing.*\(2 missing\)"),
-        (lambda store: store.delete(HEAD), r"/index\.json: not there, wanted a folder"),
+        (without_hashes, r"/index\.json: .*damaged .*shard-000000\.tar without bytes and xxh64"),
+        (lambda store: store.put(TABLE, b""), r"/index\.parquet: damaged"),
+        (
+            lambda store: store.delete(HEAD),
+            r"/index\.json: not there, wanted a folder.*run: rushes data index /",
+        ),
         (lambda store: store.put(HEAD, b"{"), r"/index\.json: .*damaged"),
         (lambda store: store.put(HEAD, b'{"version": 1}'), r"/index\.json: .* is damaged"),
-        (of_version_99, r"/index\.json: version=99, wanted 1"),
+        (of_version_99, r"/index\.json: version=99, wanted 1 or 2"),
         (of_fewer_clips, r"/index\.parquet: 6 samples, wanted 3"),
         (lambda store: flip_bit(store, TABLE, offset=60), r"/index\.parquet: damaged"),
         (lambda store: store.put(TABLE, b"PAR1"), r"/index\.parquet: damaged"),

@@ -1,0 +1,81 @@
+"""``index.json``: what makes a source exist, written last."""
+
+from collections.abc import Iterable
+from typing import Any, Self, cast
+
+from pydantic import NonNegativeInt, ValidationError, field_validator, model_validator
+
+from models.config import Strict
+from orchestrator.errors import UserError
+from orchestrator.storage.errors import NotFoundError
+from orchestrator.storage.store import Store
+
+HEAD = "index.json"
+VERSION = 2
+_VERSIONS = (1, VERSION)
+
+
+class Shard(Strict):
+    """A tar file by its name below the source's folder.
+
+    What it weighs in bytes and its xxh64 are None in an index of version 1.
+    """
+
+    name: str
+    bytes: NonNegativeInt | None = None
+    xxh64: str | None = None
+
+
+class Head(Strict):
+    """Shards and a digest of their samples.
+
+    ``base`` is the URI of the folder with the shards where that is another one than the index's.
+    """
+
+    version: int
+    digest: str
+    samples: NonNegativeInt
+    shards: tuple[Shard, ...]
+    base: str | None = None
+    origin: dict[str, Any]
+
+    @field_validator("shards", mode="before")
+    @classmethod
+    def _of_version_1(cls, value: object) -> object:
+        """Version 1 has names alone."""
+        if not isinstance(value, list):
+            return value
+        shards = cast(Iterable[object], value)
+        return tuple(Shard(name=one) if isinstance(one, str) else one for one in shards)
+
+    @model_validator(mode="after")
+    def _has_hashes(self) -> Self:
+        unhashed = [one.name for one in self.shards if one.bytes is None or one.xxh64 is None]
+        if self.version == VERSION and unhashed:
+            raise ValueError(f"{unhashed[0]} without bytes and xxh64")
+        return self
+
+
+def read_head(store: Store) -> Head:
+    """The head of the source at a folder.
+
+    Raises:
+        UserError: if there is none, or it is damaged or of another version.
+    """
+    where = f"{store.uri}/{HEAD}"
+    try:
+        raw = store.get(HEAD)
+    except NotFoundError:
+        raise UserError(
+            f"{where}: not there, wanted a folder of indexed shards; for tar files of WebDataset "
+            f"run: rushes data index {store.uri}"
+        ) from None
+    try:
+        head = Head.model_validate_json(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "file"
+        raise UserError(f"{where}: {field} is damaged ({first['msg']})") from None
+    if head.version not in _VERSIONS:
+        raise UserError(f"{where}: version={head.version}, wanted 1 or 2")
+    return head
