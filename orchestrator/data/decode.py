@@ -1,25 +1,31 @@
 """From a member's bytes to arrays, by its extension."""
 
 import io
+import tokenize
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+_KINDS = ("npz", "npy", "mp4")
+_NO_NPY = (EOFError, tokenize.TokenError)
+_NO_NPZ = (*_NO_NPY, zipfile.BadZipFile, zlib.error, RuntimeError)  # an unknown kind of zip
+
 
 def is_array(ext: str) -> bool:
-    """Whether a member is for ``decode``; ``json`` describes the sample for other readers."""
-    return ext.rpartition(".")[2] != "json"
+    """Whether a member is for ``decode``; all others (``json``, ``txt``) are for other readers."""
+    return ext.rpartition(".")[2] in _KINDS
 
 
 def decode(members: Mapping[str, bytes]) -> dict[str, Any]:
     """Arrays of one sample by name.
 
     ``npz``: every array under its name (``frames``: uint8 [T, H, W, 3]). ``mp4``: ``frames``.
-    ``NAME.npy``: the array under NAME.
+    ``NAME.npy``: the array under NAME, ``npy`` alone: ``frames``.
 
     Raises:
         ValueError: if an extension is none of these, or the bytes are not what it says.
@@ -31,7 +37,7 @@ def decode(members: Mapping[str, bytes]) -> dict[str, Any]:
             case "npz":
                 arrays.update(_npz(data))
             case "npy":
-                arrays[name] = _npy(data)
+                arrays[name or "frames"] = _npy(data)
             case "mp4":
                 arrays["frames"] = _frames(data)
             case _:
@@ -57,18 +63,24 @@ def _npz(data: bytes) -> dict[str, NDArray[Any]]:
     try:
         with np.lib.npyio.NpzFile(io.BytesIO(data), allow_pickle=False) as loaded:
             return {key: loaded[key] for key in loaded.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except _NO_NPZ as error:
         raise ValueError(f"not an npz: {error}") from None
 
 
 def _npy(data: bytes) -> NDArray[Any]:
     try:
         return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    except EOFError as error:
+    except _NO_NPY as error:
         raise ValueError(f"not an npy: {error}") from None
 
 
-def _frames(data: bytes) -> NDArray[np.uint8]:
+@contextmanager
+def open_video(data: bytes) -> Iterator[tuple[Any, Any]]:
+    """A video's PyAV container and its first video stream, decoded by one thread.
+
+    Raises:
+        ValueError: if it is no video, also while it is read inside.
+    """
     import av  # only sources of loose videos need it
     from av.error import FFmpegError
 
@@ -79,9 +91,14 @@ def _frames(data: bytes) -> NDArray[np.uint8]:
             if stream is None or getattr(stream, "codec_context", None) is None:
                 raise ValueError("no video stream")
             stream.codec_context.thread_count = 1
-            frames = list(container.decode(stream))
+            yield container, stream
     except FFmpegError as error:
         raise ValueError(f"not a video: {error}") from None
+
+
+def _frames(data: bytes) -> NDArray[np.uint8]:
+    with open_video(data) as (container, stream):
+        frames = list(container.decode(stream))
     if not frames or any(frame.is_corrupt for frame in frames):
         raise ValueError("no frames" if not frames else "corrupt frames")
     return np.stack([frame.to_ndarray(format="rgb24") for frame in frames]).astype(

@@ -17,12 +17,25 @@ def key_and_ext(name: str) -> tuple[str, str] | None:
 
 
 def unsafe(name: str) -> str | None:
-    """What would leave the folder in which a tar is unpacked; None if nothing does."""
+    """Why a name may not be in a tar; None if it may.
+
+    It would leave the folder in which the tar is unpacked, or is no text.
+    """
     if name.startswith("/"):
         return "an absolute name"
     if ".." in name.split("/"):
         return "a name with .."
+    if "\0" in name or not _is_utf8(name):
+        return "a name that is not UTF-8"
     return None
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def shown(name: str) -> str:

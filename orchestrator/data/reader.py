@@ -16,6 +16,27 @@ from orchestrator.storage.uri import FILE_SCHEMES, scheme_of
 View = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
+def arrays_of(sample: Sample, raw: Mapping[str, bytes]) -> dict[str, Any]:
+    """A sample's members as arrays by name.
+
+    Args:
+        sample: as the index knows it.
+        raw: the members that are arrays, by extension.
+
+    Raises:
+        ValueError: if they cannot be decoded, or their frames are not those of the index; the
+            text begins with the key.
+    """
+    try:
+        arrays = decode(raw)
+    except ValueError as error:
+        raise ValueError(f"{sample.key} cannot be decoded: {error}") from None
+    wanted = (*sample.bucket, 3)
+    if "frames" in arrays and arrays["frames"].shape != wanted:
+        raise ValueError(f"{sample.key}: frames are {arrays['frames'].shape}, wanted {wanted}")
+    return arrays
+
+
 class Reader:
     """Reads samples by row; small sources stay decoded in memory.
 
@@ -71,16 +92,10 @@ class Reader:
     def _decoded(self, sample: Sample) -> dict[str, Any]:
         wanted = [member for member in sample.members if is_array(member.ext)]
         raw = {member.ext: self._member(sample, member) for member in wanted}
-        where = f"{self._index.store.uri}/{sample.shard}: {sample.key}"
         try:
-            arrays = decode(raw)
+            return arrays_of(sample, raw)
         except ValueError as error:
-            raise UserError(f"{where} cannot be decoded: {error}") from None
-        if "frames" in arrays and arrays["frames"].shape != (*sample.bucket, 3):
-            raise UserError(
-                f"{where}: frames are {arrays['frames'].shape}, wanted {(*sample.bucket, 3)}"
-            )
-        return arrays
+            raise UserError(f"{self._index.store.uri}/{sample.shard}: {error}") from None
 
     def _member(self, sample: Sample, member: Member) -> bytes:
         for _ in range(2):

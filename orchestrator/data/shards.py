@@ -91,7 +91,7 @@ def _described(shard: str, data: bytes) -> Shard:
 
 
 def _is_key(key: str) -> bool:
-    return key_and_ext(f"{key}.json") == (key, "json") and "\0" not in key and not unsafe(key)
+    return key_and_ext(f"{key}.json") == (key, "json") and unsafe(key) is None
 
 
 def _add(archive: tarfile.TarFile, sample: NewSample, *, shard: str) -> dict[str, Any]:

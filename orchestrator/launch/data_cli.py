@@ -1,17 +1,66 @@
 """The commands of `rushes data`. Each imports what it needs: help must answer at once."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 data_app = typer.Typer(
-    help="Prove which clips a run was trained on.", no_args_is_help=True, rich_markup_mode=None
+    help="Index, check and look at shards; prove what a run was trained on.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
+SourceArgument = Annotated[
+    str, typer.Argument(metavar="URI", help="a folder of shards: a path, s3://..., memory://...")
+]
 
-@data_app.callback()
-def _commands() -> None:
-    """Prove which clips a run was trained on."""
+
+@data_app.command("index")
+def index(
+    uri: SourceArgument,
+    out: Annotated[
+        str | None,
+        typer.Option("--out", metavar="URI", help="where the index goes; default: to the shards"),
+    ] = None,
+) -> None:
+    """Index the tar files of WebDataset below a folder, by reading them once."""
+    from rich.console import Console
+
+    from orchestrator.launch.data_commands import index_source
+
+    index_source(uri, out=out, console=Console())
+
+
+@data_app.command("validate")
+def validate(
+    uri: SourceArgument,
+    quick: Annotated[bool, typer.Option("--quick", help="do not decode the clips")] = False,
+) -> None:
+    """Check all of a source: index, hashes, tar files, and that every clip decodes."""
+    from rich.console import Console
+
+    from orchestrator.launch.data_commands import validate_source
+
+    validate_source(uri, quick=quick, console=Console())
+
+
+@data_app.command("show")
+def show(
+    uri: SourceArgument,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.png", help="the picture")] = Path(
+        "clips.png"
+    ),
+    clips: Annotated[
+        int, typer.Option("--clips", metavar="N", min=1, max=100, help="of every shape")
+    ] = 4,
+) -> None:
+    """Print the shapes of a source's clips and draw some of each."""
+    from rich.console import Console
+
+    from orchestrator.launch.data_commands import show_source
+
+    show_source(uri, out=out, clips=clips, console=Console())
 
 
 @data_app.command("audit")

@@ -16,7 +16,7 @@ from orchestrator.train.video import Pixels, enlarged, gif_bytes, mp4_bytes, png
 
 _GAP = 2
 _CAPTION_PIXELS = 11
-_BACKGROUND = 24
+BACKGROUND = 24  # of 255, on all three channels
 _TILE_SIDE = 256  # pixels of the longer side of a clip beside others, at most
 _CANVAS_SIDE = 4096  # pixels of a sheet, at most: what every H.264 player decodes
 _LATE = 0.05  # frames by which one may be shown too early: recipes round their rates
@@ -63,16 +63,22 @@ def grid(
     tiles = [tile(clip) if captions else enlarged(clip, scale=1) for clip in clips]
     frames = max(len(one) for one in tiles)
     tiles = [_lengthened(one, frames=frames) for one in tiles]
-    tiles = [_captioned(one, text=text) for one, text in zip(tiles, captions, strict=False)] or (
+    tiles = [captioned(one, text=text) for one, text in zip(tiles, captions, strict=False)] or (
         tiles
     )
-    _, height, width, channels = tiles[0].shape
+    _, height, width, _ = tiles[0].shape
     columns = min(columns or math.ceil(math.sqrt(len(tiles))), _fitting(width))
     rows = min(math.ceil(len(tiles) / columns), _fitting(height))
-    tiles = tiles[: rows * columns]
+    return beside(tiles[: rows * columns], columns=columns)
+
+
+def beside(tiles: Sequence[Pixels], *, columns: int) -> Pixels:
+    """Clips [T, H, W, 3] of one shape in rows of so many, with gaps: [T, H', W', 3] uint8."""
+    frames, height, width, channels = tiles[0].shape
+    rows = math.ceil(len(tiles) / columns)
     canvas = np.full(
         (frames, rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, channels),
-        _BACKGROUND,
+        BACKGROUND,
         dtype=np.uint8,
     )
     for position, one in enumerate(tiles):
@@ -157,10 +163,11 @@ def _lengthened(clip_THWC: Pixels, *, frames: int) -> Pixels:
     return np.pad(clip_THWC, ((0, missing), (0, 0), (0, 0), (0, 0)), mode="edge")
 
 
-def _captioned(clip_THWC: Pixels, *, text: str) -> Pixels:
+def captioned(clip_THWC: Pixels, *, text: str) -> Pixels:
+    """A clip [T, H, W, 3] with a line of text below, cut to its width: 22 rows more."""
     frames, _, width, channels = clip_THWC.shape
     font = PIL.ImageFont.load_default(_CAPTION_PIXELS)
-    image = PIL.Image.new("RGB", (width, 2 * _CAPTION_PIXELS), (_BACKGROUND,) * 3)
+    image = PIL.Image.new("RGB", (width, 2 * _CAPTION_PIXELS), (BACKGROUND,) * 3)
     draw = PIL.ImageDraw.Draw(image)
     while text and draw.textlength(text, font=font) > width - 8:
         text = text[:-1]

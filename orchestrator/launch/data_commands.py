@@ -1,0 +1,110 @@
+"""`rushes data`: a source's index made, checked and looked at."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestrator.data.index import Index
+from orchestrator.data.reader import Reader
+from orchestrator.data.scan import LEFT_OUT, scan_source
+from orchestrator.data.validate import validate_clips, validate_hashes
+from orchestrator.errors import UserError
+from orchestrator.launch.data_table import bucket_table, by_clips, print_lines, say, sums
+from orchestrator.launch.progress import counting
+from orchestrator.storage.local import writing
+from orchestrator.storage.store import join_uri, open_store, resolve
+from orchestrator.storage.uri import FILE_SCHEMES, scheme_of
+from orchestrator.train.contact import Group, contact_sheet
+from orchestrator.train.video import png_bytes
+
+_CACHE_BYTES = 20_000_000_000
+
+
+def index_source(uri: str, *, out: str | None, console: Console) -> None:
+    """Indexes a folder of WebDataset's tars and says what was left out.
+
+    Raises:
+        UserError: as ``scan_source``.
+    """
+    _check_reach(uri)
+    with counting("indexing shards", total=None) as on_shards:
+        scan = scan_source(uri, out=out, on_shards=on_shards)
+    where = resolve(out or uri)
+    say(
+        f"{where}: {scan.clips:,} clips of {scan.shards:,} shards indexed, {scan.uncaptioned:,} "
+        f"without a caption, {len(scan.left_out):,} left out",
+        console=console,
+    )
+    print_lines(scan.left_out, console=console)
+    if scan.left_out:
+        say(f"all that was left out: {join_uri(where, LEFT_OUT)}", console=console)
+
+
+def validate_source(uri: str, *, quick: bool, console: Console) -> None:
+    """Reads all of a source and prints what it holds and what is wrong with it.
+
+    Raises:
+        UserError: if there is no index or anything is wrong.
+    """
+    index = _opened(uri)
+    validate = validate_hashes if quick else validate_clips
+    with counting("checking clips", total=len(index)) as on_clips:
+        report = validate(index, on_clips=on_clips)
+    say(index.store.uri, console=console)
+    for line in sums(index, shards_bytes=report.shards_bytes):
+        say(line, console=console)
+    console.print(bucket_table(index))
+    print_lines(report.faults, console=console)
+    if report.faults:
+        raise UserError(f"{resolve(uri)}: {len(report.faults):,} faults, wanted none")
+    if len(index.hashes) < len(index.shards):
+        say("an index of version 1: what lies between members has no hash", console=console)
+    say(f"whole: hashes are right{'' if quick else ', every clip decodes'}", console=console)
+
+
+def show_source(uri: str, *, out: Path, clips: int, console: Console) -> None:
+    """Prints the buckets of a source and writes a contact sheet of some clips of each.
+
+    Raises:
+        UserError: if there is no index, a clip is damaged or has no frames, or the picture cannot
+            be written.
+    """
+    index = _opened(uri)
+    if not len(index):
+        raise UserError(f"{resolve(uri)}: no clips, wanted at least one")
+    console.print(bucket_table(index))
+    reader = Reader(index, cache_dir=None, cache_bytes=_CACHE_BYTES, memory_bytes=0)
+    groups = [_group(reader, rows, clips=clips) for _, rows in by_clips(index)]
+    picture = png_bytes(contact_sheet(groups))
+    with writing(out, field="--out"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_bytes(picture)
+    say(str(out), console=console)
+
+
+def _opened(uri: str) -> Index:
+    _check_reach(uri)
+    return Index.open(uri)
+
+
+def _check_reach(uri: str) -> None:
+    if scheme_of(uri) not in FILE_SCHEMES:
+        open_store(uri).check()  # less patient than reading is
+
+
+def _group(reader: Reader, rows: Sequence[int], *, clips: int) -> Group:
+    """So many clips of a bucket, evenly spread over its rows."""
+    count = min(clips, len(rows))
+    read = [reader.read(rows[place * len(rows) // count]) for place in range(count)]
+    for sample, arrays in read:
+        if "frames" not in arrays:
+            raise UserError(
+                f"{sample.shard}: {sample.key} holds {', '.join(sorted(arrays))}, wanted frames"
+            )
+    frames, height, width = read[0][0].bucket
+    return Group(
+        title=f"{frames} frames of {height} x {width}: {count} of {len(rows):,} clips",
+        clips=[arrays["frames"] for _, arrays in read],
+        captions=[(sample.captions or ("(no caption)",))[0] for sample, _ in read],
+    )
