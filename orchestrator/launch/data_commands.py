@@ -103,8 +103,9 @@ def _group(reader: Reader, rows: Sequence[int], *, clips: int) -> Group:
                 f"{sample.shard}: {sample.key} holds {', '.join(sorted(arrays))}, wanted frames"
             )
     frames, height, width = read[0][0].bucket
+    length = "1 frame" if frames == 1 else f"{frames} frames"
     return Group(
-        title=f"{frames} frames of {height} x {width}: {count} of {len(rows):,} clips",
+        title=f"{length} of {height} x {width}: {count} of {len(rows):,} clips",
         clips=[arrays["frames"] for _, arrays in read],
         captions=[(sample.captions or ("(no caption)",))[0] for sample, _ in read],
     )
