@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.data.index import Bucket, Index
+from orchestrator.data.names import shown
 from orchestrator.data.usage import Use
 
 _SHOWN = 8  # steps, slots or keys that a fault names
+_DUE = 2  # batches that a shape may be behind
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class Examiner:
         self._ordinals: dict[Bucket, set[int]] = {}
         self._epochs: dict[tuple[Bucket, int], _Counts] = {}
         self._image_epochs: dict[tuple[Bucket | None, int], _Counts] = {}
+        self._missing = 0  # batches between others that never came
         self._report = Report()
 
     def step(self, uses: Sequence[Use]) -> None:
@@ -125,9 +128,9 @@ class Examiner:
             start, stop: steps done before the first row, and with the last one.
         """
         report = self._report
-        self._check_steps(start, stop)
         for bucket in sorted(self._ordinals):
             self._check_bucket(bucket, is_from_the_first=start == 0)
+        self._check_steps(start, stop)
         for (bucket, number), counts in sorted(
             self._image_epochs.items(), key=lambda item: (item[0][0] or (0, 0, 0), item[0][1])
         ):
@@ -142,7 +145,7 @@ class Examiner:
         counts = self._epochs.setdefault((use.bucket, epoch), _Counts(keys))
         if not counts.add(key):
             self._report.faults.append(
-                f"step {use.step}: {key} is no clip of {_shape(use.bucket)} in the index"
+                f"step {use.step}: {shown(key)} is no clip of {_shape(use.bucket)} in the index"
             )
 
     def _packed(self, use: Use, *, slot: int, keys: Sequence[str]) -> None:
@@ -157,7 +160,9 @@ class Examiner:
             epoch = place // len(known)
             counts = self._image_epochs.setdefault((bucket, epoch), _Counts(known))
             if not counts.add(key):
-                self._report.faults.append(f"step {use.step}: {key} is no image of the index")
+                self._report.faults.append(
+                    f"step {use.step}: {shown(key)} is no image of the index"
+                )
 
     def _check_steps(self, start: int, stop: int) -> None:
         faults = self._report.faults
@@ -173,18 +178,34 @@ class Examiner:
         if back := sorted(self._left_out & set(places)):
             faults.append(f"places of the order were trained on that are left out: {_some(back)}")
         if places and not missing:
-            skipped = set(range(places[0], places[-1])) - set(places) - self._left_out
+            seen = range(places[0] if start else 0, places[-1] + 1)
+            skipped = set(seen) - set(places) - self._left_out
             if skipped:
                 faults.append(f"places of the order were skipped: {_some(sorted(skipped))}")
+            self._check_draws(len(seen), left_out=len(self._left_out.intersection(seen)))
+
+    def _check_draws(self, places: int, *, left_out: int) -> None:
+        """Batches that never came are those left out, and every shape gets its share of them."""
+        faults = self._report.faults
+        if self._missing > left_out:
+            faults.append(
+                f"{self._missing} batches of the order never came, wanted {left_out} left out"
+            )
+        clips = sum(len(keys) for keys in self._clips.values())
+        for bucket, keys in self._clips.items():
+            due = places * len(keys) / clips  # the order keeps within one batch of it
+            if bucket not in self._ordinals and due - left_out >= _DUE:
+                faults.append(f"clips of {_shape(bucket)}: never came, {due:.0f} batches were due")
 
     def _check_bucket(self, bucket: Bucket, *, is_from_the_first: bool) -> None:
         keys, ordinals = self._clips[bucket], self._ordinals[bucket]
         first = 0 if is_from_the_first else min(ordinals)
         begin, end = first * self._batch, (max(ordinals) + 1) * self._batch
-        missing = set(range(first, max(ordinals))) - ordinals if self._left_out else set[int]()
+        missing = set(range(first, max(ordinals))) - ordinals
+        self._missing += len(missing)
         left_out = Counter(
             place // len(keys)
-            for ordinal in missing
+            for ordinal in (missing if self._left_out else ())
             for place in range(ordinal * self._batch, (ordinal + 1) * self._batch)
         )
         for number in range(begin // len(keys), (end - 1) // len(keys) + 1):
@@ -263,6 +284,6 @@ def _shape(bucket: Bucket) -> str:
 
 
 def _some(values: Sequence[object]) -> str:
-    shown = ", ".join(str(value) for value in values[:_SHOWN])
+    told = ", ".join(shown(str(value)) for value in values[:_SHOWN])
     more = len(values) - _SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown
+    return f"{told} and {more} more" if more > 0 else told

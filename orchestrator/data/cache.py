@@ -16,6 +16,7 @@ from orchestrator.storage.local import writing
 from orchestrator.storage.store import Store
 
 _FIELD = "data.cache_dir"
+_MOST_NAME = 200  # bytes; file systems take 255, ours have more behind them
 
 
 class ShardCache:
@@ -67,7 +68,10 @@ class ShardCache:
         self._path(shard).unlink(missing_ok=True)
 
     def _path(self, shard: str) -> Path:
-        return self._folder / quote(shard, safe="")
+        name = quote(shard, safe="")
+        if len(name) > _MOST_NAME:
+            name = f"{hashlib.sha256(shard.encode()).hexdigest()}.tar"
+        return self._folder / name
 
     def _fetch(self, shard: str, path: Path) -> None:
         with self._locked(path.name):

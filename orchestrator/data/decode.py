@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _KINDS = ("npz", "npy", "mp4")
-_NO_NPY = (EOFError, tokenize.TokenError)
+_NO_NPY = (EOFError, MemoryError, tokenize.TokenError)  # a header may claim any size
 _NO_NPZ = (*_NO_NPY, zipfile.BadZipFile, zlib.error, RuntimeError)  # an unknown kind of zip
 
 

@@ -5,7 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.data.names import is_utf8
+
 _CAPTIONS = ("captions", "caption", "text")  # the first of them that is there
+_MOST_FPS = 1e6
 _TAKEN = (*_CAPTIONS, "fps", "labels")
 
 
@@ -64,12 +67,14 @@ def _texts(value: object, *, field: str) -> tuple[str, ...]:
     words = tuple(text.strip() for text in texts if isinstance(text, str))
     if len(words) < len(texts):
         raise ValueError(f"json: {field} is not a text or a list of texts")
+    if not all(is_utf8(text) for text in words):  # JSON can spell halves of characters
+        raise ValueError(f"json: {field} is not UTF-8")
     return tuple(text for text in words if text)
 
 
 def _rate(value: object) -> float | None:
     if value is None:
         return None
-    if not isinstance(value, int | float) or not 0 < value < float("inf"):
+    if not isinstance(value, int | float) or not 0 < value < _MOST_FPS:
         raise ValueError("json: fps is not a number above 0")
     return float(value)

@@ -25,12 +25,13 @@ def unsafe(name: str) -> str | None:
         return "an absolute name"
     if ".." in name.split("/"):
         return "a name with .."
-    if "\0" in name or not _is_utf8(name):
+    if "\0" in name or not is_utf8(name):
         return "a name that is not UTF-8"
     return None
 
 
-def _is_utf8(name: str) -> bool:
+def is_utf8(name: str) -> bool:
+    """Whether a text can be written; halves of characters cannot."""
     try:
         name.encode()
     except UnicodeEncodeError:

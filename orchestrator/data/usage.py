@@ -66,7 +66,7 @@ class Part:
         Raises:
             ValueError: if it is something else.
         """
-        first, *rest = raw.decode().splitlines() or [""]
+        first, *rest = raw.decode().removesuffix("\n").split("\n")
         return cls(
             head=Head.model_validate_json(first),
             uses=tuple(Use.model_validate_json(line) for line in rest),

@@ -11,6 +11,7 @@ from orchestrator.data.audit import Epoch, Examiner, Report
 from orchestrator.data.index import Index
 from orchestrator.data.usage import Part, Use
 from orchestrator.errors import RushesError, UserError
+from orchestrator.launch.data_table import say
 from orchestrator.launch.run_folder import open_run
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
@@ -77,7 +78,7 @@ def print_audit(found: list[StageAudit], *, console: Console) -> None:
     faults = 0
     for audit in found:
         for line in _lines(audit):
-            console.print(line, highlight=False, soft_wrap=True)
+            say(line, console=console)
         faults += len(audit.report.faults)
     if faults:
         raise RushesError(f"{faults} fault(s): clips were not used once an epoch")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestrator.data.index import Index
+from orchestrator.data.index import Index, Sample
 from orchestrator.data.reader import Reader
 from orchestrator.data.scan import LEFT_OUT, scan_source
 from orchestrator.data.validate import validate_clips, validate_hashes
@@ -15,10 +15,11 @@ from orchestrator.launch.progress import counting
 from orchestrator.storage.local import writing
 from orchestrator.storage.store import join_uri, open_store, resolve
 from orchestrator.storage.uri import FILE_SCHEMES, scheme_of
-from orchestrator.train.contact import Group, contact_sheet
-from orchestrator.train.video import png_bytes
+from orchestrator.train.contact import Group, contact_sheet, ends
+from orchestrator.train.video import Pixels, png_bytes
 
 _CACHE_BYTES = 20_000_000_000
+_SHAPES = 20  # that are drawn, at most
 
 
 def index_source(uri: str, *, out: str | None, console: Console) -> None:
@@ -75,11 +76,14 @@ def show_source(uri: str, *, out: Path, clips: int, console: Console) -> None:
         raise UserError(f"{resolve(uri)}: no clips, wanted at least one")
     console.print(bucket_table(index))
     reader = Reader(index, cache_dir=None, cache_bytes=_CACHE_BYTES, memory_bytes=0)
-    groups = [_group(reader, rows, clips=clips) for _, rows in by_clips(index)]
+    shapes = by_clips(index)
+    groups = [_group(reader, rows, clips=clips) for _, rows in shapes[:_SHAPES]]
     picture = png_bytes(contact_sheet(groups))
     with writing(out, field="--out"):
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_bytes(picture)
+    if len(shapes) > _SHAPES:
+        say(f"drawn: the {_SHAPES} shapes with most clips, of {len(shapes):,}", console=console)
     say(str(out), console=console)
 
 
@@ -96,16 +100,20 @@ def _check_reach(uri: str) -> None:
 def _group(reader: Reader, rows: Sequence[int], *, clips: int) -> Group:
     """So many clips of a bucket, evenly spread over its rows."""
     count = min(clips, len(rows))
-    read = [reader.read(rows[place * len(rows) // count]) for place in range(count)]
-    for sample, arrays in read:
+    samples: list[Sample] = []
+    clips_THWC: list[Pixels] = []
+    for place in range(count):
+        sample, arrays = reader.read(rows[place * len(rows) // count])
         if "frames" not in arrays:
             raise UserError(
                 f"{sample.shard}: {sample.key} holds {', '.join(sorted(arrays))}, wanted frames"
             )
-    frames, height, width = read[0][0].bucket
+        samples.append(sample)
+        clips_THWC.append(ends(arrays["frames"]))  # the rest of a long clip is not kept
+    frames, height, width = samples[0].bucket
     length = "1 frame" if frames == 1 else f"{frames} frames"
     return Group(
         title=f"{length} of {height} x {width}: {count} of {len(rows):,} clips",
-        clips=[arrays["frames"] for _, arrays in read],
-        captions=[(sample.captions or ("(no caption)",))[0] for sample, _ in read],
+        clips=clips_THWC,
+        captions=[(sample.captions or ("(no caption)",))[0] for sample in samples],
     )

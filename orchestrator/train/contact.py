@@ -24,7 +24,10 @@ _RIGHT = ((0, 0), (0, 0), (0, _APART), (0, 0))
 
 @dataclass(frozen=True)
 class Group:
-    """Clips of one shape, uint8 [T, H, W, 3] each, a caption for each, and a title of them all."""
+    """Clips of one shape, uint8 [T, H, W, 3] each, a caption for each, and a title of them all.
+
+    Their ``ends`` are enough.
+    """
 
     title: str
     clips: Sequence[Pixels]
@@ -51,6 +54,12 @@ def contact_sheet(groups: Sequence[Group]) -> Pixels:
     return np.concatenate([_widened(one, width=width) for one in indented])
 
 
+def ends(clip_THWC: Pixels) -> Pixels:
+    """First, middle and last frame, those that are different ones: [1 to 3, H, W, 3]."""
+    last = len(clip_THWC) - 1
+    return clip_THWC[sorted({0, last // 2, last})]
+
+
 def _block(group: Group) -> Pixels:
     """[H, W, 3]: the title above the clips of a group."""
     cells = [
@@ -66,9 +75,7 @@ def _block(group: Group) -> Pixels:
 
 def _strip(clip_THWC: Pixels) -> Pixels:
     """First, middle and last frame as one frame, [1, H, W, 3]; a still is shown once."""
-    last = len(clip_THWC) - 1
-    places = sorted({0, last // 2, last})
-    frames = tile(clip_THWC[places])
+    frames = tile(ends(clip_THWC))
     return beside([frame_HWC[None] for frame_HWC in frames], columns=len(frames))
 
 

@@ -155,6 +155,16 @@ def test_shards_in_folders_are_kept_apart(store: CountingStore, tmp_path: Path) 
     assert [cache.read(name, offset=0, size=1) for name in ("x/a.tar", "x_a.tar")] == [b"1", b"2"]
 
 
+def test_shards_of_long_names_are_kept_apart(store: CountingStore, tmp_path: Path) -> None:
+    folder = "\u6620" * 60  # nine bytes each where a URL quotes them
+    names = [f"{folder}/{number}.tar" for number in range(2)]
+    for number, name in enumerate(names):
+        store.put(name, str(number).encode())
+    cache = open_cache(store, tmp_path)
+    assert [cache.read(name, offset=0, size=1) for name in names] == [b"0", b"1"]
+    assert len(copies(tmp_path)) == 2
+
+
 def test_missing_shard_is_named(store: CountingStore, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match=r"d\.tar: no such object"):
         open_cache(store, tmp_path).read("d.tar", offset=0, size=1)

@@ -59,6 +59,14 @@ def pickled() -> bytes:
     return buffer.getvalue()
 
 
+def claiming(elements: int) -> bytes:
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        head, {"descr": "<f8", "fortran_order": False, "shape": (elements,)}
+    )
+    return head.getvalue()
+
+
 @pytest.mark.parametrize(
     ("ext", "data", "told"),
     [
@@ -69,6 +77,7 @@ def pickled() -> bytes:
         ("latent.npy", b"nothing", "expected 8 bytes got 7"),
         ("latent.npy", npy_bytes(np.zeros(100))[:-1], "array"),
         ("latent.npy", pickled(), "Object arrays"),
+        ("latent.npy", claiming(10**15), "not an npy"),
         ("mp4", b"", "not a video"),
         ("mp4", b"nothing", "not a video"),
         ("gif", b"GIF89a", r"member \.gif, wanted npz, npy or mp4"),

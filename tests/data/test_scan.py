@@ -113,13 +113,18 @@ def test_what_the_reader_cannot_decode_is_left_out_and_told(tmp_path: Path) -> N
         "rate.npy": npy_bytes(frames_of(1, (3, 8, 8))),
         "json.mp4": film,
         "json.json": b"[]",
+        "half.mp4": film,
+        "half.json": b'{"caption": "\\ud83d"}',
+        "fast.mp4": film,
+        "fast.json": b'{"fps": 1' + b"0" * 400 + b"}",
         "README": b"by hand",
     }
     put(tmp_path, "a.tar", files)
     scanned = scan(tmp_path)
     assert scanned.clips == 1
     told = dict(line.removeprefix("a.tar: ").split(": ", 1) for line in scanned.left_out)
-    assert set(told) == {"cut", "two", "none", "grey", "rate", "json", "README"}
+    left_out = {"cut", "two", "none", "grey", "rate", "json", "half", "fast", "README"}
+    assert set(told) == left_out
     for key, why in {
         "cut": "video",
         "two": "frames in low.mp4 and mp4, wanted them in one",
@@ -127,6 +132,8 @@ def test_what_the_reader_cannot_decode_is_left_out_and_told(tmp_path: Path) -> N
         "grey": "wanted uint8 [T, H, W, 3]",
         "rate": "no fps in its json",
         "json": "json: not an object",
+        "half": "json: caption is not UTF-8",
+        "fast": "json: fps is not a number above 0",
         "README": "no key and extension",
     }.items():
         assert why in told[key]

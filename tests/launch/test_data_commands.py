@@ -95,6 +95,16 @@ def test_show_draws_clips_of_every_shape(
             assert tile.std() > 30
 
 
+def test_show_draws_the_shapes_with_most_clips(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    clips = str(tmp_path / "clips")
+    write_source(clips, {(1, 8, 8 + side): 1 + (side > 0) for side in range(21)})
+    code, out, _ = rushes(capsys, "data", "show", clips, "--out", str(tmp_path / "clips.png"))
+    assert code == 0
+    assert out.splitlines()[-2] == "drawn: the 20 shapes with most clips, of 21"
+
+
 def test_a_damaged_clip_is_not_drawn(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     index = write_source(str(tmp_path), {STILL: 2})
     flip_bit(index.store, index.shards[0], offset=index.sample(0).members[0].offset)

@@ -155,6 +155,7 @@ class Saver:
         Not collective. Whether the copy came about, ``poll`` and ``finish`` say.
         """
         if self._pending is not None and not self._pending.is_copied.is_set():
+            self._buffers.wait_for_device()
             with self._blocking():
                 self._pending.is_copied.wait()
 

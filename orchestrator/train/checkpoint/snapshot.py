@@ -72,6 +72,11 @@ class HostBuffers:
             self._fill()
         self._stream.synchronize()
 
+    def wait_for_device(self) -> None:
+        """Until the GPU has done what training told it: what one waits then, the copy costs."""
+        if self._stream is not None:
+            torch.cuda.current_stream(self._ranks.device).synchronize()
+
     def _fill(self) -> None:
         for place, fragments in zip(self._places, _parts(self._engines), strict=True):
             end = 0
