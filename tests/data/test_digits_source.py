@@ -1,9 +1,11 @@
 """Clips of the digits source: deterministic, inside the frame, true to their captions."""
 
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from orchestrator.data.digits.source import (
     DIRECTIONS,
@@ -11,6 +13,7 @@ from orchestrator.data.digits.source import (
     SPEEDS,
     WORDS,
     DigitClip,
+    Split,
     digit_clip,
     digit_side,
     real_digits,
@@ -49,6 +52,14 @@ def test_seed_split_and_index_each_change_the_clip() -> None:
     other_seed = digit_clip(seed=1, split="train", index=7, frames=9, height=32, width=32).frames
     for other in (other_seed, clip(7, split="eval").frames, clip(8).frames):
         assert not np.array_equal(base, other)
+
+
+def test_digits_are_those_that_scikit_learn_loads() -> None:
+    loaded: Any = load_digits()
+    splits: tuple[Split, ...] = ("train", "eval")
+    scans, digits = zip(*(real_digits(split) for split in splits), strict=True)
+    np.testing.assert_array_equal(np.concatenate(scans), loaded["images"] / 16.0)
+    np.testing.assert_array_equal(np.concatenate(digits), loaded["target"])
 
 
 def test_train_and_eval_share_no_scan() -> None:

@@ -3,8 +3,11 @@
 Shape letters: T H W frames, height and width.
 """
 
+import gzip
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -24,6 +27,7 @@ FIRST_EVAL_IMAGE = 1500  # of scikit-learn's 1797 digits: eval draws from the la
 SHARE = 5 / 8  # of the frame's shorter side that a digit's box takes
 SMALLEST_FRAME = 12  # pixels: below it a digit would have fewer than its scan
 WANDER = 1 / 6  # how far from the middle a path may lie, as a part of the room beside the digit
+_SCANS = "datasets/data/digits.csv.gz"  # in scikit-learn: 64 shades from 0 to 16, and the digit
 _SCAN = 8  # pixels of a scanned digit's side
 _SOFT_SIDE = 20  # pixels of a digit's side up to which interpolation alone draws it
 
@@ -141,13 +145,16 @@ def real_digits(split: Split) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 
     Source: UCI optical recognition of handwritten digits, as shipped with scikit-learn.
     """
-    from sklearn.datasets import load_digits  # takes a second, and most processes never need it
-    from sklearn.utils import Bunch
-
-    loaded = load_digits()
-    assert isinstance(loaded, Bunch)
+    # Its file alone: to import it takes a second, and scipy.stats, which comes along, breaks beside
+    # a thread that is about to import torch.
+    package = find_spec("sklearn")
+    assert package is not None
+    assert package.origin is not None
+    with gzip.open(Path(package.origin).parent / _SCANS, "rt") as file:
+        table = np.loadtxt(file, delimiter=",")
     part = slice(None, FIRST_EVAL_IMAGE) if split == "train" else slice(FIRST_EVAL_IMAGE, None)
-    return loaded["images"][part] / 16.0, loaded["target"][part].astype(np.int64)
+    scans = table[part, :-1].reshape(-1, _SCAN, _SCAN) / 16.0
+    return scans, table[part, -1].astype(np.int64)
 
 
 @cache
