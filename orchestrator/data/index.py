@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from orchestrator.data.head import HEAD, VERSION, Head, Shard, read_head
@@ -149,6 +150,12 @@ class Index:
     def keys(self, rows: Sequence[int]) -> list[str]:
         """Keys of the samples in rows; shards may share keys."""
         return self._columns["key"].take(pa.array(rows, pa.int64())).to_pylist()
+
+    def shard_sizes(self, rows: Sequence[int]) -> list[int]:
+        """How many of the rows, in their order, lie in one shard after another."""
+        shards = self._columns["shard"].take(pa.array(rows, pa.int64()))
+        ends = pc.run_end_encode(shards).run_ends.to_numpy()
+        return np.diff(ends, prepend=0).tolist()
 
     @property
     def durations_s(self) -> NDArray[np.float64]:

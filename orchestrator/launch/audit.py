@@ -9,6 +9,7 @@ from rich.console import Console
 
 from orchestrator.data.audit import Epoch, Examiner, Report
 from orchestrator.data.index import Index
+from orchestrator.data.pool import alone
 from orchestrator.data.usage import Part, Use
 from orchestrator.errors import RushesError, UserError
 from orchestrator.launch.data_table import say
@@ -106,11 +107,12 @@ def _audit(
     stream = says.extra["stream"]
     clips = _index(clips_uri(recipe, stage, run=store.uri), digest=stream["index"], stage=stage)
     uri = images_uri(recipe, stage)
-    images = None if uri is None else _index(uri, digest=stream["images"], stage=stage)
+    images = () if uri is None else alone(_index(uri, digest=stream["images"], stage=stage))
     pieces = read_pieces(store, f"stages/{stage.id}", last=says.extra["audit"], stop=says.step)
     examiner = Examiner(
-        clips,
+        alone(clips),
         batch=stage.training.batch,
+        multiples={},
         left_out=stream.get("left_out", ()),
         images=images,
     )
@@ -152,9 +154,8 @@ def _lines(audit: StageAudit) -> Iterator[str]:
     report = audit.report
     since = f" from step {audit.start} on" if audit.start else ""
     ranks = ", then ".join(str(count) for count in audit.ranks)
-    yield (
-        f"{audit.stage}: {report.steps:,} steps{since} on {ranks} rank(s), {report.clips:,} clips"
-    )
+    clips = f"{report.clips.total():,} clips"
+    yield f"{audit.stage}: {report.steps:,} steps{since} on {ranks} rank(s), {clips}"
     if report.packed:
         yield f"  {report.packed:,} of them gave way to {report.images:,} independent images"
     for bucket, some in groupby(report.epochs, key=lambda epoch: epoch.bucket):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from models.sora.dit_config import DiTConfig
 from orchestrator.data.index import Index
 from orchestrator.data.packing import Packing
+from orchestrator.data.pool import alone
 from orchestrator.data.stream import Stream
 from orchestrator.errors import UserError
 from orchestrator.recipe.data import IMAGES
@@ -32,10 +33,10 @@ def open_stream(job: StageJob, *, ranks: Ranks) -> Stream:
     packing = None
     if train.packed_images:
         uri = images_uri(job.recipe, stage)
-        images = None if uri is None else Index.open(uri)
-        packing = Packing(share=train.packed_images, images=train.clip.frames, index=images)
+        images = () if uri is None else alone(Index.open(uri))
+        packing = Packing(share=train.packed_images, images=train.clip.frames, parts=images)
     return Stream(
-        Index.open(clips_uri(job.recipe, stage, run=job.run)),
+        alone(Index.open(clips_uri(job.recipe, stage, run=job.run))),
         seed=seed_of(job.recipe.seed, stage.id, "order"),
         batch=train.batch,
         rank=ranks.rank,
