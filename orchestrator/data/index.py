@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from orchestrator.data.head import HEAD, VERSION, Head, Shard, read_head
@@ -154,8 +153,9 @@ class Index:
     def shard_sizes(self, rows: Sequence[int]) -> list[int]:
         """How many of the rows, in their order, lie in one shard after another."""
         shards = self._columns["shard"].take(pa.array(rows, pa.int64()))
-        ends = pc.run_end_encode(shards).run_ends.to_numpy()
-        return np.diff(ends, prepend=0).tolist()
+        codes = shards.dictionary_encode().indices.to_numpy()
+        starts = np.flatnonzero(np.diff(codes)) + 1
+        return np.diff([0, *starts, len(codes)]).tolist()
 
     @property
     def durations_s(self) -> NDArray[np.float64]:

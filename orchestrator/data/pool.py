@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.data.index import Index
+from orchestrator.data.index import Bucket, Index
 from orchestrator.data.order import ClipOrder, generator
 from orchestrator.data.schedule import SlotShares
 
@@ -103,10 +104,11 @@ class Pool:
             return [self._draw(0, ordinal * self._size + slot) for slot in slots]
         firsts, counts = self._shares.at(ordinal)
         whose = self._whose(ordinal, counts=counts)
-        before = {member: np.cumsum(whose == member) - 1 for member in set(whose[slots].tolist())}
+        before = [np.cumsum(whose == member) - 1 for member in range(len(counts))]
         return [
             self._draw(member, firsts[member] + int(before[member][slot]))
-            for slot, member in zip(slots, whose[slots].tolist(), strict=True)
+            for slot in slots
+            for member in [int(whose[slot])]
         ]
 
     def _draw(self, member: int, place: int) -> Draw:
@@ -119,6 +121,18 @@ class Pool:
         return generator(self._seed, "mix", self._name, ordinal).permutation(members)
 
 
+def shapes_of(parts: Sequence[Part]) -> list[Bucket]:
+    """Every shape of the clips of all parts."""
+    return list(dict.fromkeys(shape for part in parts for shape in part.index.buckets))
+
+
 def alone(index: Index) -> tuple[Part, ...]:
     """A source that is not mixed with others."""
     return (Part(name="", index=index),)
+
+
+def identity_of(parts: Sequence[Part]) -> Any:
+    """JSON that tells these clips and how they are mixed from others."""
+    if len(parts) == 1:
+        return parts[0].index.digest
+    return {part.name: [part.index.digest, part.weight] for part in parts}

@@ -9,7 +9,7 @@ from orchestrator.data.batch import Plan, StepBatch
 from orchestrator.data.index import Bucket, Sample
 from orchestrator.data.order import position_of
 from orchestrator.data.packing import Image, PackedSlots, Packing
-from orchestrator.data.pool import Draw, Part, Pool
+from orchestrator.data.pool import Draw, Part, Pool, identity_of
 from orchestrator.data.reader import Reader, View
 from orchestrator.data.schedule import BucketSchedule
 from orchestrator.errors import UserError
@@ -41,6 +41,7 @@ class Stream:
 
     Raises:
         UserError: if a source has no clips.
+        ValueError: if there are multiples and packed slots.
     """
 
     def __init__(
@@ -75,6 +76,8 @@ class Stream:
         buckets = _buckets(self._parts)
         self._shapes = list(buckets)
         self._multiples = [(multiples or {}).get(shape, 1) for shape in buckets]
+        if packing is not None and max(self._multiples) > 1:
+            raise ValueError("packing with multiples, wanted steps of one size for packed slots")
         self._pools = [
             Pool(
                 self._parts,
@@ -132,9 +135,9 @@ class Stream:
 
     def state_dict(self) -> dict[str, Any]:
         """The position; no world size is in it, and no number of threads."""
-        state = {"step": self._step, "seed": self._seed, "index": _identity(self._parts)}
+        state = {"step": self._step, "seed": self._seed, "index": identity_of(self._parts)}
         if self._images:
-            state["images"] = _identity(self._images)
+            state["images"] = identity_of(self._images)
         if any(pool.is_blocked for pool in self._pools):
             state["shuffle_shards"] = self._shuffle_shards
         return state | ({"left_out": self._left_out} if self._left_out else {})
@@ -252,9 +255,3 @@ def _weights(pools: Sequence[Pool], parts: Sequence[Part], multiples: Sequence[i
     if len(parts) == 1:
         return [pool.clips / multiple for pool, multiple in zip(pools, multiples, strict=True)]
     return [pool.weight / multiple for pool, multiple in zip(pools, multiples, strict=True)]
-
-
-def _identity(parts: Sequence[Part]) -> Any:
-    if len(parts) == 1:
-        return parts[0].index.digest
-    return {part.name: [part.index.digest, part.weight] for part in parts}

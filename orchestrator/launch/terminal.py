@@ -12,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cascade.run import Outcome
+from orchestrator.launch.places import source_lines
+from orchestrator.recipe.data import IMAGES, TRAIN
 from orchestrator.recipe.recipe import Recipe
 
 _PARTS = 10  # lines per stage where there is no terminal
@@ -184,8 +186,8 @@ def header(recipe: Recipe, *, run: str, where: str) -> list[str]:
     return [
         f"rushes train {recipe.name}: {stages}",
         f"run      {run}",
-        f"clips    {recipe.data.train.uri}",
-        *([f"images   {recipe.data.images.uri}"] if recipe.data.images is not None else []),
+        *source_lines("clips    ", recipe.data.of(TRAIN)),
+        *source_lines("images   ", recipe.data.of(IMAGES)),
         f"tracking {recipe.tracking.uri} (experiment {recipe.tracking.experiment})",
         f"on       {where}",
     ]

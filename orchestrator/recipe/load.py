@@ -162,7 +162,9 @@ def _field(location: tuple[int | str, ...], tree: Tree) -> str:
             node = node[step] if is_list(node) and step < len(node) else None
             label = node.get("id", step) if is_mapping(node) else step
             names.append(str(label))
-        elif is_mapping(node) and step not in node and step == node.get("kind"):
+        elif step.startswith("<") or (
+            is_mapping(node) and step not in node and step == node.get("kind")
+        ):
             continue
         else:
             names.append(step)

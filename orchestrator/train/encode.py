@@ -15,6 +15,7 @@ from orchestrator.data.decode import npy_bytes
 from orchestrator.data.index import Bucket, Index, Sample, write_index
 from orchestrator.data.reader import Reader
 from orchestrator.data.shards import NewSample, is_written, read_written, write_shard
+from orchestrator.recipe.data import TRAIN
 from orchestrator.storage.store import Store, open_store
 from orchestrator.train.encoders import load_text
 from orchestrator.train.job import StageJob
@@ -29,7 +30,7 @@ Unit = dict[str, Any]
 def encode_units(job: StageJob) -> list[Unit]:
     """Shards of the training clips that are not encoded yet, as JSON."""
     target = _target(job)
-    index = Index.open(job.recipe.data.train.uri)
+    index = Index.open(job.recipe.data.sources[TRAIN].uri)
     return [{"shard": shard} for shard in index.shards if not is_written(target, shard)]
 
 
@@ -42,7 +43,7 @@ class Encoder:
         data = job.recipe.data
         self._batch = spec.batch
         self._target = _target(job)
-        self._index = Index.open(data.train.uri)
+        self._index = Index.open(data.sources[TRAIN].uri)
         self._reader = Reader(
             self._index, cache_dir=data.cache_dir, cache_bytes=data.cache_bytes, memory_bytes=0
         )
@@ -99,7 +100,7 @@ class Encoder:
 def finish_encode(job: StageJob) -> str:
     """Writes the index over all encoded shards, in the clips' order; returns its digest."""
     target = _target(job)
-    source = Index.open(job.recipe.data.train.uri)
+    source = Index.open(job.recipe.data.sources[TRAIN].uri)
     text = _frozen_text(job, device=torch.device("cpu"))
     if text is not None:
         prompts = preview_prompts(job.recipe, encode=job.stage)
