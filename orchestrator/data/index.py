@@ -11,7 +11,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from orchestrator.data.head import HEAD, VERSION, Head, Shard, read_head
+from orchestrator.data.head import (
+    HEAD,
+    VERSION,
+    Head,
+    Shard,
+    missing_shards,
+    read_head,
+    shards_of,
+    told_missing,
+)
 from orchestrator.data.table import SCHEMA, TABLE, read_table, table_bytes, table_digest, table_of
 from orchestrator.errors import UserError
 from orchestrator.storage.store import Store, open_store
@@ -92,7 +101,7 @@ class Index:
         store = open_store(uri)
         head = read_head(store)
         table = read_table(store, samples=head.samples)
-        return cls(store if head.base is None else open_store(head.base), table=table, head=head)
+        return cls(shards_of(head, store=store), table=table, head=head)
 
     def check_shards(self) -> None:
         """Lists the folder of the shards, once.
@@ -100,12 +109,9 @@ class Index:
         Raises:
             UserError: if a shard is missing.
         """
-        missing = sorted(set(self.shards) - set(self.store.list("")))
+        missing = missing_shards(self._head, shards=self.store)
         if missing:
-            raise UserError(
-                f"{self.store.uri}/{missing[0]}: the shard is missing, wanted all "
-                f"{len(self.shards)} shards of the index ({len(missing)} missing)"
-            )
+            raise UserError(told_missing(self._head, missing, shards=self.store))
 
     @property
     def digest(self) -> str:
@@ -213,8 +219,9 @@ def write_index(
         store: the source's folder.
         written: its shards, as ``shards.write_shard`` returns them; those without samples are
             left out.
-        origin: JSON that says what the shards were made from.
-        base: URI of the folder with the shards; None if they are in the source's.
+        origin: JSON that says what the shards were made from; IF_LOST in it is told with a shard
+            that is missing.
+        base: the folder with the shards, as ``Head`` has it; None if they are in the source's.
     """
     filled = [one for one in written if one.rows]
     table = table_of([row for one in filled for row in one.rows])

@@ -9,8 +9,10 @@ import xxhash
 
 from orchestrator.data.cache import ShardCache
 from orchestrator.data.decode import decode, is_array
+from orchestrator.data.head import told_missing
 from orchestrator.data.index import Index, Member, Sample
 from orchestrator.errors import UserError
+from orchestrator.storage.errors import NotFoundError
 from orchestrator.storage.uri import FILE_SCHEMES, scheme_of
 
 View = Callable[[Mapping[str, Any]], dict[str, Any]]
@@ -76,7 +78,7 @@ class Reader:
 
         Raises:
             UserError: if a member or its shard is not what its hash says, also after it was fetched
-                again, or cannot be decoded.
+                again, or cannot be decoded; if its shard is missing.
         """
         if row in self._kept:
             self._kept.move_to_end(row)
@@ -110,9 +112,13 @@ class Reader:
         )
 
     def _bytes(self, shard: str, *, offset: int, size: int) -> bytes:
-        if self._cache is not None:
-            return self._cache.read(shard, offset=offset, size=size)
-        return self._index.store.get_range(shard, start=offset, length=size)
+        try:
+            if self._cache is not None:
+                return self._cache.read(shard, offset=offset, size=size)
+            return self._index.store.get_range(shard, start=offset, length=size)
+        except NotFoundError:
+            line = told_missing(self._index.head, [shard], shards=self._index.store)
+            raise NotFoundError(line) from None
 
     def _keep(self, row: int, sample: Sample, arrays: dict[str, Any]) -> None:
         size = sum(one.nbytes for one in arrays.values() if isinstance(one, np.ndarray))

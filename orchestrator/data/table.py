@@ -38,6 +38,7 @@ _SINCE_2 = [
 SCHEMA = pa.schema(_SINCE_1 + _SINCE_2)
 _ALWAYS = ("key", "captions", "members")  # in a digest
 _WHERE_SET = ("original", "start_s", "end_s")
+_BESIDES = ("shard", "frames", "height", "width", "fps", "labels")
 
 
 def table_of(rows: Sequence[dict[str, Any]]) -> pa.Table:
@@ -82,4 +83,12 @@ def table_digest(table: pa.Table) -> str:
     cut = [name for name in _WHERE_SET if table.column(name).null_count < table.num_rows]
     for name in (*_ALWAYS, *cut):
         digest.update(json.dumps(table.column(name).to_pylist(), sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def layout_digest(table: pa.Table) -> str:
+    """Sha256 over what else a sample is: its shape, rate, labels, and the shard that it is in."""
+    digest = hashlib.sha256()
+    for name in _BESIDES:
+        digest.update(json.dumps(table.column(name).to_pylist()).encode())
     return digest.hexdigest()

@@ -11,19 +11,12 @@ from orchestrator.errors import UserError
 from orchestrator.recipe.data import IMAGES, MixedSource, Source
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
-from orchestrator.storage.store import join_uri
 from orchestrator.train.budget import multiples
 from orchestrator.train.job import StageJob
+from orchestrator.train.latents import latents_uri
 from orchestrator.train.randomness import seed_of
 from orchestrator.train.ranks import Ranks
 from orchestrator.train.views import view_of
-
-LATENTS = "latents"  # folder of an encode stage's shards
-
-
-def latents_uri(run: str, *, stage: str) -> str:
-    """Where an encode stage keeps its shards."""
-    return join_uri(run, "stages", stage, LATENTS)
 
 
 def open_stream(job: StageJob, *, ranks: Ranks) -> Stream:
