@@ -80,7 +80,7 @@ def found_from(place: str, *, folder: str) -> str:
     if "://" in place or place.startswith("/"):
         return place
     scheme, path = _split(folder)
-    return _joined(scheme, posixpath.normpath(f"{path}/{place}"))
+    return _joined(scheme, posixpath.normpath(posixpath.join(path, place)))
 
 
 def _split(uri: str) -> tuple[str, str]:
