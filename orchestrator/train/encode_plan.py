@@ -49,8 +49,8 @@ class EncodePlan:
 def plan_encode(job: StageJob) -> EncodePlan:
     """Looks for what is there; once for every start of a stage, in one process.
 
-    Shards go where other runs find them, unless they cannot be written there; then, and where a
-    run began to keep them itself, they are in the stage's own folder.
+    Shards go where other runs find them, unless that is refused; then, and where a run began to
+    keep them itself, they are in the stage's own folder.
 
     Raises:
         UserError: if clips or an encoder are not there.
@@ -62,15 +62,29 @@ def plan_encode(job: StageJob) -> EncodePlan:
     shared = open_store(encoded_uri(job.run, key=key))
     own = open_store(latents_uri(job.run, stage=job.stage))
     notes: list[str] = []
-    target, left = shared, _left(shared, clips)
-    if left and (_holds_shards(own) or not _may_write(shared, canonical(made), notes=notes)):
-        target, left = own, _left(own, clips)
+    target, left = _place(clips, shared=shared, own=own, made=canonical(made), notes=notes)
     found = len(clips.shards) - len(left)
     if found:
         notes.append(f"{found} of {len(clips.shards)} shards were encoded before")
     return EncodePlan(
         key=key, target=target.uri, shards=clips.shards, left=left, notes=tuple(notes)
     )
+
+
+def _place(
+    clips: Index, *, shared: Store, own: Store, made: str, notes: list[str]
+) -> tuple[Store, tuple[str, ...]]:
+    """Where the shards go, and which of them are not there yet."""
+    try:
+        left = _left(shared, clips)
+        if not left:
+            return shared, left
+        if not _holds_shards(own):
+            shared.put(MADE_OF, made.encode())  # refused as a shard would be
+            return shared, left
+    except UserError as refused:
+        notes.append(f"{refused}; so these shards are kept in the run's own folder")
+    return own, _left(own, clips)
 
 
 def _left(store: Store, clips: Index) -> tuple[str, ...]:
@@ -80,13 +94,3 @@ def _left(store: Store, clips: Index) -> tuple[str, ...]:
 
 def _holds_shards(own: Store) -> bool:
     return any(key.endswith(".tar") for key in own.list(""))
-
-
-def _may_write(shared: Store, made: str, *, notes: list[str]) -> bool:
-    """Writes what the shards are made of; where that is refused, shards would be too."""
-    try:
-        shared.put(MADE_OF, made.encode())
-    except UserError as refused:
-        notes.append(f"{refused}; so these shards are kept in the run's own folder")
-        return False
-    return True

@@ -16,6 +16,7 @@ from orchestrator.data.reader import Reader
 from orchestrator.data.shards import read_written, shard_name, write_shard
 from orchestrator.data.validate import validate_clips
 from orchestrator.errors import UserError
+from orchestrator.storage.folder import FolderStore
 from orchestrator.storage.store import Store, open_store
 from orchestrator.train.encode import Encoder
 from orchestrator.train.encode_plan import MADE_OF, plan_encode
@@ -352,11 +353,12 @@ def age(model: Index, own: Store, *, shards: int) -> None:
         write_index(own, written, origin={"stage": "encode"})
 
 
+@pytest.mark.parametrize("refused", ["list", "put"])
 def test_where_nothing_may_be_shared_a_run_keeps_its_shards(
-    job_in: Callable[..., StageJob], tmp_path: Path
+    job_in: Callable[..., StageJob], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
 ) -> None:
     job = job_in("one")
-    (tmp_path / "runs" / ENCODED).write_text("in the way")
+    refuse(monkeypatch, call=refused)
     (said,) = notes(encode(job, logs=tmp_path))
     assert said.startswith(f"{tmp_path}/runs/{ENCODED}/")
     assert said.endswith("; so these shards are kept in the run's own folder")
@@ -364,6 +366,18 @@ def test_where_nothing_may_be_shared_a_run_keeps_its_shards(
     assert index.store.uri == latents_uri(job.run, stage="encode")
     assert not validate_clips(index, on_clips=lambda *_: None).faults
     assert is_done(job, finish(job))
+
+
+def refuse(patch: pytest.MonkeyPatch, *, call: str) -> None:
+    """Whoever may not do this with what runs share, as a policy of a bucket may say."""
+    allowed = getattr(FolderStore, call)
+
+    def may(self: FolderStore, key: str, *data: bytes) -> Any:
+        if f"/{ENCODED}/" in self.uri:
+            raise UserError(f"{self.uri}/{key}: access denied")
+        return allowed(self, key, *data)
+
+    patch.setattr(FolderStore, call, may)
 
 
 def test_runs_may_be_moved_together_with_what_they_share(
