@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.data.npy import Buffer, npy_view
+
 _KINDS = ("npz", "npy", "mp4")
 _NO_NPY = (EOFError, MemoryError, tokenize.TokenError)  # a header may claim any size
 _NO_NPZ = (*_NO_NPY, zipfile.BadZipFile, zlib.error, RuntimeError)  # an unknown kind of zip
@@ -21,7 +23,12 @@ def is_array(ext: str) -> bool:
     return ext.rpartition(".")[2] in _KINDS
 
 
-def decode(members: Mapping[str, bytes]) -> dict[str, Any]:
+def name_of(ext: str) -> str:
+    """The array that an ``.npy`` member gives: ``NAME.npy`` gives NAME, ``npy`` alone frames."""
+    return ext.rpartition(".")[0] or "frames"
+
+
+def decode(members: Mapping[str, Buffer]) -> dict[str, Any]:
     """Arrays of one sample by name.
 
     ``npz``: every array under its name (``frames``: uint8 [T, H, W, 3]). ``mp4``: ``frames``.
@@ -32,12 +39,11 @@ def decode(members: Mapping[str, bytes]) -> dict[str, Any]:
     """
     arrays: dict[str, Any] = {}
     for ext, data in members.items():
-        name, _, kind = ext.rpartition(".")
-        match kind:
+        match ext.rpartition(".")[2]:
             case "npz":
                 arrays.update(_npz(data))
             case "npy":
-                arrays[name or "frames"] = _npy(data)
+                arrays[name_of(ext)] = npy_view(data)
             case "mp4":
                 arrays["frames"] = _frames(data)
             case _:
@@ -59,7 +65,7 @@ def npz_bytes(**arrays: NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _npz(data: bytes) -> dict[str, NDArray[Any]]:
+def _npz(data: Buffer) -> dict[str, NDArray[Any]]:
     try:
         with np.lib.npyio.NpzFile(io.BytesIO(data), allow_pickle=False) as loaded:
             return {key: loaded[key] for key in loaded.files}
@@ -67,15 +73,8 @@ def _npz(data: bytes) -> dict[str, NDArray[Any]]:
         raise ValueError(f"not an npz: {error}") from None
 
 
-def _npy(data: bytes) -> NDArray[Any]:
-    try:
-        return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    except _NO_NPY as error:
-        raise ValueError(f"not an npy: {error}") from None
-
-
 @contextmanager
-def open_video(data: bytes) -> Iterator[tuple[Any, Any]]:
+def open_video(data: Buffer) -> Iterator[tuple[Any, Any]]:
     """A video's PyAV container and its first video stream, decoded by one thread.
 
     Raises:
@@ -96,7 +95,7 @@ def open_video(data: bytes) -> Iterator[tuple[Any, Any]]:
         raise ValueError(f"not a video: {error}") from None
 
 
-def _frames(data: bytes) -> NDArray[np.uint8]:
+def _frames(data: Buffer) -> NDArray[np.uint8]:
     with open_video(data) as (container, stream):
         frames = list(container.decode(stream))
     if not frames or any(frame.is_corrupt for frame in frames):

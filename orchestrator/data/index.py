@@ -1,6 +1,5 @@
 """The index beside a source's shards: where every member of every sample is, and what it is."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from orchestrator.data.head import (
@@ -21,7 +21,8 @@ from orchestrator.data.head import (
     shards_of,
     told_missing,
 )
-from orchestrator.data.table import SCHEMA, TABLE, read_table, table_bytes, table_digest, table_of
+from orchestrator.data.rows import Bucket, Member, Rows, Sample
+from orchestrator.data.table import TABLE, read_table, table_bytes, table_digest, table_of
 from orchestrator.errors import UserError
 from orchestrator.storage.store import Store, open_store
 
@@ -36,39 +37,6 @@ __all__ = [
     "WrittenShard",
     "write_index",
 ]
-
-Bucket = tuple[int, int, int]  # frames, height, width
-
-
-@dataclass(frozen=True)
-class Member:
-    """One file of a sample inside its shard; offset and size in bytes."""
-
-    ext: str
-    offset: int
-    size: int
-    xxh64: str
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One clip as the index knows it.
-
-    ``duration_s`` is of the stored frames; ``start_s`` and ``end_s`` are in the ``original`` that
-    it was cut from, all three None where it was not.
-    """
-
-    key: str
-    shard: str
-    bucket: Bucket
-    fps: float
-    captions: tuple[str, ...]
-    labels: dict[str, Any]
-    members: tuple[Member, ...]
-    duration_s: float
-    original: str | None
-    start_s: float | None
-    end_s: float | None
 
 
 @dataclass(frozen=True)
@@ -88,7 +56,7 @@ class Index:
     def __init__(self, store: Store, *, table: pa.Table, head: Head) -> None:
         self.store = store
         self._table = table
-        self._columns = {name: table[name].combine_chunks() for name in SCHEMA.names}
+        self._rows = Rows(table)
         self._head = head
 
     @classmethod
@@ -134,6 +102,11 @@ class Index:
         return {one.name: one.xxh64 for one in self._head.shards if one.xxh64 is not None}
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of whole shards by name, of those that it is known of."""
+        return {one.name: one.bytes for one in self._head.shards if one.bytes is not None}
+
+    @property
     def table(self) -> pa.Table:
         """All rows."""
         return self._table
@@ -146,19 +119,26 @@ class Index:
     @property
     def buckets(self) -> dict[Bucket, list[int]]:
         """Rows of every (frames, height, width), in order."""
-        sides = [self._table.column(name).to_pylist() for name in ("frames", "height", "width")]
-        rows: dict[Bucket, list[int]] = {}
-        for row, bucket in enumerate(zip(*sides, strict=True)):
-            rows.setdefault(bucket, []).append(row)
-        return rows
+        frames, height, width = (
+            self._table[name].to_numpy().astype(np.int64) for name in ("frames", "height", "width")
+        )
+        sizes, size = np.unique((height << 32) + width, return_inverse=True)
+        shapes, first, shape = np.unique(
+            frames * len(sizes) + size, return_index=True, return_inverse=True
+        )
+        rows = _grouped(shape, groups=len(shapes))
+        return {
+            (int(frames[row]), int(height[row]), int(width[row])): rows[shape[row]]
+            for row in np.sort(first)
+        }
 
     def keys(self, rows: Sequence[int]) -> list[str]:
         """Keys of the samples in rows; shards may share keys."""
-        return self._columns["key"].take(pa.array(rows, pa.int64())).to_pylist()
+        return self._table["key"].take(pa.array(rows, pa.int64())).to_pylist()
 
     def shard_sizes(self, rows: Sequence[int]) -> list[int]:
         """How many of the rows, in their order, lie in one shard after another."""
-        shards = self._columns["shard"].take(pa.array(rows, pa.int64()))
+        shards = self._table["shard"].take(pa.array(rows, pa.int64())).combine_chunks()
         codes = shards.dictionary_encode().indices.to_numpy()
         starts = np.flatnonzero(np.diff(codes)) + 1
         return np.diff([0, *starts, len(codes)]).tolist()
@@ -166,13 +146,12 @@ class Index:
     @property
     def durations_s(self) -> NDArray[np.float64]:
         """Stored frames over frames per second of every row, [N]."""
-        return self._columns["frames"].to_numpy() / self._columns["fps"].to_numpy()
+        return self._table["frames"].to_numpy() / self._table["fps"].to_numpy()
 
     @property
     def wordings(self) -> Counter[int]:
         """How many samples have so many captions."""
-        lengths = self._columns["captions"].value_lengths().to_numpy(zero_copy_only=False)
-        return Counter(lengths.tolist())
+        return Counter(pc.list_value_length(self._table["captions"]).to_pylist())
 
     @property
     def uncaptioned(self) -> int:
@@ -184,7 +163,11 @@ class Index:
 
     def sample(self, row: int) -> Sample:
         """The sample in a row."""
-        return _sample({name: column[row].as_py() for name, column in self._columns.items()})
+        return self._rows[row]
+
+    def shard(self, row: int) -> str:
+        """The shard that a row's sample is in."""
+        return self._rows.shard(row)
 
     def rows_of(self, shard: str) -> list[int]:
         """The rows of a shard's samples, in order; none if it holds no sample."""
@@ -192,18 +175,14 @@ class Index:
 
     def of_shard(self, shard: str) -> list[Sample]:
         """The samples in a shard, in order."""
-        return [_sample(row) for row in self._table.take(self.rows_of(shard)).to_pylist()]
+        return [self._rows[row] for row in self.rows_of(shard)]
 
     @cached_property
     def _rows_by_shard(self) -> dict[str, list[int]]:
-        coded = self._columns["shard"].dictionary_encode()
-        codes = coded.indices.to_numpy()
-        order = np.argsort(codes, kind="stable")
+        coded = self._table["shard"].dictionary_encode().unify_dictionaries().combine_chunks()
         names = coded.dictionary.to_pylist()
-        bounds = np.searchsorted(codes[order], np.arange(len(names) + 1))
-        return {
-            name: order[bounds[code] : bounds[code + 1]].tolist() for code, name in enumerate(names)
-        }
+        rows = _grouped(coded.indices.to_numpy(), groups=len(names))
+        return dict(zip(names, rows, strict=True))
 
 
 def write_index(
@@ -238,17 +217,8 @@ def write_index(
     return head.digest
 
 
-def _sample(row: dict[str, Any]) -> Sample:
-    return Sample(
-        key=row["key"],
-        shard=row["shard"],
-        bucket=(row["frames"], row["height"], row["width"]),
-        fps=row["fps"],
-        captions=tuple(row["captions"]),
-        labels=json.loads(row["labels"]),
-        members=tuple(Member(**member) for member in row["members"]),
-        duration_s=row["frames"] / row["fps"],
-        original=row["original"],
-        start_s=row["start_s"],
-        end_s=row["end_s"],
-    )
+def _grouped(codes: NDArray[np.int64], *, groups: int) -> list[list[int]]:
+    """Places of each code, in order."""
+    order = np.argsort(codes, kind="stable")
+    bounds = np.searchsorted(codes[order], np.arange(groups + 1))
+    return [order[bounds[one] : bounds[one + 1]].tolist() for one in range(groups)]

@@ -132,6 +132,11 @@ class FolderStore:
         return self._root / key
 
 
+def read_of(path: Path, call: Callable[[], T]) -> T:
+    """What a call gives that reads a file; it is made again where the file system fails."""
+    return _call("read", path, call)
+
+
 def _call(verb: str, path: Path, call: Callable[[], T]) -> T:
     def once() -> T:
         with _named(path):

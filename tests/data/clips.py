@@ -3,6 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +65,9 @@ class CountingStore:
         self._count(key)
         return self._store.get(key)
 
+    def local(self, key: str) -> Path | None:
+        return self._store.local(key)
+
     def get_range(self, key: str, *, start: int, length: int) -> bytes:
         self._count(key)
         return self._store.get_range(key, start=start, length=length)
@@ -99,3 +103,12 @@ def flip_bit(store: Store, key: str, *, offset: int) -> None:
     data = bytearray(store.get(key))
     data[offset] ^= 1
     store.put(key, bytes(data))
+
+
+def flip_bit_in_place(path: Path, *, offset: int) -> None:
+    """Damages one bit of a file that may be open."""
+    with path.open("r+b") as file:
+        file.seek(offset)
+        (byte,) = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte ^ 1]))

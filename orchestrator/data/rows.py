@@ -1,0 +1,147 @@
+"""One sample of an index at a time, out of columns as they lie in memory: no object per row."""
+
+import json
+from bisect import bisect_right
+from dataclasses import dataclass
+from sys import intern
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+Bucket = tuple[int, int, int]  # frames, height, width
+
+
+class Member(NamedTuple):
+    """One file of a sample inside its shard; offset and size in bytes."""
+
+    ext: str
+    offset: int
+    size: int
+    xxh64: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One clip as the index knows it.
+
+    ``duration_s`` is of the stored frames; ``start_s`` and ``end_s`` are in the ``original`` that
+    it was cut from, all three None where it was not.
+    """
+
+    key: str
+    shard: str
+    bucket: Bucket
+    fps: float
+    captions: tuple[str, ...]
+    labels: dict[str, Any]
+    members: tuple[Member, ...]
+    duration_s: float
+    original: str | None
+    start_s: float | None
+    end_s: float | None
+
+
+class Rows:
+    """The rows of a table of SCHEMA as samples.
+
+    The table's pieces are used as they are: joining them would copy all of it, and texts of many
+    million rows do not fit one piece.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self._pieces = [_Piece(batch) for batch in table.to_batches() if batch.num_rows]
+        self._firsts: list[int] = []
+        first = 0
+        for piece in self._pieces:
+            self._firsts.append(first)
+            first += len(piece)
+        self._len = first
+
+    def __getitem__(self, row: int) -> Sample:
+        piece, at = self._find(row)
+        return piece.sample(at)
+
+    def shard(self, row: int) -> str:
+        """The shard of a row's sample."""
+        piece, at = self._find(row)
+        return piece.shard[at]
+
+    def _find(self, row: int) -> "tuple[_Piece, int]":
+        if not 0 <= row < self._len:
+            raise IndexError(f"row {row}, wanted one of {self._len}")
+        at = bisect_right(self._firsts, row) - 1
+        return self._pieces[at], row - self._firsts[at]
+
+
+class _Piece:
+    """Columns of some rows."""
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        self._len = batch.num_rows
+        self._key = _Texts(batch.column("key"))
+        self.shard = _Texts(batch.column("shard"))
+        self._frames, self._height, self._width, self._fps = (
+            _numbers(batch.column(name)) for name in ("frames", "height", "width", "fps")
+        )
+        self._labels = _Texts(batch.column("labels"))
+        captions, members = batch.column("captions"), batch.column("members")
+        self._captions = _numbers(captions.offsets)
+        self._caption = _Texts(captions.values)
+        self._members = _numbers(members.offsets)
+        # In the order of the schema: ext, offset, size, xxh64.
+        ext, offset, size, xxh64 = members.values.flatten()
+        self._ext, self._xxh64 = _Texts(ext), _Texts(xxh64)
+        self._offset, self._size = _numbers(offset), _numbers(size)
+        self._cut = [
+            column if column.null_count < self._len else None
+            for column in map(batch.column, ("original", "start_s", "end_s"))
+        ]
+
+    def __len__(self) -> int:
+        return self._len
+
+    def sample(self, row: int) -> Sample:
+        """The sample in a row of these."""
+        frames, fps = self._frames[row], self._fps[row]
+        original, start_s, end_s = (
+            None if column is None else column[row].as_py() for column in self._cut
+        )
+        return Sample(
+            key=self._key[row],
+            shard=intern(self.shard[row]),
+            bucket=(frames, self._height[row], self._width[row]),
+            fps=fps,
+            captions=tuple(
+                self._caption[at] for at in range(self._captions[row], self._captions[row + 1])
+            ),
+            labels=json.loads(self._labels[row]),
+            members=tuple(
+                Member(intern(self._ext[at]), self._offset[at], self._size[at], self._xxh64[at])
+                for at in range(self._members[row], self._members[row + 1])
+            ),
+            duration_s=frames / fps,
+            original=original,
+            start_s=start_s,
+            end_s=end_s,
+        )
+
+
+class _Texts:
+    """A column of texts without nulls; one is made of its bytes when it is asked for."""
+
+    def __init__(self, array: pa.Array) -> None:
+        _, offsets, data = array.buffers()
+        at = array.offset
+        self._offsets = (
+            memoryview(offsets).cast("i")[at : at + len(array) + 1] if len(array) else None
+        )
+        self._data = memoryview(data or b"")
+
+    def __getitem__(self, at: int) -> str:
+        assert self._offsets is not None
+        return str(self._data[self._offsets[at] : self._offsets[at + 1]], "utf-8")
+
+
+def _numbers(array: pa.Array) -> "memoryview[Any]":
+    """A column of numbers without nulls, each a Python number when it is asked for."""
+    return memoryview(array.to_numpy(zero_copy_only=True))
