@@ -10,7 +10,7 @@ from orchestrator.data.index import Bucket, Sample
 from orchestrator.data.order import position_of
 from orchestrator.data.packing import Image, PackedSlots, Packing
 from orchestrator.data.pool import Draw, Part, Pool, identity_of
-from orchestrator.data.reader import Reader, View
+from orchestrator.data.reader import Read, Reader, View
 from orchestrator.data.schedule import BucketSchedule
 from orchestrator.errors import UserError
 
@@ -200,7 +200,7 @@ class Stream:
 
     def read(self, plan: Plan) -> StepBatch:
         """The clips of a plan; several threads may read at a time."""
-        read = [self._readers[draw.part].read(draw.row) for draw in plan.draws]
+        read = _read(self._readers, plan.draws)
         return StepBatch(
             plan=plan,
             keys=tuple(sample.key for sample, _ in read),
@@ -208,7 +208,7 @@ class Stream:
             samples=tuple(arrays for _, arrays in read),
             captions=tuple(self._wordings(sample) for sample, _ in read),
             fps=tuple(sample.fps for sample, _ in read),
-            packed=tuple(tuple(self._image(draw) for draw in some) for some in plan.packed),
+            packed=tuple(self._image_slot(some) for some in plan.packed),
         )
 
     def read_step(self, step: int) -> StepBatch:
@@ -226,19 +226,32 @@ class Stream:
             )
         return self._ahead.take()
 
-    def _image(self, draw: Draw) -> Image:
-        sample, arrays = self._image_readers[draw.part].read(draw.row)
+    def _image_slot(self, draws: Sequence[Draw]) -> tuple[Image, ...]:
         parts = self._images or self._parts
-        return Image(
-            key=sample.key,
-            sample=arrays,
-            captions=self._wordings(sample),
-            part=parts[draw.part].name,
-            place=draw.place,
+        read = _read(self._image_readers, draws)
+        return tuple(
+            Image(
+                key=sample.key,
+                sample=arrays,
+                captions=self._wordings(sample),
+                part=parts[draw.part].name,
+                place=draw.place,
+            )
+            for draw, (sample, arrays) in zip(draws, read, strict=True)
         )
 
     def _wordings(self, sample: Sample) -> tuple[str, ...]:
         return sample.captions if self._captions else ()
+
+
+def _read(readers: Sequence[Reader], draws: Sequence[Draw]) -> list[Read]:
+    """The samples of draws, those of one part at once."""
+    read: dict[int, Read] = {}
+    for part in dict.fromkeys(draw.part for draw in draws):
+        places = [place for place, draw in enumerate(draws) if draw.part == part]
+        some = readers[part].read_all([draws[place].row for place in places])
+        read.update(zip(places, some, strict=True))
+    return [read[place] for place in range(len(draws))]
 
 
 def _buckets(parts: Sequence[Part]) -> dict[Bucket, dict[int, list[int]]]:

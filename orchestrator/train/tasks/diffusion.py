@@ -16,8 +16,8 @@ from models.sora.model import TextToVideo
 from models.text.config import Byt5Config
 from models.text.encoder import TextEncoder, TextStates, Tokens
 from models.text.states import EMPTY_CAPTION
-from orchestrator.data.index import Bucket
 from orchestrator.data.blocks import stacked
+from orchestrator.data.index import Bucket
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
 from orchestrator.train.encoders import load_text
