@@ -3,11 +3,12 @@
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from orchestrator.data.batch import Plan, StepBatch
 
+_TELL_EVERY = 16  # steps
 Task = tuple["Future[StepBatch]", Plan]
 
 
@@ -22,6 +23,8 @@ class Ahead:
         first: step that is taken first.
         workers: threads.
         steps: that are read, or are being read, and not taken.
+        planned: steps beyond those that are planned already.
+        soon: told of the plans beyond, every now and then.
     """
 
     def __init__(
@@ -32,10 +35,16 @@ class Ahead:
         first: int,
         workers: int,
         steps: int,
+        planned: int,
+        soon: Callable[[Sequence[Plan]], None],
     ) -> None:
         self._plan = plan
         self._read = read
-        self._step = first  # the next one to be read
+        self._soon = soon
+        self._step = first  # the next one to be planned
+        self._planned = planned
+        self._plans: deque[Plan] = deque()
+        self._begun = 0
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._coming: deque[Future[StepBatch]] = deque()
         self._threads = [
@@ -66,10 +75,15 @@ class Ahead:
             thread.join()
 
     def _begin(self) -> None:
+        while len(self._plans) <= self._planned:
+            self._plans.append(self._plan(self._step))
+            self._step += 1
+        if self._begun % _TELL_EVERY == 0:
+            self._soon(list(self._plans))
+        self._begun += 1
         future: Future[StepBatch] = Future()
         self._coming.append(future)
-        self._tasks.put((future, self._plan(self._step)))
-        self._step += 1
+        self._tasks.put((future, self._plans.popleft()))
 
     def _run(self) -> None:
         while (task := self._tasks.get()) is not None:

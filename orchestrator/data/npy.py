@@ -3,6 +3,7 @@
 import io
 import math
 import struct
+import threading
 import tokenize
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 Buffer = bytes | memoryview
 
 _NO_HEADER = (EOFError, ValueError, SyntaxError, tokenize.TokenError, RecursionError)
+_PARSING = threading.Lock()  # Python before 3.13 fails where threads parse at a time (gh-106905)
 _LENGTHS = {1: "<H", 2: "<I"}  # of the header's text, by version; it stands after eight bytes
 
 
@@ -74,13 +76,14 @@ def npy_view(data: Buffer) -> NDArray[Any]:
 def _parsed(header: bytes) -> Layout:
     stream = io.BytesIO(header)
     try:
-        match np.lib.format.read_magic(stream):
-            case (1, 0):
-                said = np.lib.format.read_array_header_1_0(stream)
-            case (2, 0):
-                said = np.lib.format.read_array_header_2_0(stream)
-            case other:
-                raise ValueError(f"version {other}, wanted (1, 0) or (2, 0)")
+        with _PARSING:
+            match np.lib.format.read_magic(stream):
+                case (1, 0):
+                    said = np.lib.format.read_array_header_1_0(stream)
+                case (2, 0):
+                    said = np.lib.format.read_array_header_2_0(stream)
+                case other:
+                    raise ValueError(f"version {other}, wanted (1, 0) or (2, 0)")
     except _NO_HEADER as error:
         raise ValueError(f"not an npy: {error}") from None
     shape, is_fortran, dtype = said

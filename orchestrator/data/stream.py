@@ -15,6 +15,7 @@ from orchestrator.data.schedule import BucketSchedule
 from orchestrator.errors import UserError
 
 PREFETCHED_STEPS = 3
+_PLANNED_STEPS = 64  # whose shards are fetched ahead
 _CHECKED = ("seed", "index", "images", "shuffle_shards")
 
 
@@ -223,8 +224,19 @@ class Stream:
                 first=self._step,
                 workers=self._workers,
                 steps=max(PREFETCHED_STEPS, self._workers),
+                planned=_PLANNED_STEPS,
+                soon=self._fetch_ahead,
             )
         return self._ahead.take()
+
+    def _fetch_ahead(self, plans: Sequence[Plan]) -> None:
+        draws = [draw for plan in plans for draw in plan.draws]
+        images = [draw for plan in plans for some in plan.packed for draw in some]
+        if not self._images:
+            draws, images = draws + images, []
+        for readers, wanted in ((self._readers, draws), (self._image_readers, images)):
+            for number in dict.fromkeys(draw.part for draw in wanted):
+                readers[number].fetch_ahead(draw.row for draw in wanted if draw.part == number)
 
     def _image_slot(self, draws: Sequence[Draw]) -> tuple[Image, ...]:
         parts = self._images or self._parts
