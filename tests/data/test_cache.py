@@ -151,15 +151,20 @@ def test_shards_of_equal_name_are_kept_apart(tmp_path: Path) -> None:
 
 
 class Meeting(CountingStore):
-    """A store that answers when so many ask at once."""
+    """A store that gives each object first when so many are asked for at once.
+
+    A copy that has to go before it is opened is asked for again.
+    """
 
     def __init__(self, store: Store, *, readers: int) -> None:
         super().__init__(store)
         self._together = threading.Barrier(readers)
 
     def get(self, key: str) -> bytes:
-        self._together.wait(60)
-        return super().get(key)
+        data = super().get(key)
+        if self.reads[key] == 1:
+            self._together.wait(60)
+        return data
 
 
 def test_threads_that_fetch_at_once_keep_the_budget(tmp_path: Path) -> None:
