@@ -114,7 +114,7 @@ def test_shard_that_vanished_is_one_line(tmp_path: Path, place: str) -> None:
     uri = str(tmp_path / "clips") if place == "folder" else f"memory://{uuid4().hex}"
     index = write_source(uri, {SHAPE: CLIPS})
     index.store.delete("shard-000001.tar")
-    with pytest.raises(NotFoundError, match=r"shard-000001\.tar: no such") as caught:
+    with pytest.raises(NotFoundError, match=r"shard-000001\.tar: the shard is missing") as caught:
         open_reader(index, tmp_path).read(5)
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
