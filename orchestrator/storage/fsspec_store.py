@@ -1,20 +1,23 @@
 """Any other place that fsspec can reach: memory://, gs://, az://."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
 
 from orchestrator.errors import UserError
+from orchestrator.storage.entry import Entry
 from orchestrator.storage.errors import NotFoundError, TransientError
 from orchestrator.storage.retry import retrying
 from orchestrator.storage.uri import check_key, scheme_of
 
 T = TypeVar("T")
 
+_TAGS = ("ETag", "etag", "md5Hash", "content_hash", "mtime", "updated", "last_modified", "created")
 _CREATING = threading.Lock()  # memory:// looks and writes in two steps
 
 
@@ -70,14 +73,24 @@ class FsspecStore:
 
     def list(self, prefix: str) -> list[str]:
         """Keys that start with ``prefix``."""
+        return [entry.key for entry in self.entries(prefix)]
+
+    def entry(self, key: str) -> Entry:
+        """Size of an object, and whatever the file system has for a tag."""
+        return self._call("look at", key, lambda path: _entry(key, self._files.info(path)))
+
+    def entries(self, prefix: str) -> Sequence[Entry]:
+        """As ``list``, with sizes and tags."""
         below = f"{self._root}/"
         folder = (below + prefix).rpartition("/")[0]
 
-        def find(_: str) -> list[str]:
+        def find(_: str) -> list[Entry]:
             self._files.invalidate_cache()
-            names: list[str] = self._files.find(folder)
-            keys = (name.removeprefix(below) for name in names)
-            return sorted(key for key in keys if key.startswith(prefix))
+            infos: dict[str, dict[str, Any]] = self._files.find(folder, detail=True)
+            found = (_entry(name.removeprefix(below), info) for name, info in infos.items())
+            return sorted(
+                (one for one in found if one.key.startswith(prefix)), key=lambda entry: entry.key
+            )
 
         return self._call("list", prefix, find)
 
@@ -104,6 +117,13 @@ class FsspecStore:
                 return call(path)
 
         return retrying(once, what=f"{verb} {self._uri}/{key}")
+
+
+def _entry(key: str, info: Mapping[str, Any]) -> Entry:
+    tag = next((info[name] for name in _TAGS if info.get(name) is not None), "")
+    # A time may be told in two ways by one file system.
+    value = tag.timestamp() if isinstance(tag, datetime) else tag
+    return Entry(key=key, size=info["size"], tag=str(value))
 
 
 @contextmanager

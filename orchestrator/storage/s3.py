@@ -5,7 +5,7 @@ cheaper than s3fs.
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
@@ -18,6 +18,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from orchestrator.errors import RushesError, UserError
+from orchestrator.storage.entry import Entry
 from orchestrator.storage.errors import NotFoundError, TransientError
 from orchestrator.storage.retry import retrying
 from orchestrator.storage.s3_errors import code_of, translated
@@ -169,15 +170,27 @@ class S3Store:
 
     def list(self, prefix: str) -> list[str]:
         """Keys that start with ``prefix``, all pages."""
+        return [entry.key for entry in self.entries(prefix)]
+
+    def entry(self, key: str) -> Entry:
+        """Size and ETag of an object."""
+        found = self._call(
+            "head", key, lambda s3, name: s3.head_object(Bucket=self._bucket, Key=name)
+        )
+        return Entry(key=key, size=found["ContentLength"], tag=found["ETag"])
+
+    def entries(self, prefix: str) -> Sequence[Entry]:
+        """As ``list``, with sizes and ETags."""
         below = f"{self._prefix}/" if self._prefix else ""
 
-        def pages(s3: Any, name: str) -> list[str]:
+        def pages(s3: Any, name: str) -> list[Entry]:
             paginator = s3.get_paginator("list_objects_v2")
-            return sorted(
-                item["Key"].removeprefix(below)
+            found = (
+                Entry(key=item["Key"].removeprefix(below), size=item["Size"], tag=item["ETag"])
                 for page in paginator.paginate(Bucket=self._bucket, Prefix=below + prefix)
                 for item in page.get("Contents", ())
             )
+            return sorted(found, key=lambda entry: entry.key)
 
         return self._call("list", prefix, pages)
 

@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from orchestrator.data.decode import npz_bytes
 from orchestrator.data.index import Bucket, Index, write_index
 from orchestrator.data.shards import NewSample, shard_name, write_shard
-from orchestrator.storage.store import Store, open_store
+from orchestrator.storage.store import Entry, Store, open_store
 
 PER_SHARD = 4
 
@@ -83,6 +83,12 @@ class CountingStore:
 
     def list(self, prefix: str) -> list[str]:
         return self._store.list(prefix)
+
+    def entry(self, key: str) -> Entry:
+        return self._store.entry(key)
+
+    def entries(self, prefix: str) -> Sequence[Entry]:
+        return self._store.entries(prefix)
 
     def delete(self, key: str) -> None:
         self._store.delete(key)
