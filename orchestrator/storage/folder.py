@@ -4,6 +4,7 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -107,7 +108,7 @@ class FolderStore:
     def entry(self, key: str) -> Entry:
         """Size of a file, and when it was written."""
         path = self._path(key)
-        return _call("look at", path, lambda: _entry(key, path.stat()))
+        return _call("look at", path, lambda: _entry(key, path))
 
     def entries(self, prefix: str) -> Sequence[Entry]:
         """Files as ``list`` has them; one that vanishes meanwhile is left out."""
@@ -151,7 +152,10 @@ def read_of(path: Path, call: Callable[[], T]) -> T:
     return _call("read", path, call)
 
 
-def _entry(key: str, found: os.stat_result) -> Entry:
+def _entry(key: str, path: Path) -> Entry:
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise FileNotFoundError
     return Entry(key=key, size=found.st_size, tag=str(found.st_mtime_ns))
 
 
