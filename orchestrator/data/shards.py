@@ -19,7 +19,7 @@ from orchestrator.data.names import key_and_ext, unsafe
 from orchestrator.storage.store import Store
 
 _TAR = ".tar"
-_ROWS = ".rows.json"
+ROWS_SUFFIX = ".rows.json"
 
 
 @dataclass(frozen=True)
@@ -71,18 +71,18 @@ def write_shared_shard(store: Store, shard: str, samples: Iterable[NewSample]) -
 
 def is_written(store: Store, shard: str) -> bool:
     """Whether a shard was written whole before."""
-    return store.exists(shard + _ROWS) and store.exists(_tar_of(store, shard))
+    return store.exists(shard + ROWS_SUFFIX) and store.exists(_tar_of(store, shard))
 
 
 def written_among(store: Store, shards: Iterable[str]) -> list[str]:
     """Those of the shards that were written whole before; lists their folder once."""
     there = set(store.list(""))
-    return [one for one in shards if one + _ROWS in there and _tar_of(store, one) in there]
+    return [one for one in shards if one + ROWS_SUFFIX in there and _tar_of(store, one) in there]
 
 
 def read_written(store: Store, shard: str) -> WrittenShard:
     """A shard that was written whole before; what older rows do not say is made up for."""
-    tree = json.loads(store.get(shard + _ROWS))
+    tree = json.loads(store.get(shard + ROWS_SUFFIX))
     if isinstance(tree, list):  # rows alone, as they were written with indexes of version 1
         rows = [{**row, "duration_s": row["frames"] / row["fps"]} for row in tree]
         return WrittenShard(shard=_described(shard, store.get(shard)), rows=rows)
@@ -111,13 +111,13 @@ def _write(
         shard=_described(tar, data), rows=[{**row, "shard": tar} for row in rows]
     )
     store.put(tar, data)
-    store.put(shard + _ROWS, _rows_bytes(written))
+    store.put(shard + ROWS_SUFFIX, _rows_bytes(written))
     return written
 
 
 def _tar_of(store: Store, shard: str) -> str:
     """The tar that a shard's rows are of."""
-    tree = json.loads(store.get(shard + _ROWS))
+    tree = json.loads(store.get(shard + ROWS_SUFFIX))
     return shard if isinstance(tree, list) else tree["shard"]["name"]
 
 
