@@ -49,4 +49,4 @@ def _key(name: str) -> str:
 
 
 def _hash(name: str) -> str:
-    return xxhash.xxh64_hexdigest(name.encode(errors="surrogateescape"))
+    return xxhash.xxh64_hexdigest(name.encode(errors="surrogatepass"))

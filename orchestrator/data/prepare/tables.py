@@ -95,7 +95,7 @@ def _read(store: Any, name: str) -> Sequence[Mapping[str, Any]]:
         raise UserError(f"{where}: not a table: {first}") from None
     if "path" not in columns:
         seen = ", ".join(str(one) for one in columns) or "none"
-        raise UserError(f"{where}: columns are {seen}, wanted path, and caption if there are any")
+        raise UserError(f"{where}: columns are {seen}; wanted path, and caption if there are any")
     return rows
 
 
