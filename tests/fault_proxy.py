@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 _CHUNK = 65536
+_TRICKLE_S = 0.05  # between two bytes
+_SIP_S = 0.02  # between two chunks
 _SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>injected</Message></Error>"
 
 Kind = Literal[
@@ -20,6 +22,9 @@ Kind = Literal[
     "hang",  # no answer
     "truncate",  # an end after ``after_bytes`` of the answer
     "reset",  # a reset after ``after_bytes`` of the answer
+    "stall",  # nothing more after ``after_bytes`` of the answer
+    "trickle",  # a byte now and then after ``after_bytes`` of the answer
+    "sip",  # the request is taken in small sips
     "swallow",  # the request is done, the answer lost
     "withhold",  # the request is done, the answer does not come
     "hold",  # passed on when it is released
@@ -48,6 +53,7 @@ class FaultProxy:
         self._fault: Fault | None = None
         self._left = 0
         self.hits = 0
+        self._heads: list[bytes] = []
         self.was_hit = threading.Event()  # a request is where its fault wants it
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
@@ -61,6 +67,7 @@ class FaultProxy:
         """Breaks requests from now on."""
         with self._lock:
             self._fault, self._left, self.hits = fault, fault.times, 0
+            self._heads.clear()
             self._released.clear()
             self.was_hit.clear()
 
@@ -69,6 +76,11 @@ class FaultProxy:
         with self._lock:
             self._left = 0
         self._released.set()
+
+    def heads(self, part: bytes) -> int:
+        """How many requests, since a fault was set, have ``part`` in their head."""
+        with self._lock:
+            return sum(part in head for head in self._heads)
 
     def close(self) -> None:
         """Stops listening and lets go of requests that hang."""
@@ -88,6 +100,7 @@ class FaultProxy:
 
     def _take(self, head: bytes) -> Fault | None:
         with self._lock:
+            self._heads.append(head)
             if self._fault is None or not self._left or self._fault.match not in head:
                 return None
             self._left -= 1
@@ -126,27 +139,41 @@ class FaultProxy:
         with socket.create_connection(self._upstream) as server:
             server.sendall(_alone(head) + b"\r\n\r\n" + rest)
             awaited = _body_bytes(head) - len(rest)
-            threading.Thread(target=_pump, args=(client, server, awaited), daemon=True).start()
+            rest_s = _SIP_S if fault is not None and fault.kind == "sip" else 0.0
+            pump = (client, server, awaited, rest_s, self._closed)
+            threading.Thread(target=_pump, args=pump, daemon=True).start()
             sent = 0
             while data := server.recv(_CHUNK):
-                if fault is None:
+                if fault is None or fault.kind == "sip":
                     client.sendall(data)
                 elif fault.kind in ("swallow", "withhold"):
                     if data.startswith(b"HTTP/1.1 100"):
                         client.sendall(data)  # or the client would never send its body
                 else:
-                    data = data[: fault.after_bytes - sent]
-                    client.sendall(data)
-                    sent += len(data)
+                    now, later = data[: fault.after_bytes - sent], data[fault.after_bytes - sent :]
+                    client.sendall(now)
+                    sent += len(now)
                     if sent == fault.after_bytes:
+                        self._hold_back(client, server, later, fault.kind)
                         break
             if fault is not None and fault.kind == "withhold":
                 self.was_hit.set()
                 self._closed.wait()
-            if fault is not None and fault.kind != "truncate":
+            if fault is not None and fault.kind not in ("truncate", "sip"):
                 _reset(client)
             else:
                 client.shutdown(socket.SHUT_RDWR)
+
+    def _hold_back(
+        self, client: socket.socket, server: socket.socket, data: bytes, kind: Kind
+    ) -> None:
+        """The rest of an answer that comes slowly, or not; for as long as the proxy lives."""
+        if kind == "stall":
+            self._closed.wait()
+        while kind == "trickle" and data and not self._closed.is_set():
+            client.sendall(data[:1])
+            self._closed.wait(_TRICKLE_S)
+            data = data[1:] or server.recv(_CHUNK)
 
 
 @contextmanager
@@ -179,12 +206,20 @@ def _body_bytes(head: bytes) -> int:
     return 0
 
 
-def _pump(source: socket.socket, target: socket.socket, awaited: int) -> None:
+def _pump(
+    source: socket.socket,
+    target: socket.socket,
+    awaited: int,
+    rest_s: float,
+    closed: threading.Event,
+) -> None:
     """Passes a body on and no more: a socket that is read from cannot be reset."""
     with suppress(OSError):
         while awaited > 0 and (data := source.recv(min(_CHUNK, awaited))):
             target.sendall(data)
             awaited -= len(data)
+            if rest_s:
+                closed.wait(rest_s)
 
 
 def _reset(client: socket.socket) -> None:

@@ -9,21 +9,13 @@ import pytest
 
 from orchestrator.errors import UnavailableError, UserError
 from orchestrator.storage import s3 as s3_module
+from orchestrator.storage import s3_upload
 from orchestrator.storage.retry import retrying
 from orchestrator.storage.store import open_store
-from tests.fault_proxy import Fault, FaultProxy, fault_proxy
+from tests.fault_proxy import Fault, FaultProxy
 from tests.s3store import SECRET_KEY, S3Store
 
 BODY = bytes(range(256)) * 400
-
-
-@pytest.fixture
-def proxy(s3: S3Store, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    """Between the store and its server, where ``bucket`` is."""
-    with fault_proxy(s3.port) as proxy:
-        for name, value in s3.environment(url=proxy.url).items():
-            monkeypatch.setenv(name, value)
-        yield proxy
 
 
 @pytest.fixture
@@ -93,7 +85,7 @@ def test_put_new_whose_answer_was_lost_has_won(proxy: FaultProxy, bucket: str) -
 @pytest.fixture
 def in_parts(monkeypatch: pytest.MonkeyPatch) -> bytes:
     """Data that goes up in three parts of the smallest size that S3 takes."""
-    monkeypatch.setattr(s3_module, "_PART_BYTES", 5 * 2**20)
+    monkeypatch.setattr(s3_upload, "PART_BYTES", 5 * 2**20)
     return BODY * 120  # 11.7 MiB
 
 
