@@ -1,10 +1,13 @@
 """boto3 clients, made when they are first needed in a process, and what they go by."""
 
 import os
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
+from urllib.parse import urlsplit
 
 from boto3.session import Session
+from botocore.awsrequest import AWSPreparedRequest
 from botocore.config import Config
 
 from orchestrator.errors import UserError
@@ -13,6 +16,28 @@ Environment = tuple[tuple[str, str], ...]
 
 READ_S = 30.0  # longest silence of a store, as a rule
 _CONNECT_S = 10.0  # also the longest pause in the sending of a body
+_NEVER_SENT = "GetObjectTorrent"  # an operation that nobody asks for
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where and how boto3 sends the requests for one bucket.
+
+    Args:
+        url: of the bucket, in its path or in its host name, without a last slash.
+        region: what requests are signed for.
+    """
+
+    url: str
+    region: str
+
+
+class _CaughtError(Exception):
+    """A request that is not sent."""
+
+    def __init__(self, request: AWSPreparedRequest) -> None:
+        super().__init__(request.url)
+        self.request = request
 
 
 def environment() -> Environment:
@@ -42,8 +67,33 @@ def client(_pid: int, environment: Environment, *, read_s: float = READ_S) -> An
         max_pool_connections=32,
     )
     try:
-        return Session().client("s3", config=config)
+        made = Session().client("s3", config=config)
     except ValueError:  # its text may hold what the variable holds
         raise UserError(
             "AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL: not an endpoint, wanted http[s]://host[:port]"
         ) from None
+    made.meta.events.register(f"before-send.s3.{_NEVER_SENT}", _catch)
+    return made
+
+
+def address_of(s3: Any, *, bucket: str) -> Address:
+    """Where the client sends what it asks of a bucket.
+
+    Endpoint variables, profiles, dual stack, host or path style and the region of a bucket that
+    has redirected it all decide this: so a request is made as far as its sending, and read.
+    """
+    try:
+        s3.get_object_torrent(Bucket=bucket, Key="k")
+    except _CaughtError as caught:
+        url = urlsplit(caught.request.url)
+        signature = caught.request.headers["Authorization"]
+    else:
+        raise AssertionError(f"{_NEVER_SENT} was sent")
+    credential = str(signature, "ascii") if isinstance(signature, bytes) else str(signature)
+    region = credential.partition("Credential=")[2].split("/")[2]
+    path = url.path.removesuffix("/k")
+    return Address(url=f"{url.scheme}://{url.netloc}{path}", region=region)
+
+
+def _catch(request: AWSPreparedRequest, **_: object) -> None:
+    raise _CaughtError(request)
