@@ -9,3 +9,7 @@ class TransientError(Exception):
 
 class NotFoundError(UserError):
     """The object is not there."""
+
+
+class RefusedError(UserError):
+    """The store does not permit this to these credentials."""

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
+from urllib3.exceptions import HTTPError
 
 from orchestrator.errors import UserError
-from orchestrator.storage.errors import NotFoundError, TransientError
+from orchestrator.storage.errors import NotFoundError, RefusedError, TransientError
 from orchestrator.storage.limit import Limit, bounded
 from orchestrator.storage.retry import retrying
 from orchestrator.storage.s3_client import READ_S, client, environment
@@ -30,6 +31,7 @@ _CHECK_S = 8.0  # for all tries of a check
 _CHECK_READ_S = 4.0  # for one of them
 _PAGE_S = 10.0  # of a list: a page has a thousand keys
 _UPLOADS = 3  # of one object, if its last request is answered too late
+_WRITES = ("put", "delete")
 
 
 class S3Store:
@@ -39,8 +41,9 @@ class S3Store:
 
     An operation with all its tries is over within 90 s, and a second more for every MiB that it
     moves, and ten more for every page of a list; a check within 8 s. A failed upload in parts
-    takes up to 8 s beyond, to clear its parts away. Within its time a body that moves slowly is
-    not cut off; one that rests for 30 s, or 10 s on its way up, is tried again.
+    takes up to 8 s beyond, to clear its parts away, and a write that is refused as many, to find
+    out why. Within its time a body that moves slowly is not cut off; one that rests for 30 s,
+    or 10 s on its way up, is tried again.
     """
 
     def __init__(self, uri: str) -> None:
@@ -207,7 +210,33 @@ class S3Store:
         def bounded_once() -> T:
             return bounded(once, limit=limit)
 
-        return retrying(bounded_once, what=f"{verb} {where}", limit=limit)
+        try:
+            return retrying(bounded_once, what=f"{verb} {where}", limit=limit)
+        except RefusedError:
+            if verb in _WRITES and self._may_read(name):
+                raise UserError(
+                    f"{where}: cannot {verb}: these credentials may read here but not write"
+                ) from None
+            raise
+
+    def _may_read(self, name: str) -> bool:
+        """Whether the store lets these credentials look at what they may not write."""
+
+        def look() -> bool:
+            try:
+                client(os.getpid(), environment(), read_s=_CHECK_READ_S).head_object(
+                    Bucket=self._bucket, Key=name
+                )
+            except ClientError as error:
+                return code_of(error) == "404"
+            except (BotoCoreError, HTTPError, OSError):
+                return False
+            return True
+
+        try:
+            return bounded(look, limit=Limit(_CHECK_S))
+        except TransientError:
+            return False
 
 
 def _body(s3: Any, bucket: str, name: str, *, limit: Limit, **options: str) -> bytes:

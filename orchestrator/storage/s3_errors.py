@@ -17,7 +17,7 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 from urllib3.exceptions import HTTPError
 
 from orchestrator.errors import UserError
-from orchestrator.storage.errors import NotFoundError, TransientError
+from orchestrator.storage.errors import NotFoundError, RefusedError, TransientError
 
 _MISSING = ("404", "NoSuchKey", "NoSuchUpload", "NotFound")
 _REFUSED = ("401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
@@ -72,7 +72,7 @@ def _of_answer(error: ClientError, *, where: str, missing: str) -> Exception:
     if code in _MISSING:
         return NotFoundError(f"{where}: {missing}")
     if code in _REFUSED:
-        return UserError(f"{where}: the store refused these credentials ({code})")
+        return RefusedError(f"{where}: the store refused these credentials ({code})")
     if status >= 500 or status in (408, 409, 429) or code in _PASSING:
         return TransientError(f"the store answered {status} {code}")
     return UserError(f"{where}: the store answered {status} {code}")

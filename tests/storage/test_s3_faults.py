@@ -13,7 +13,7 @@ from orchestrator.storage import s3_upload
 from orchestrator.storage.retry import retrying
 from orchestrator.storage.store import open_store
 from tests.fault_proxy import Fault, FaultProxy
-from tests.s3store import SECRET_KEY, S3Store
+from tests.s3store import READER_KEY, SECRET_KEY, S3Store
 
 BODY = bytes(range(256)) * 400
 
@@ -176,6 +176,29 @@ def test_wrong_credentials_are_not_shown(
         assert "hunter2" not in str(caught.value)
         assert SECRET_KEY not in str(caught.value)
         assert caught.value.__cause__ is None
+
+
+@pytest.mark.s3
+def test_a_bucket_that_may_only_be_read_is_told_of(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(bucket)
+    store.put("old", BODY)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", READER_KEY)
+    store.check()
+    assert store.get("old") == BODY
+    assert store.get_range("old", start=1, length=4) == BODY[1:5]
+    assert store.list("") == ["old"]
+    for key, call in (
+        ("new", lambda: store.put("new", b"x")),
+        ("new", lambda: store.put_new("new", b"x")),
+        ("large", lambda: store.put("large", bytes(33 * 2**20))),
+        ("old", lambda: store.delete("old")),
+    ):
+        wanted = rf"^{bucket}/{key}: cannot (put|delete): .* may read here but not write$"
+        with pytest.raises(UserError, match=wanted) as caught:
+            call()
+        assert caught.value.exit_code == 2
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:9000", "http://key:hunter2@"])
