@@ -1,25 +1,28 @@
 """Any other place that fsspec can reach: memory://, gs://, az://."""
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import fsspec
 
 from orchestrator.errors import UserError
-from orchestrator.storage.errors import NotFoundError, TransientError
+from orchestrator.storage.fsspec_errors import translated
+from orchestrator.storage.limit import Limit, bounded
 from orchestrator.storage.retry import retrying
 from orchestrator.storage.uri import check_key, scheme_of
 
-T = TypeVar("T")
-
+_CHECK_S = 8.0  # for all tries of a check
 _CREATING = threading.Lock()  # memory:// looks and writes in two steps
 
 
 class FsspecStore:
-    """Objects below a URI of a file system that fsspec knows."""
+    """Objects below a URI of a file system that fsspec knows.
+
+    An operation with all its tries is over within 90 s, and a second more for every MiB that is
+    known to move (a whole object is not, before it is here); a check within 8 s.
+    """
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
@@ -35,7 +38,10 @@ class FsspecStore:
 
     def get(self, key: str) -> bytes:
         """A whole object."""
-        return self._call("get", key, lambda path: self._files.cat_file(path))
+        return self._get(key, limit=Limit())
+
+    def _get(self, key: str, *, limit: Limit) -> bytes:
+        return self._call("get", key, lambda path: self._files.cat_file(path), limit=limit)
 
     def local(self, key: str) -> Path | None:
         """Never: objects are elsewhere."""
@@ -44,25 +50,38 @@ class FsspecStore:
     def get_range(self, key: str, *, start: int, length: int) -> bytes:
         """A part of an object."""
         return self._call(
-            "get", key, lambda path: self._files.cat_file(path, start=start, end=start + length)
+            "get",
+            key,
+            lambda path: self._files.cat_file(path, start=start, end=start + length),
+            limit=Limit(num_bytes=length),
         )
 
     def put(self, key: str, data: bytes | memoryview) -> None:
         """Writes a whole object."""
-        self._call("put", key, lambda path: self._files.pipe_file(path, bytes(data)))
+        self._call(
+            "put",
+            key,
+            lambda path: self._files.pipe_file(path, bytes(data)),
+            limit=Limit(num_bytes=len(data)),
+        )
 
     def put_new(self, key: str, data: bytes) -> bool:
         """Exclusive create, as far as the file system has it; always within this process."""
 
-        def create(path: str) -> bool:
-            try:
-                with _CREATING:
-                    self._files.pipe_file(path, data, mode="create")
-            except FileExistsError:
-                return False
-            return True
+        limit = Limit(num_bytes=2 * len(data))
+        tries = 0
 
-        return self._call("put", key, create)
+        def create(path: str) -> None:
+            nonlocal tries
+            tries += 1
+            with _CREATING:
+                self._files.pipe_file(path, data, mode="create")
+
+        try:
+            self._call("put", key, create, limit=limit)
+        except FileExistsError:  # perhaps made by a try whose answer was lost
+            return tries > 1 and self._get(key, limit=limit) == data
+        return True
 
     def exists(self, key: str) -> bool:
         """Whether the object is there."""
@@ -93,26 +112,21 @@ class FsspecStore:
 
     def check(self) -> None:
         """Lists the place."""
-        self._call("reach", "", lambda path: self._files.exists(path))
+        self._call("reach", "", lambda path: self._files.exists(path), limit=Limit(_CHECK_S))
 
-    def _call(self, verb: str, key: str, call: Callable[[str], Any]) -> Any:
+    def _call(
+        self, verb: str, key: str, call: Callable[[str], Any], *, limit: Limit | None = None
+    ) -> Any:
         check_key(key, uri=self._uri)
         path = f"{self._root}/{key}".rstrip("/")
 
+        limit = limit or Limit()
+
         def once() -> Any:
-            with _translated(f"{scheme_of(self._uri)}://{path.lstrip('/')}"):
+            with translated(f"{scheme_of(self._uri)}://{path.lstrip('/')}"):
                 return call(path)
 
-        return retrying(once, what=f"{verb} {self._uri}/{key}")
+        def bounded_once() -> Any:
+            return bounded(once, limit=limit)
 
-
-@contextmanager
-def _translated(where: str) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError:
-        raise NotFoundError(f"{where}: no such object") from None
-    except PermissionError:
-        raise UserError(f"{where}: permission denied") from None
-    except (OSError, TimeoutError) as error:
-        raise TransientError(f"{type(error).__name__}: {error}") from None
+        return retrying(bounded_once, what=f"{verb} {self._uri}/{key}", limit=limit)
