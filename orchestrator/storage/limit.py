@@ -1,14 +1,20 @@
 """How long one operation on a store may take, all its tries together."""
 
+import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, wait
-from typing import TypeVar
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import cache
+from queue import SimpleQueue
+from typing import TypeAlias, TypeVar
 
 from orchestrator.storage.errors import TransientError
 
 T = TypeVar("T")
+_Worker: TypeAlias = "SimpleQueue[Callable[[], None] | None]"  # calls for a thread; None ends it
 
 TOTAL_S = 90.0  # of an operation, besides its bytes
 LEAST_BYTES_PER_S = 2**20  # what a store that works moves at least
@@ -68,10 +74,11 @@ class Limit:
 
 
 def bounded(call: Callable[[], T], *, limit: Limit) -> T:
-    """Calls in a thread of its own, which is left behind when the time is up.
+    """Calls in another thread, which is left behind when the time is up.
 
     A socket's timeout starts again with every byte, so nothing else bounds an answer that
-    trickles. The thread ends with its request; it neither tries again nor keeps a process alive.
+    trickles. A thread that was left behind ends with its request; it neither tries again nor keeps
+    a process alive.
 
     Raises:
         TransientError: if no answer came in time.
@@ -84,10 +91,39 @@ def bounded(call: Callable[[], T], *, limit: Limit) -> T:
         except BaseException as error:
             done.set_exception(error)
 
-    threading.Thread(target=run, name="store", daemon=True).start()
-    while not done.done():
-        left_s = limit.left_s
-        if left_s <= 0:
-            raise TransientError("no whole answer came in time")
-        wait([done], timeout=left_s)
+    worker = _idle_worker()
+    worker.put(run)
+    try:
+        while not done.done():
+            left_s = limit.left_s
+            if left_s <= 0:
+                raise TransientError("no whole answer came in time")
+            with suppress(TimeoutError):
+                done.exception(timeout=left_s)
+    except BaseException:
+        worker.put(None)
+        raise
+    _idle(os.getpid()).append(worker)
     return done.result()
+
+
+def _idle_worker() -> _Worker:
+    """One that waits for a call; a thread for every call would cost more than a short range."""
+    try:
+        return _idle(os.getpid()).pop()
+    except IndexError:
+        worker: _Worker = SimpleQueue()
+        threading.Thread(target=_work, args=(worker,), name="store", daemon=True).start()
+        return worker
+
+
+@cache
+def _idle(_pid: int) -> deque[_Worker]:
+    """Of this process: a forked child has none of its parent's threads."""
+    return deque()
+
+
+def _work(calls: _Worker) -> None:
+    while call := calls.get():
+        call()
+        del call  # it holds what was moved

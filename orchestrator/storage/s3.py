@@ -80,10 +80,9 @@ class S3Store:
 
         def read(s3: Any, name: str) -> bytes:
             try:
-                return read_range(self._bucket, name, start=start, length=length)
+                return read_range(s3, self._bucket, name, start=start, length=length)
             except UnfitError:
-                span = f"bytes={start}-{start + length - 1}"
-                return _body(s3, self._bucket, name, limit=limit, Range=span)
+                return _part(s3, self._bucket, name, start=start, length=length, limit=limit)
 
         return self._call("get", key, read, limit=limit)
 
@@ -239,13 +238,25 @@ class S3Store:
             return False
 
 
-def _body(s3: Any, bucket: str, name: str, *, limit: Limit, **options: str) -> bytes:
+def _body(s3: Any, bucket: str, name: str, *, limit: Limit) -> bytes:
+    return _read(s3.get_object(Bucket=bucket, Key=name), limit=limit)
+
+
+def _part(s3: Any, bucket: str, name: str, *, start: int, length: int, limit: Limit) -> bytes:
+    span = f"bytes={start}-{start + length - 1}"
     try:
-        answer = s3.get_object(Bucket=bucket, Key=name, **options)
+        answer = s3.get_object(Bucket=bucket, Key=name, Range=span)
     except ClientError as error:
         if code_of(error) in ("416", "InvalidRange"):
             return b""  # as a file that is read past its end
         raise
+    seen = answer.get("ContentRange", "the whole object")
+    if not seen.startswith(f"bytes {start}-"):
+        raise UserError(f"s3://{bucket}/{name}: the store gave {seen}, wanted {span}")
+    return _read(answer, limit=limit)
+
+
+def _read(answer: dict[str, Any], *, limit: Limit) -> bytes:
     limit.expect(answer["ContentLength"])
     data: bytes = answer["Body"].read()
     if len(data) != answer["ContentLength"]:

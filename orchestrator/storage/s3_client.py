@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
+import botocore.session
 from boto3.session import Session
 from botocore.awsrequest import AWSPreparedRequest
 from botocore.config import Config
@@ -49,6 +50,8 @@ def environment() -> Environment:
 def client(_pid: int, environment: Environment, *, read_s: float = READ_S) -> Any:
     """One client per process: a forked child must not share its parent's connections.
 
+    The bucket is in the path of a custom endpoint's URLs, unless the profile says otherwise.
+
     Args:
         _pid: this process.
         environment: what ``environment()`` is now.
@@ -56,18 +59,21 @@ def client(_pid: int, environment: Environment, *, read_s: float = READ_S) -> An
 
     Raises:
         UserError: if the endpoint is none.
+        BotoCoreError: if the profile is none.
     """
+    core = botocore.session.get_session()
     names = dict(environment)
     is_custom = bool(names.get("AWS_ENDPOINT_URL_S3") or names.get("AWS_ENDPOINT_URL"))
+    has_style = "addressing_style" in (core.get_scoped_config().get("s3") or {})
     config = Config(
         connect_timeout=min(_CONNECT_S, read_s),
         read_timeout=read_s,
         retries={"mode": "standard", "total_max_attempts": 1},
-        s3={"addressing_style": "path"} if is_custom else {},
+        s3={"addressing_style": "path"} if is_custom and not has_style else {},
         max_pool_connections=32,
     )
     try:
-        made = Session().client("s3", config=config)
+        made = Session(botocore_session=core).client("s3", config=config)
     except ValueError:  # its text may hold what the variable holds
         raise UserError(
             "AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL: not an endpoint, wanted http[s]://host[:port]"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import botocore.session
 import obstore
@@ -18,7 +18,7 @@ from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from orchestrator.storage.errors import TransientError
-from orchestrator.storage.s3_client import Environment, address_of, client, environment
+from orchestrator.storage.s3_client import address_of
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, S3Config
@@ -29,6 +29,7 @@ _WHOLE = timedelta(hours=1)  # of a request that nobody waits for any more
 _FRESH = timedelta(minutes=9)  # botocore renews credentials that have less than ten left
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
+_NOT_A_PART = ("NotPartial", "UnexpectedRange", "NoContentRange")
 _ELSEWHERE = ("AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
 
 
@@ -42,10 +43,11 @@ class _Client:
     credentials: Credentials
 
 
-def read_range(bucket: str, name: str, *, start: int, length: int) -> bytes:
+def read_range(s3: Any, bucket: str, name: str, *, start: int, length: int) -> bytes:
     """A part of an object; fewer bytes where the object ends before, none behind its end.
 
     Args:
+        s3: the boto3 client that the bucket's address and credentials are taken from.
         bucket: of the object.
         name: key of the object in its bucket.
         start: first byte.
@@ -56,19 +58,28 @@ def read_range(bucket: str, name: str, *, start: int, length: int) -> bytes:
         BotoCoreError: as boto3 would, without credentials.
         TransientError: if the body is shorter than announced, or the network fails.
         UnfitError: in a process forked from one that uses obstore, whose threads it lacks; for a
-            key with an empty part; when the bucket is in another region.
+            key with an empty part; when the bucket is in another region; when the answer is not
+            the part that was asked for.
     """
     if _owner() != os.getpid():
         raise UnfitError("forked")
-    ranges = _client(os.getpid(), environment(), bucket)
+    ranges = _client(s3, bucket)
     ranges.credentials.get_frozen_credentials()  # renewed here, where an error has its own type
     try:
-        answer = obstore.get(ranges.store, name, options={"range": (start, start + length)})
-        data = answer.bytes().to_bytes()
+        data = obstore.get_range(ranges.store, name, start=start, length=length).to_bytes()
+        if len(data) == length:
+            return data
+        return _read_to_end(ranges.store, name, start=start, length=length)
     except ValueError:
         raise UnfitError("a key that obstore does not take") from None
     except (BaseError, FileNotFoundError) as error:
         return _nothing_or_error(str(error))
+
+
+def _read_to_end(store: S3Store, name: str, *, start: int, length: int) -> bytes:
+    """Again, with a look at what was announced: the object ends, or the body was cut short."""
+    answer = obstore.get(store, name, options={"range": (start, start + length)})
+    data = answer.bytes().to_bytes()
     first, end = answer.range
     if len(data) != end - first:
         raise TransientError(f"{len(data)} of {end - first} bytes came")
@@ -82,10 +93,10 @@ def _owner() -> int:
 
 
 @cache
-def _client(pid: int, names: Environment, bucket: str) -> _Client:
+def _client(s3: Any, bucket: str) -> _Client:
     """Made when it is needed; endpoint, region and credentials are boto3's."""
     session = botocore.session.get_session()
-    address = address_of(client(pid, names), bucket=bucket)
+    address = address_of(s3, bucket=bucket)
     credentials = Boto3CredentialProvider(Session(botocore_session=session), ttl=_FRESH)
     options: ClientConfig = {
         "allow_http": address.url.startswith("http://"),
@@ -114,6 +125,8 @@ def _client(pid: int, names: Environment, bucket: str) -> _Client:
 def _nothing_or_error(text: str) -> bytes:
     """What the words of obstore stand for: it has no codes."""
     status, code = _STATUS.search(text), _CODE.search(text)
+    if status is None and any(word in text for word in _NOT_A_PART):
+        raise UnfitError("not the part that was asked for")
     if status is None and "redirect" not in text:
         raise TransientError("obstore: cannot talk to the store")
     if status is None or (code is not None and code[1] in _ELSEWHERE):

@@ -1,5 +1,6 @@
 """How long an operation may take, and that nothing outlasts it."""
 
+import os
 import threading
 
 import pytest
@@ -59,3 +60,38 @@ def test_errors_come_as_they_are() -> None:
 
     with pytest.raises(NotFoundError, match="gone"):
         bounded(call, limit=Limit(10.0))
+
+
+def test_calls_share_a_thread_unless_one_hangs_in_it() -> None:
+    never = threading.Event()
+    first = bounded(threading.get_ident, limit=Limit(10.0))
+    assert bounded(threading.get_ident, limit=Limit(10.0)) == first
+    with pytest.raises(TransientError):
+        bounded(never.wait, limit=Limit(0.05))
+    assert bounded(threading.get_ident, limit=Limit(10.0)) != first
+    never.set()
+
+
+def test_a_thread_that_was_left_behind_ends_with_its_call() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    threads: list[threading.Thread] = []
+
+    def call() -> None:
+        threads.append(threading.current_thread())
+        begun.set()
+        go_on.wait()
+
+    with pytest.raises(TransientError):
+        bounded(call, limit=Limit(0.5))
+    assert begun.wait(60)
+    go_on.set()
+    threads[0].join(60)
+    assert not threads[0].is_alive()
+
+
+def test_a_forked_child_waits_for_threads_of_its_own() -> None:
+    bounded(threading.get_ident, limit=Limit(10.0))
+    child = os.fork()
+    if not child:
+        os._exit(bounded(lambda: 7, limit=Limit(10.0)))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
