@@ -10,6 +10,7 @@ import pytest
 from orchestrator.errors import UnavailableError, UserError
 from orchestrator.storage import s3 as s3_module
 from orchestrator.storage import s3_upload
+from orchestrator.storage.probe import honours_put_new
 from orchestrator.storage.retry import retrying
 from orchestrator.storage.store import open_store
 from tests.fault_proxy import Fault, FaultProxy
@@ -199,6 +200,8 @@ def test_a_bucket_that_may_only_be_read_is_told_of(
         with pytest.raises(UserError, match=wanted) as caught:
             call()
         assert caught.value.exit_code == 2
+    with pytest.raises(UserError, match=r"/\.probe-\w+: cannot put: .* not write$"):
+        honours_put_new(store)
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:9000", "http://key:hunter2@"])
