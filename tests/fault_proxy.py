@@ -6,6 +6,7 @@ Every request is forwarded on a connection of its own, so that a fault hits exac
 import socket
 import struct
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from typing import Literal
 
 _CHUNK = 65536
 _TRICKLE_S = 0.05  # between two bytes
-_SIP_S = 0.02  # between two chunks
+_SIP = 4096
+_SIP_S = 0.02  # between two of them
 _SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>injected</Message></Error>"
 
 Kind = Literal[
@@ -24,7 +26,7 @@ Kind = Literal[
     "reset",  # a reset after ``after_bytes`` of the answer
     "stall",  # nothing more after ``after_bytes`` of the answer
     "trickle",  # a byte now and then after ``after_bytes`` of the answer
-    "sip",  # the request is taken in small sips
+    "slow",  # request and answer pass in small sips
     "swallow",  # the request is done, the answer lost
     "withhold",  # the request is done, the answer does not come
     "hold",  # passed on when it is released
@@ -50,9 +52,8 @@ class FaultProxy:
         self._closed = threading.Event()
         self._released = threading.Event()
         self._lock = threading.Lock()
-        self._fault: Fault | None = None
-        self._left = 0
-        self.hits = 0
+        self._faults: tuple[Fault, ...] = ()
+        self._hits: Counter[Fault] = Counter()
         self._heads: list[bytes] = []
         self.was_hit = threading.Event()  # a request is where its fault wants it
         self._thread = threading.Thread(target=self._accept, daemon=True)
@@ -63,10 +64,23 @@ class FaultProxy:
         """Where to connect to."""
         return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
-    def set(self, fault: Fault) -> None:
-        """Breaks requests from now on."""
+    @property
+    def hits(self) -> int:
+        """Requests that were broken since faults were set."""
         with self._lock:
-            self._fault, self._left, self.hits = fault, fault.times, 0
+            return self._hits.total()
+
+    @property
+    def left(self) -> list[Fault]:
+        """Faults that have not been met as often as they may be."""
+        with self._lock:
+            return [fault for fault in self._faults if self._hits[fault] < fault.times]
+
+    def set(self, *faults: Fault) -> None:
+        """Breaks requests from now on, each by the first that fits and has not struck enough."""
+        with self._lock:
+            self._faults = faults
+            self._hits.clear()
             self._heads.clear()
             self._released.clear()
             self.was_hit.clear()
@@ -74,7 +88,7 @@ class FaultProxy:
     def release(self) -> None:
         """Passes on what is held, and breaks nothing more."""
         with self._lock:
-            self._left = 0
+            self._faults = ()
         self._released.set()
 
     def heads(self, part: bytes) -> int:
@@ -101,13 +115,13 @@ class FaultProxy:
     def _take(self, head: bytes) -> Fault | None:
         with self._lock:
             self._heads.append(head)
-            if self._fault is None or not self._left or self._fault.match not in head:
-                return None
-            self._left -= 1
-            self.hits += 1
-            if self._fault.kind != "withhold":
-                self.was_hit.set()
-            return self._fault
+            for fault in self._faults:
+                if fault.match in head and self._hits[fault] < fault.times:
+                    self._hits[fault] += 1
+                    if fault.kind != "withhold":
+                        self.was_hit.set()
+                    return fault
+            return None
 
     def _serve(self, client: socket.socket) -> None:
         with client, suppress(OSError):
@@ -139,13 +153,15 @@ class FaultProxy:
         with socket.create_connection(self._upstream) as server:
             server.sendall(_alone(head) + b"\r\n\r\n" + rest)
             awaited = _body_bytes(head) - len(rest)
-            rest_s = _SIP_S if fault is not None and fault.kind == "sip" else 0.0
-            pump = (client, server, awaited, rest_s, self._closed)
+            is_slow = fault is not None and fault.kind == "slow"
+            size, rest_s = (_SIP, _SIP_S) if is_slow else (_CHUNK, 0.0)
+            pump = (client, server, awaited, size, rest_s, self._closed)
             threading.Thread(target=_pump, args=pump, daemon=True).start()
             sent = 0
-            while data := server.recv(_CHUNK):
-                if fault is None or fault.kind == "sip":
+            while data := server.recv(size):
+                if fault is None or is_slow:
                     client.sendall(data)
+                    self._closed.wait(rest_s)
                 elif fault.kind in ("swallow", "withhold"):
                     if data.startswith(b"HTTP/1.1 100"):
                         client.sendall(data)  # or the client would never send its body
@@ -159,7 +175,7 @@ class FaultProxy:
             if fault is not None and fault.kind == "withhold":
                 self.was_hit.set()
                 self._closed.wait()
-            if fault is not None and fault.kind not in ("truncate", "sip"):
+            if fault is not None and fault.kind not in ("truncate", "slow"):
                 _reset(client)
             else:
                 client.shutdown(socket.SHUT_RDWR)
@@ -210,16 +226,16 @@ def _pump(
     source: socket.socket,
     target: socket.socket,
     awaited: int,
+    size: int,
     rest_s: float,
     closed: threading.Event,
 ) -> None:
     """Passes a body on and no more: a socket that is read from cannot be reset."""
     with suppress(OSError):
-        while awaited > 0 and (data := source.recv(min(_CHUNK, awaited))):
+        while awaited > 0 and (data := source.recv(min(size, awaited))):
             target.sendall(data)
             awaited -= len(data)
-            if rest_s:
-                closed.wait(rest_s)
+            closed.wait(rest_s)
 
 
 def _reset(client: socket.socket) -> None:
