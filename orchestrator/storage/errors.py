@@ -11,5 +11,9 @@ class NotFoundError(UserError):
     """The object is not there."""
 
 
+class PastEndError(UserError):
+    """The part that was asked for begins behind the object's end."""
+
+
 class RefusedError(UserError):
     """The store does not permit this to these credentials."""

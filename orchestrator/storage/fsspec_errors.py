@@ -5,7 +5,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from orchestrator.errors import UserError
-from orchestrator.storage.errors import NotFoundError, RefusedError, TransientError
+from orchestrator.storage.errors import (
+    NotFoundError,
+    PastEndError,
+    RefusedError,
+    TransientError,
+)
 
 _CLIENTS = ("adlfs", "aiohttp", "azure", "gcsfs", "google", "requests")
 _PASSING = (408, 409, 425, 429)
@@ -33,6 +38,7 @@ def translated(where: str) -> Iterator[None]:
     Raises:
         TransientError: throttled, reset, cut short or timed out.
         NotFoundError: no such object.
+        PastEndError: no such part of it.
         UserError: refused, or asked in a way that no retry will mend.
         FileExistsError: as it came.
     """
@@ -66,6 +72,8 @@ def _of_client(error: Exception, *, where: str) -> Exception | None:
         return NotFoundError(f"{where}: no such object")
     if status in _REFUSED or (isinstance(error, OSError) and str(error).startswith(_FORBIDDEN)):
         return RefusedError(f"{where}: the store refused these credentials ({status or name})")
+    if status == 416:
+        return PastEndError(f"{where}: the store answered {status}")
     if status == 412:
         return FileExistsError(where)
     if status is not None and status < 500 and status not in _PASSING and status >= 400:

@@ -1,13 +1,17 @@
 """Any other place that fsspec can reach: memory://, gs://, az://."""
 
+import os
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
 from orchestrator.errors import UserError
+from orchestrator.storage.errors import NotFoundError, PastEndError
 from orchestrator.storage.fsspec_errors import translated
 from orchestrator.storage.limit import Limit, bounded
 from orchestrator.storage.retry import retrying
@@ -27,7 +31,7 @@ class FsspecStore:
     def __init__(self, uri: str) -> None:
         self._uri = uri
         try:
-            self._files, self._root = fsspec.core.url_to_fs(uri)
+            fsspec.get_filesystem_class(scheme_of(uri))
         except (ValueError, ImportError) as error:
             raise UserError(f"{uri}: {' '.join(str(error).split())}") from None
 
@@ -41,7 +45,7 @@ class FsspecStore:
         return self._get(key, limit=Limit())
 
     def _get(self, key: str, *, limit: Limit) -> bytes:
-        return self._call("get", key, lambda path: self._files.cat_file(path), limit=limit)
+        return self._call("get", key, lambda files, path: files.cat_file(path), limit=limit)
 
     def local(self, key: str) -> Path | None:
         """Never: objects are elsewhere."""
@@ -49,19 +53,24 @@ class FsspecStore:
 
     def get_range(self, key: str, *, start: int, length: int) -> bytes:
         """A part of an object."""
-        return self._call(
-            "get",
-            key,
-            lambda path: self._files.cat_file(path, start=start, end=start + length),
-            limit=Limit(num_bytes=length),
-        )
+        if length == 0:
+            return b""
+        try:
+            return self._call(
+                "get",
+                key,
+                lambda files, path: files.cat_file(path, start=start, end=start + length),
+                limit=Limit(num_bytes=length),
+            )
+        except PastEndError:
+            return b""  # as a file that is read past its end
 
     def put(self, key: str, data: bytes | memoryview) -> None:
         """Writes a whole object."""
         self._call(
             "put",
             key,
-            lambda path: self._files.pipe_file(path, bytes(data)),
+            lambda files, path: files.pipe_file(path, bytes(data)),
             limit=Limit(num_bytes=len(data)),
         )
 
@@ -71,11 +80,11 @@ class FsspecStore:
         limit = Limit(num_bytes=2 * len(data))
         tries = 0
 
-        def create(path: str) -> None:
+        def create(files: Any, path: str) -> None:
             nonlocal tries
             tries += 1
-            with _CREATING:
-                self._files.pipe_file(path, data, mode="create")
+            with _CREATING if scheme_of(self._uri) == "memory" else nullcontext():
+                files.pipe_file(path, data, mode="create")
 
         try:
             self._call("put", key, create, limit=limit)
@@ -85,25 +94,26 @@ class FsspecStore:
 
     def exists(self, key: str) -> bool:
         """Whether the object is there."""
-        return self._call("look for", key, lambda path: bool(self._files.isfile(path)))
+        return self._call("look for", key, lambda files, path: bool(files.isfile(path)))
 
     def list(self, prefix: str) -> list[str]:
         """Keys that start with ``prefix``."""
-        below = f"{self._root}/"
-        folder = (below + prefix).rpartition("/")[0]
 
-        def find(_: str) -> list[str]:
-            self._files.invalidate_cache()
-            names: list[str] = self._files.find(folder)
+        def find(files: Any, top: str) -> list[str]:
+            below = f"{top}/"
+            files.invalidate_cache()
+            names: list[str] = files.find((below + prefix).rpartition("/")[0])
             keys = (name.removeprefix(below) for name in names)
             return sorted(key for key in keys if key.startswith(prefix))
 
-        return self._call("list", prefix, find)
+        check_key(prefix, uri=self._uri)
+        return self._call("list", "", find)
 
     def delete(self, key: str) -> None:
         """Removes an object."""
         if self.exists(key):
-            self._call("delete", key, lambda path: self._files.rm_file(path))
+            with suppress(NotFoundError):  # another was faster, or a try whose answer was lost
+                self._call("delete", key, lambda files, path: files.rm_file(path))
 
     def delete_prefix(self, prefix: str) -> None:
         """Removes every object below ``prefix``."""
@@ -112,21 +122,27 @@ class FsspecStore:
 
     def check(self) -> None:
         """Lists the place."""
-        self._call("reach", "", lambda path: self._files.exists(path), limit=Limit(_CHECK_S))
+        self._call("reach", "", lambda files, path: files.exists(path), limit=Limit(_CHECK_S))
 
     def _call(
-        self, verb: str, key: str, call: Callable[[str], Any], *, limit: Limit | None = None
+        self, verb: str, key: str, call: Callable[[Any, str], Any], *, limit: Limit | None = None
     ) -> Any:
         check_key(key, uri=self._uri)
-        path = f"{self._root}/{key}".rstrip("/")
-
+        where = f"{self._uri}/{key}".rstrip("/")
         limit = limit or Limit()
 
         def once() -> Any:
-            with translated(f"{scheme_of(self._uri)}://{path.lstrip('/')}"):
-                return call(path)
+            with translated(where):
+                files, root = _opened(os.getpid(), self._uri)
+                return call(files, f"{root}/{key}".rstrip("/"))
 
         def bounded_once() -> Any:
             return bounded(once, limit=limit)
 
-        return retrying(bounded_once, what=f"{verb} {self._uri}/{key}", limit=limit)
+        return retrying(bounded_once, what=f"{verb} {where}", limit=limit)
+
+
+@cache
+def _opened(_pid: int, uri: str) -> tuple[Any, str]:
+    """One file system per process, and the place in it; some must not be used in a forked child."""
+    return fsspec.core.url_to_fs(uri)

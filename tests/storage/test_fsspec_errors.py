@@ -1,10 +1,12 @@
 """What other clouds' clients raise, as our errors: stand-ins for theirs, in a memory store."""
 
+import os
 import secrets
 import threading
 from collections.abc import Callable
 from typing import Any
 
+import fsspec
 import pytest
 
 from orchestrator.errors import UnavailableError, UserError
@@ -83,17 +85,31 @@ def store(monkeypatch: pytest.MonkeyPatch) -> FsspecStore:
     return FsspecStore(f"memory://{secrets.token_hex(4)}/place")
 
 
-def fail(store: FsspecStore, *errors: Exception) -> None:
-    """The store's next calls raise these."""
-    store._files = Failing(store._files, list(errors))
+@pytest.fixture
+def fail(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """The next calls of all stores raise what this is given."""
+    opened = fsspec_store._opened
+
+    def fail(*errors: Exception) -> None:
+        queue = list(errors)
+
+        def failing(pid: int, uri: str) -> tuple[Any, str]:
+            files, root = opened(pid, uri)
+            return Failing(files, queue), root
+
+        monkeypatch.setattr(fsspec_store, "_opened", failing)
+
+    return fail
 
 
 @pytest.mark.parametrize("error", PASSING, ids=lambda error: type(error).__name__)
-def test_what_passes_is_tried_again(store: FsspecStore, error: Exception) -> None:
+def test_what_passes_is_tried_again(
+    store: FsspecStore, fail: Callable[..., None], error: Exception
+) -> None:
     store.put("a", b"data")
-    fail(store, error, error)
+    fail(error, error)
     assert store.get("a") == b"data"
-    fail(store, *[error] * 20)
+    fail(*[error] * 20)
     with pytest.raises(UnavailableError, match=r"get memory://.*/a: gave up after 20") as caught:
         store.get("a")
     assert "hunter2" not in str(caught.value)
@@ -101,9 +117,9 @@ def test_what_passes_is_tried_again(store: FsspecStore, error: Exception) -> Non
 
 @pytest.mark.parametrize(("error", "text"), USERS)
 def test_what_the_user_must_mend_is_one_line(
-    store: FsspecStore, error: Exception, text: str
+    store: FsspecStore, fail: Callable[..., None], error: Exception, text: str
 ) -> None:
-    fail(store, error)
+    fail(error)
     with pytest.raises(UserError, match=rf"memory://.*/place/a: .*{text}") as caught:
         store.put("a", b"data")
     assert caught.value.exit_code == 2
@@ -117,28 +133,34 @@ def test_what_the_user_must_mend_is_one_line(
         stand_in("ResourceNotFoundError", module="azure.core.exceptions", status_code=404),
     ],
 )
-def test_a_missing_object_is_named(store: FsspecStore, error: Exception) -> None:
-    fail(store, error)
+def test_a_missing_object_is_named(
+    store: FsspecStore, fail: Callable[..., None], error: Exception
+) -> None:
+    fail(error)
     with pytest.raises(NotFoundError, match=r"place/a: no such object"):
         store.get("a")
 
 
-def test_a_defect_is_not_taken_for_the_stores(store: FsspecStore) -> None:
-    fail(store, KeyError("ours"))
+def test_a_defect_is_not_taken_for_the_stores(
+    store: FsspecStore, fail: Callable[..., None]
+) -> None:
+    fail(KeyError("ours"))
     with pytest.raises(KeyError, match="ours"):
         store.get("a")
 
 
-def test_put_new_is_refused_by_a_status_too(store: FsspecStore) -> None:
-    fail(store, stand_in("HttpError", module="gcsfs.retry", code=412))
+def test_put_new_is_refused_by_a_status_too(store: FsspecStore, fail: Callable[..., None]) -> None:
+    fail(stand_in("HttpError", module="gcsfs.retry", code=412))
     assert not store.put_new("a", b"data")
 
 
-def test_put_new_whose_answer_was_lost_has_won(store: FsspecStore) -> None:
+def test_put_new_whose_answer_was_lost_has_won(
+    store: FsspecStore, fail: Callable[..., None]
+) -> None:
     store.put("a", b"data")  # what a first try would have left
-    fail(store, PASSING[0])
+    fail(PASSING[0])
     assert store.put_new("a", b"data")
-    fail(store, PASSING[0])
+    fail(PASSING[0])
     assert not store.put_new("a", b"other")
 
 
@@ -148,7 +170,42 @@ def test_a_file_system_that_hangs_is_given_up(
     never = threading.Event()
     store.put("a", b"data")
     monkeypatch.setattr("orchestrator.storage.limit.TOTAL_S", 0.05)
-    monkeypatch.setattr(type(store._files), "cat_file", lambda *_: never.wait())
+    kind = fsspec.get_filesystem_class("memory")
+    monkeypatch.setattr(kind, "cat_file", lambda *_: never.wait())
     with pytest.raises(UnavailableError, match="no whole answer came in time"):
         store.get("a")
     never.set()
+
+
+def test_a_part_behind_the_end_is_empty(store: FsspecStore, fail: Callable[..., None]) -> None:
+    store.put("a", b"data")
+    fail(stand_in("HttpError", module="gcsfs.retry", code=416))
+    assert store.get_range("a", start=9, length=4) == b""
+
+
+def test_deleting_what_another_has_deleted_is_done(store: FsspecStore) -> None:
+    store.put("a", b"data")
+    kind = fsspec.get_filesystem_class("memory")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, "isfile", lambda *_: True)
+        store.delete("never there")
+    assert store.list("") == ["a"]
+
+
+def test_a_forked_child_has_a_file_system_of_its_own(
+    store: FsspecStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gcsfs refuses to be used in a child of the process that made it."""
+    made: list[str] = []
+    monkeypatch.setattr(
+        "fsspec.core.url_to_fs",
+        lambda uri, whole=fsspec.core.url_to_fs: made.append(uri) or whole(uri),
+    )
+    store.put("a", b"data")
+    store.put("a", b"data")
+    child = os.fork()
+    if not child:
+        store.put("a", b"data")
+        os._exit(len(made))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+    assert made == [store.uri]
