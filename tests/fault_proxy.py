@@ -35,11 +35,12 @@ Kind = Literal[
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to the next ``times`` requests whose head holds ``match``."""
+    """What happens to ``times`` requests whose head holds ``match``, after the first ``skip``."""
 
     kind: Kind
     times: int = 1_000_000
     match: bytes = b""
+    skip: int = 0
     after_bytes: int = 0
 
 
@@ -54,6 +55,7 @@ class FaultProxy:
         self._lock = threading.Lock()
         self._faults: tuple[Fault, ...] = ()
         self._hits: Counter[Fault] = Counter()
+        self._skipped: Counter[Fault] = Counter()
         self._heads: list[bytes] = []
         self.was_hit = threading.Event()  # a request is where its fault wants it
         self._thread = threading.Thread(target=self._accept, daemon=True)
@@ -81,6 +83,7 @@ class FaultProxy:
         with self._lock:
             self._faults = faults
             self._hits.clear()
+            self._skipped.clear()
             self._heads.clear()
             self._released.clear()
             self.was_hit.clear()
@@ -116,7 +119,11 @@ class FaultProxy:
         with self._lock:
             self._heads.append(head)
             for fault in self._faults:
-                if fault.match in head and self._hits[fault] < fault.times:
+                if fault.match not in head or self._hits[fault] == fault.times:
+                    continue
+                if self._skipped[fault] < fault.skip:
+                    self._skipped[fault] += 1
+                else:
                     self._hits[fault] += 1
                     if fault.kind != "withhold":
                         self.was_hit.set()

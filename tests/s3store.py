@@ -41,6 +41,11 @@ class S3Store:
         """The endpoint."""
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def is_up(self) -> bool:
+        """Whether it was started and not killed since."""
+        return self._process is not None
+
     def environment(self, *, url: str | None = None) -> dict[str, str]:
         """Variables by which boto3 finds the server, or a proxy at ``url`` in front of it."""
         return {
