@@ -47,7 +47,7 @@ def environment() -> Environment:
 
 
 @cache
-def client(_pid: int, environment: Environment, *, read_s: float = READ_S) -> Any:
+def client(_pid: int, environment: Environment, *, read_s: float) -> Any:
     """One client per process: a forked child must not share its parent's connections.
 
     The bucket is in the path of a custom endpoint's URLs, unless the profile says otherwise.

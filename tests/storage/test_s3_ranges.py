@@ -25,7 +25,7 @@ HEAD = b'HTTP/1.1 206 Partial Content\r\nETag: "x"\r\nConnection: close\r\n'
 
 def boto3_client() -> Any:
     """What the environment leads to."""
-    return s3_client.client(os.getpid(), s3_client.environment())
+    return s3_client.client(os.getpid(), s3_client.environment(), read_s=s3_client.READ_S)
 
 
 @pytest.fixture
@@ -190,6 +190,21 @@ def test_a_bucket_in_another_region_is_left_to_boto3(answering: list[bytes]) -> 
         with pytest.raises(UnfitError):
             read_range(boto3_client(), "films", "a", start=0, length=10)
         assert s3_ranges._client.cache_info().currsize == 0
+
+
+@pytest.mark.s3
+def test_a_region_that_boto3_was_redirected_to_is_that_of_later_ranges(
+    answering: list[bytes],
+) -> None:
+    moved = b"HTTP/1.1 301 Moved\r\nContent-Length: 0\r\nConnection: close\r\n"
+    part = HEAD + b"Content-Range: bytes 0-3/100\r\nContent-Length: 4\r\n\r\n0123"
+    there = b"x-amz-bucket-region: eu-west-1\r\n\r\n"
+    answering += [moved + b"\r\n", moved + there, part, part]
+    store = open_store("s3://films")
+    assert store.get_range("a", start=0, length=4) == b"0123"  # obstore, boto3, boto3
+    assert s3_client.address_of(boto3_client(), bucket="films").region == "eu-west-1"
+    assert store.get_range("a", start=0, length=4) == b"0123"  # obstore
+    assert answering == []
 
 
 @pytest.mark.s3
