@@ -50,24 +50,25 @@ def stacked(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
     Raises:
         ValueError: if there are none, or their shapes differ.
     """
-    base, step = arrays[0].base if arrays else None, arrays[0].nbytes if arrays else 0
-    if not isinstance(base, np.ndarray) or base.base is not None or not step:
+    if not arrays:
+        raise ValueError("no arrays, wanted at least one")
+    first = arrays[0]
+    base, shape, dtype, step = first.base, first.shape, first.dtype, first.nbytes
+    if not isinstance(base, np.ndarray) or base.base is not None or not first.flags.c_contiguous:
         return np.stack(arrays)
-    first = _address(arrays[0])
-    for place, array in enumerate(arrays):
+    start = address = _address(first)
+    for array in arrays:
         if (
             array.base is not base
-            or array.shape != arrays[0].shape
-            or array.dtype != arrays[0].dtype
-            or not array.flags.c_contiguous
-            or _address(array) != first + place * step
+            or array.shape != shape
+            or array.dtype != dtype
+            or array.strides != first.strides
+            or _address(array) != address
         ):
             return np.stack(arrays)
+        address += step
     return np.ndarray(
-        (len(arrays), *arrays[0].shape),
-        dtype=arrays[0].dtype,
-        buffer=base,
-        offset=first - _address(base),
+        (len(arrays), *shape), dtype=dtype, buffer=base, offset=start - _address(base)
     )
 
 

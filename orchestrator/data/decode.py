@@ -6,6 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,13 @@ _NO_NPY = (EOFError, MemoryError, tokenize.TokenError)  # a header may claim any
 _NO_NPZ = (*_NO_NPY, zipfile.BadZipFile, zlib.error, RuntimeError)  # an unknown kind of zip
 
 
+@lru_cache(1024)  # asked for every member of every sample
 def is_array(ext: str) -> bool:
     """Whether a member is for ``decode``; all others (``json``, ``txt``) are for other readers."""
     return ext.rpartition(".")[2] in _KINDS
 
 
+@lru_cache(1024)
 def name_of(ext: str) -> str:
     """The array that an ``.npy`` member gives: ``NAME.npy`` gives NAME, ``npy`` alone frames."""
     return ext.rpartition(".")[0] or "frames"

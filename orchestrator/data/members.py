@@ -1,6 +1,7 @@
 """Members of samples as bytes out of open shards, each checked against its hash."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import xxhash
@@ -17,6 +18,7 @@ class DamagedMember(ValueError):  # noqa: N818 - it says which, and is caught wh
     """A member is not what its hash says; the text begins with its name."""
 
 
+@lru_cache(1024)
 def is_npy(ext: str) -> bool:
     """Whether a member is an ``.npy`` file."""
     return ext.rpartition(".")[2] == "npy"
@@ -57,15 +59,19 @@ def read_side_by_side(
     """
     first = 0
     while first < len(members):
-        start = end = members[first].offset
+        last, end = first, members[first].offset
         buffers: list[memoryview] = []
-        last = first
-        while last < len(members) and 0 <= members[last].offset - end <= _MOST_GAP:
-            buffers.append(_BETWEEN[: members[last].offset - end])
+        for member in members[first:]:
+            gap = member.offset - end
+            if not 0 <= gap <= _MOST_GAP:
+                break
+            if gap:
+                buffers.append(_BETWEEN[:gap])
             buffers += places[last]
-            end = members[last].offset + members[last].size
+            end = member.offset + member.size
             last += 1
-        done = start + file.read_into(buffers, offset=start)
+        start = members[first].offset
+        done = start + file.read_into(buffers, offset=start, size=end - start)
         if done < end:
             cut = next(one for one in members[first:last] if one.offset + one.size > done)
             raise DamagedMember(

@@ -6,7 +6,7 @@ import struct
 import threading
 import tokenize
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ class Layout:
     shape: tuple[int, ...]
     order: str
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """What the array weighs."""
         return math.prod(self.shape) * self.dtype.itemsize

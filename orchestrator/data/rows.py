@@ -2,8 +2,6 @@
 
 import json
 from bisect import bisect_right
-from dataclasses import dataclass
-from sys import intern
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -20,8 +18,7 @@ class Member(NamedTuple):
     xxh64: str
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """One clip as the index knows it.
 
     ``duration_s`` is of the stored frames; ``start_s`` and ``end_s`` are in the ``original`` that
@@ -33,12 +30,17 @@ class Sample:
     bucket: Bucket
     fps: float
     captions: tuple[str, ...]
-    labels: dict[str, Any]
+    labels_json: str
     members: tuple[Member, ...]
     duration_s: float
     original: str | None
     start_s: float | None
     end_s: float | None
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """What else its writer said of it."""
+        return json.loads(self.labels_json)
 
 
 class Rows:
@@ -79,7 +81,7 @@ class _Piece:
     def __init__(self, batch: pa.RecordBatch) -> None:
         self._len = batch.num_rows
         self._key = _Texts(batch.column("key"))
-        self.shard = _Texts(batch.column("shard"))
+        self.shard = _Names(batch.column("shard"))
         self._frames, self._height, self._width, self._fps = (
             _numbers(batch.column(name)) for name in ("frames", "height", "width", "fps")
         )
@@ -90,7 +92,7 @@ class _Piece:
         self._members = _numbers(members.offsets)
         # In the order of the schema: ext, offset, size, xxh64.
         ext, offset, size, xxh64 = members.values.flatten()
-        self._ext, self._xxh64 = _Texts(ext), _Texts(xxh64)
+        self._ext, self._xxh64 = _Names(ext), _Texts(xxh64)
         self._offset, self._size = _numbers(offset), _numbers(size)
         self._cut = [
             column if column.null_count < self._len else None
@@ -108,15 +110,15 @@ class _Piece:
         )
         return Sample(
             key=self._key[row],
-            shard=intern(self.shard[row]),
+            shard=self.shard[row],
             bucket=(frames, self._height[row], self._width[row]),
             fps=fps,
             captions=tuple(
                 self._caption[at] for at in range(self._captions[row], self._captions[row + 1])
             ),
-            labels=json.loads(self._labels[row]),
+            labels_json=self._labels[row],
             members=tuple(
-                Member(intern(self._ext[at]), self._offset[at], self._size[at], self._xxh64[at])
+                Member(self._ext[at], self._offset[at], self._size[at], self._xxh64[at])
                 for at in range(self._members[row], self._members[row + 1])
             ),
             duration_s=frames / fps,
@@ -132,14 +134,24 @@ class _Texts:
     def __init__(self, array: pa.Array) -> None:
         _, offsets, data = array.buffers()
         at = array.offset
-        self._offsets = (
-            memoryview(offsets).cast("i")[at : at + len(array) + 1] if len(array) else None
-        )
+        self._offsets = memoryview(offsets or bytes(4)).cast("i")[at : at + len(array) + 1]
         self._data = memoryview(data or b"")
 
     def __getitem__(self, at: int) -> str:
-        assert self._offsets is not None
-        return str(self._data[self._offsets[at] : self._offsets[at + 1]], "utf-8")
+        offsets = self._offsets
+        return str(self._data[offsets[at] : offsets[at + 1]], "utf-8")
+
+
+class _Names:
+    """A column of few different texts without nulls."""
+
+    def __init__(self, array: pa.Array) -> None:
+        coded = array.dictionary_encode()
+        self._names: list[str] = coded.dictionary.to_pylist()
+        self._codes = _numbers(coded.indices)
+
+    def __getitem__(self, at: int) -> str:
+        return self._names[self._codes[at]]
 
 
 def _numbers(array: pa.Array) -> "memoryview[Any]":

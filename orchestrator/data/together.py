@@ -1,7 +1,8 @@
 """Samples that are ``.npy`` files alone: read into place, side by side, without a copy."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from orchestrator.storage.files import OpenFile
 _MOST_LAYOUTS = 4096
 _ALIGNED = 64  # bytes, so that an array begins where a vector of any width may
 
+_OFFSET = attrgetter("offset")
 _Kind = tuple[Bucket, str, int]  # shape of the clip, extension and size of the member
 
 
@@ -40,7 +42,11 @@ class Together:
 
     def place(self, samples: Sequence[Sample]) -> "Placed":
         """Memory for plain samples, each to be read by its place among them."""
-        first, *others = ({_kind(one, member) for member in one.members} for one in samples)
+        members = [_array_members(one) for one in samples]
+        first, *others = (
+            {(sample.bucket, one.ext, one.size) for one in some}
+            for sample, some in zip(samples, members, strict=True)
+        )
         known = {
             kind[1]: one for kind in first.intersection(*others) if (one := self._layouts.get(kind))
         }
@@ -53,24 +59,32 @@ class Together:
             for (ext, one), size in zip(known.items(), sizes, strict=True):
                 shared[ext] = _Shared(one, block[start : start + size], samples=len(samples))
                 start += size
-        return Placed(samples, shared=shared, learn=self)
+        return Placed(samples, members, shared=shared, learn=self.learn)
 
-    def learn(self, sample: Sample, member: Member, *, layout: Layout) -> None:
+    def learn(self, sample: Sample, member: Member, layout: Layout) -> None:
         """What a header said."""
         has_place = layout.order == "C" and layout.nbytes > 0
         if has_place and len(layout.header) + layout.nbytes == member.size:
             with self._lock:
                 if len(self._layouts) < _MOST_LAYOUTS:
-                    self._layouts.setdefault(_kind(sample, member), _Known(layout))
+                    self._layouts.setdefault(
+                        (sample.bucket, member.ext, member.size), _Known(layout)
+                    )
 
 
 class Placed:
-    """Samples and the memory that they are read into."""
+    """Samples and the memory that they are read into, by one thread."""
 
     def __init__(
-        self, samples: Sequence[Sample], *, shared: "dict[str, _Shared]", learn: Together
+        self,
+        samples: Sequence[Sample],
+        members: Sequence[Sequence[Member]],
+        *,
+        shared: "Mapping[str, _Shared]",
+        learn: Callable[[Sample, Member, Layout], None],
     ) -> None:
         self._samples = samples
+        self._members = members
         self._shared = shared
         self._learn = learn
 
@@ -81,37 +95,31 @@ class Placed:
             DamagedMember: if a member is not what its hash says.
             ValueError: if one is no ``.npy`` file.
         """
-        sample = self._samples[place]
-        members = sorted(
-            (one for one in sample.members if is_array(one.ext)), key=lambda one: one.offset
-        )
-        pieces = [self._pieces(place, one) for one in members]
+        sample, members = self._samples[place], self._members[place]
+        pieces = [
+            shared.pieces(place) if (shared := self._shared.get(one.ext)) else _memory(one)
+            for one in members
+        ]
         read_side_by_side(file, sample, members, pieces)
         arrays: dict[str, Any] = {}
         for member, piece in zip(members, pieces, strict=True):
-            if len(piece) == 2 and piece[0] != self._shared[member.ext].known.layout.header:
-                whole = memoryview(np.empty(member.size, dtype=np.uint8))
-                piece = [whole]  # another shape in as many bytes: it has no place here
+            shared = self._shared.get(member.ext)
+            if shared is None:
+                array = self._alone(sample, member, piece[0])
+            elif shared.is_this_kind():
+                check_hash(sample, member, seen=shared.known.hash_with(piece[1]))
+                array = shared.values[place]
+            else:  # another shape in as many bytes: it has no place here
+                piece = _memory(member)
                 read_side_by_side(file, sample, [member], [piece])
-            arrays[name_of(member.ext)] = self._checked(sample, place, member, piece)
+                array = self._alone(sample, member, piece[0])
+            arrays[name_of(member.ext)] = array
         return arrays
 
-    def _pieces(self, place: int, member: Member) -> list[memoryview]:
-        shared = self._shared.get(member.ext)
-        if shared is None:
-            return [memoryview(np.empty(member.size, dtype=np.uint8))]
-        return [memoryview(bytearray(shared.known.layout.header)), shared.slot(place)]
-
-    def _checked(
-        self, sample: Sample, place: int, member: Member, piece: Sequence[memoryview]
-    ) -> Any:
-        if len(piece) == 2:
-            shared = self._shared[member.ext]
-            check_hash(sample, member, seen=shared.known.hash_with(piece[1]))
-            return shared.values[place]
-        check_hash(sample, member, seen=xxhash.xxh64_hexdigest(piece[0]))
-        self._learn.learn(sample, member, layout=layout_of(piece[0]))
-        return npy_view(piece[0])
+    def _alone(self, sample: Sample, member: Member, data: memoryview) -> NDArray[Any]:
+        check_hash(sample, member, seen=xxhash.xxh64_hexdigest(data))
+        self._learn(sample, member, layout_of(data))
+        return npy_view(data)
 
 
 class _Known:
@@ -137,12 +145,22 @@ class _Shared:
         self.known = known
         self.values = own.view(layout.dtype).reshape(samples, *layout.shape)
         self._memory = memoryview(own)
+        self._header = memoryview(bytearray(layout.header))  # as it was read last
+        self._size = layout.nbytes
 
-    def slot(self, place: int) -> memoryview:
-        """The bytes of one of them."""
-        size = self.known.layout.nbytes
-        return self._memory[place * size : (place + 1) * size]
+    def pieces(self, place: int) -> tuple[memoryview, ...]:
+        """Where the file of one of them goes: its header, and its array."""
+        return self._header, self._memory[place * self._size : (place + 1) * self._size]
+
+    def is_this_kind(self) -> bool:
+        """Whether the header that was read last is that of the kind."""
+        return self._header == self.known.layout.header
 
 
-def _kind(sample: Sample, member: Member) -> _Kind:
-    return sample.bucket, member.ext, member.size
+def _array_members(sample: Sample) -> list[Member]:
+    """In the order in which they lie in the shard."""
+    return sorted((one for one in sample.members if is_array(one.ext)), key=_OFFSET)
+
+
+def _memory(member: Member) -> tuple[memoryview, ...]:
+    return (memoryview(np.empty(member.size, dtype=np.uint8)),)

@@ -34,18 +34,17 @@ class OpenFile:
         if hasattr(self, "_fd"):
             os.close(self._fd)
 
-    def read_into(self, buffers: Sequence[Buffer], *, offset: int) -> int:
-        """Fills buffers one after the other from a byte of the file on.
+    def read_into(self, buffers: Sequence[Buffer], *, offset: int, size: int) -> int:
+        """Fills buffers, of so many bytes together, one after the other from there on.
 
         Returns:
-            Bytes that were read: fewer than there is room for only where the file ends.
+            Bytes that were read: fewer only where the file ends.
 
         Raises:
             UnavailableError: if the file system fails for longer than it is tried again.
         """
-        wanted = sum(map(len, buffers))
         done = self._once(buffers, offset)
-        while done < wanted:  # the end of the file, or a call that was cut short
+        while done < size:  # the end of the file, or a call that was cut short
             more = self._once(_behind(buffers, done), offset + done)
             if not more:
                 break
