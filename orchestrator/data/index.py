@@ -9,10 +9,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from orchestrator.data.head import HEAD, VERSION, Head, Shard, read_head
-from orchestrator.data.table import SCHEMA, TABLE, read_table, table_bytes, table_digest, table_of
+from orchestrator.data.head import HEAD, VERSION, WINDOWS, Head, Shard, read_head
+from orchestrator.data.table import (
+    SCHEMA,
+    TABLE,
+    has_windows,
+    read_table,
+    table_bytes,
+    table_digest,
+    table_of,
+)
 from orchestrator.errors import UserError
 from orchestrator.storage.store import Store, open_store
 
@@ -45,14 +54,17 @@ class Member:
 class Sample:
     """One clip as the index knows it.
 
-    ``duration_s`` is of the stored frames; ``start_s`` and ``end_s`` are in the ``original`` that
-    it was cut from, all three None where it was not.
+    ``bucket`` and ``fps`` are what training sees of it, ``stored`` and ``stored_fps`` what the
+    shard holds. ``duration_s`` is of the stored frames; ``start_s`` and ``end_s`` are in the
+    ``original`` that it was cut from, all three None where it was not.
     """
 
     key: str
     shard: str
     bucket: Bucket
     fps: float
+    stored: Bucket
+    stored_fps: float
     captions: tuple[str, ...]
     labels: dict[str, Any]
     members: tuple[Member, ...]
@@ -60,6 +72,11 @@ class Sample:
     original: str | None
     start_s: float | None
     end_s: float | None
+
+    @property
+    def is_windowed(self) -> bool:
+        """Whether training sees something else than all that is stored."""
+        return (self.bucket, self.fps) != (self.stored, self.stored_fps)
 
 
 @dataclass(frozen=True)
@@ -109,7 +126,7 @@ class Index:
 
     @property
     def digest(self) -> str:
-        """Sha256 over every key, caption and member hash, and over cuts."""
+        """Sha256 over every key, caption and member hash, and over cuts and buckets."""
         return self._head.digest
 
     @property
@@ -139,8 +156,11 @@ class Index:
 
     @property
     def buckets(self) -> dict[Bucket, list[int]]:
-        """Rows of every (frames, height, width), in order."""
-        sides = [self._table.column(name).to_pylist() for name in ("frames", "height", "width")]
+        """Rows of every (frames, height, width) that training sees, in order."""
+        sides = [
+            pc.coalesce(self._columns[f"bucket_{name}"], self._columns[name]).to_pylist()
+            for name in ("frames", "height", "width")
+        ]
         rows: dict[Bucket, list[int]] = {}
         for row, bucket in enumerate(zip(*sides, strict=True)):
             rows.setdefault(bucket, []).append(row)
@@ -212,7 +232,7 @@ def write_index(
     filled = [one for one in written if one.rows]
     table = table_of([row for one in filled for row in one.rows])
     head = Head(
-        version=VERSION,
+        version=WINDOWS if has_windows(table) else VERSION,
         digest=table_digest(table),
         samples=table.num_rows,
         shards=tuple(one.shard for one in filled),
@@ -225,11 +245,16 @@ def write_index(
 
 
 def _sample(row: dict[str, Any]) -> Sample:
+    stored = (row["frames"], row["height"], row["width"])
+    seen = (row["bucket_frames"], row["bucket_height"], row["bucket_width"])
+    is_whole = row["bucket_frames"] is None
     return Sample(
         key=row["key"],
         shard=row["shard"],
-        bucket=(row["frames"], row["height"], row["width"]),
-        fps=row["fps"],
+        bucket=stored if is_whole else seen,
+        fps=row["fps"] if is_whole else row["bucket_fps"],
+        stored=stored,
+        stored_fps=row["fps"],
         captions=tuple(row["captions"]),
         labels=json.loads(row["labels"]),
         members=tuple(Member(**member) for member in row["members"]),

@@ -13,6 +13,7 @@ from typing import Any
 
 import xxhash
 
+from orchestrator.data.buckets import RatedBucket
 from orchestrator.data.index import Bucket, Shard, WrittenShard
 from orchestrator.data.names import key_and_ext, unsafe
 from orchestrator.storage.store import Store
@@ -24,8 +25,9 @@ _ROWS = ".rows.json"
 class NewSample:
     """A sample to be written: its files by extension, and what the index says of it.
 
-    ``start_s`` and ``end_s`` are in the ``original`` that it was cut from, all three None where it
-    was not.
+    ``bucket`` and ``fps`` are what its files hold; training sees all of it unless ``seen_as`` says
+    what else. ``start_s`` and ``end_s`` are in the ``original`` that it was cut from, all three
+    None where it was not.
     """
 
     key: str
@@ -38,6 +40,7 @@ class NewSample:
     original: str | None = None
     start_s: float | None = None
     end_s: float | None = None
+    seen_as: RatedBucket | None = None
 
 
 def shard_name(number: int) -> str:
@@ -50,7 +53,7 @@ def write_shard(store: Store, shard: str, samples: Iterable[NewSample]) -> Writt
 
     Raises:
         ValueError: if a key is not what WebDataset would take as one, leaves the folder that a
-            tar is unpacked in, or comes twice.
+            tar is unpacked in, or comes twice; or if a clip is too small for its bucket.
     """
     buffer = io.BytesIO()
     rows: list[dict[str, Any]] = []
@@ -61,6 +64,7 @@ def write_shard(store: Store, shard: str, samples: Iterable[NewSample]) -> Writt
             if sample.key in keys or not _is_key(sample.key):
                 raise ValueError(f"{shard}: key={sample.key!r}, wanted a new name without a dot")
             keys.add(sample.key)
+            _check_size(sample)
             rows.append(_add(archive, sample, shard=shard))
     written = WrittenShard(shard=_described(shard, buffer.getvalue()), rows=rows)
     store.put(shard, buffer.getvalue())
@@ -88,6 +92,14 @@ def _rows_bytes(written: WrittenShard) -> bytes:
 
 def _described(shard: str, data: bytes) -> Shard:
     return Shard(name=shard, bytes=len(data), xxh64=xxhash.xxh64_hexdigest(data))
+
+
+def _check_size(sample: NewSample) -> None:
+    if sample.seen_as is not None:
+        try:
+            sample.seen_as.check(sample.bucket, fps=sample.fps)
+        except ValueError as error:
+            raise ValueError(f"{sample.key}: {error} for bucket {sample.seen_as}") from None
 
 
 def _is_key(key: str) -> bool:
@@ -126,4 +138,5 @@ def _add(archive: tarfile.TarFile, sample: NewSample, *, shard: str) -> dict[str
         "original": sample.original,
         "start_s": sample.start_s,
         "end_s": sample.end_s,
+        **({} if sample.seen_as is None else sample.seen_as.columns()),
     }
