@@ -1,6 +1,7 @@
 """From a member's bytes to arrays, by its extension."""
 
 import io
+import math
 import tokenize
 import zipfile
 import zlib
@@ -43,6 +44,26 @@ def decode(members: Mapping[str, bytes]) -> dict[str, Any]:
             case _:
                 raise ValueError(f"member .{ext}, wanted npz, npy or mp4")
     return arrays
+
+
+def npy_view(data: bytes) -> NDArray[Any]:
+    """An .npy file as an array that reads from these bytes, none of which are copied.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        if version != (1, 0):
+            return _npy(data)  # none of numpy's numbers need another version
+        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        if is_fortran or dtype.hasobject:
+            return _npy(data)
+        count = math.prod(shape)
+        return np.frombuffer(data, dtype, count=count, offset=file.tell()).reshape(shape)
+    except _NO_NPY as error:
+        raise ValueError(f"not an npy: {error}") from None
 
 
 def npy_bytes(array: NDArray[Any]) -> bytes:

@@ -7,6 +7,7 @@ from typing import Any
 from orchestrator.data.index import Bucket, Index
 from orchestrator.data.order import BucketOrder, is_packed
 from orchestrator.data.reader import Reader
+from orchestrator.data.window import window_draw
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ class PackedSlots:
         if packing.index is not None:
             bucket, ordinal = 0, position
         order = self._orders[bucket].batch(ordinal * self._batch + slot, size=packing.images)
-        read = [self._reader.read(self._rows[bucket][place]) for place in order]
+        draw = window_draw(slot, seed=self._seed, position=position)
+        read = [self._reader.read(self._rows[bucket][place], draw=draw) for place in order]
         return tuple(
             Image(
                 key=sample.key,

@@ -10,6 +10,7 @@ import xxhash
 from orchestrator.data.cache import ShardCache
 from orchestrator.data.decode import decode, is_array
 from orchestrator.data.index import Index, Member, Sample
+from orchestrator.data.windowed import has_one_window, window_of
 from orchestrator.errors import UserError
 from orchestrator.storage.uri import FILE_SCHEMES, scheme_of
 
@@ -17,7 +18,7 @@ View = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 def arrays_of(sample: Sample, raw: Mapping[str, bytes]) -> dict[str, Any]:
-    """A sample's members as arrays by name.
+    """All of a sample's members as arrays by name.
 
     Args:
         sample: as the index knows it.
@@ -31,7 +32,7 @@ def arrays_of(sample: Sample, raw: Mapping[str, bytes]) -> dict[str, Any]:
         arrays = decode(raw)
     except ValueError as error:
         raise ValueError(f"{sample.key} cannot be decoded: {error}") from None
-    wanted = (*sample.bucket, 3)
+    wanted = (*sample.stored, 3)
     if "frames" in arrays and arrays["frames"].shape != wanted:
         raise ValueError(f"{sample.key}: frames are {arrays['frames'].shape}, wanted {wanted}")
     return arrays
@@ -71,8 +72,15 @@ class Reader:
             )
         )
 
-    def read(self, row: int) -> tuple[Sample, dict[str, Any]]:
+    def read(self, row: int, *, draw: float = 0.0) -> tuple[Sample, dict[str, Any]]:
         """The sample in a row and its arrays; callers must not write into them.
+
+        A window of a longer clip is not kept in memory, as the next draw takes another; nor is the
+        clip, which is not decoded whole for it.
+
+        Args:
+            row: of the index.
+            draw: in [0, 1); places the window of a clip that is longer than its bucket.
 
         Raises:
             UserError: if a member or its shard is not what its hash says, also after it was fetched
@@ -83,16 +91,19 @@ class Reader:
             sample, arrays, _ = self._kept[row]
             return sample, arrays
         sample = self._index.sample(row)
-        arrays = self._decoded(sample)
+        arrays = self._decoded(sample, draw=draw)
         if self._view is not None:
             arrays = self._view(arrays)
-        self._keep(row, sample, arrays)
+        if has_one_window(sample):
+            self._keep(row, sample, arrays)
         return sample, arrays
 
-    def _decoded(self, sample: Sample) -> dict[str, Any]:
+    def _decoded(self, sample: Sample, *, draw: float) -> dict[str, Any]:
         wanted = [member for member in sample.members if is_array(member.ext)]
         raw = {member.ext: self._member(sample, member) for member in wanted}
         try:
+            if sample.is_windowed:
+                return window_of(sample, raw, draw=draw)
             return arrays_of(sample, raw)
         except ValueError as error:
             raise UserError(f"{self._index.store.uri}/{sample.shard}: {error}") from None

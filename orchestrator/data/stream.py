@@ -11,6 +11,7 @@ from orchestrator.data.index import Bucket, Index, Sample
 from orchestrator.data.order import BucketOrder, BucketSchedule, position_of
 from orchestrator.data.packing import Image, PackedSlots, Packing
 from orchestrator.data.reader import Reader, View
+from orchestrator.data.window import window_draw
 from orchestrator.errors import UserError
 
 PREFETCHED_STEPS = 3
@@ -184,7 +185,12 @@ class Stream:
         bucket, ordinal = self._schedule.at(position)
         shape, rows = self._buckets[bucket]
         order = self._orders[bucket].batch(ordinal, size=self._batch)
-        read = [self._reader.read(rows[order[slot]]) for slot in self._slots]
+        read = [
+            self._reader.read(
+                rows[order[slot]], draw=window_draw(slot, seed=self._seed, position=position)
+            )
+            for slot in self._slots
+        ]
         return StepBatch(
             step=step,
             position=position,
