@@ -89,7 +89,7 @@ def assign_bucket(buckets: Sequence[RatedBucket], *, stored: Bucket, fps: float)
             faults.append(f"bucket {bucket}: {error}")
             continue
         return bucket
-    more = f" ({len(faults) - 1} other buckets do not fit)" if len(faults) > 1 else ""
+    more = f" (nor any other of {len(faults)} buckets)" if len(faults) > 1 else ""
     raise ValueError(faults[0] + more)
 
 

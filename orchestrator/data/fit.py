@@ -56,7 +56,7 @@ def fit_to(size: tuple[int, int], *, stored: tuple[int, int]) -> Fit:
             interpolation=how,
             threads=1,
         )
-        return scaled.to_ndarray()[rows, columns]
+        return scaled.to_ndarray().astype(np.uint8, copy=False)[rows, columns]
 
     return fit
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from orchestrator.data.head import HEAD, VERSION, WINDOWS, Head, Shard, read_head
 from orchestrator.data.table import (
+    BUCKET,
     SCHEMA,
     TABLE,
     has_windows,
@@ -158,7 +159,9 @@ class Index:
     def buckets(self) -> dict[Bucket, list[int]]:
         """Rows of every (frames, height, width) that training sees, in order."""
         sides = [
-            pc.coalesce(self._columns[f"bucket_{name}"], self._columns[name]).to_pylist()
+            pc.call_function(
+                "coalesce", [self._columns[f"bucket_{name}"], self._columns[name]]
+            ).to_pylist()
             for name in ("frames", "height", "width")
         ]
         rows: dict[Bucket, list[int]] = {}
@@ -174,6 +177,17 @@ class Index:
     def durations_s(self) -> NDArray[np.float64]:
         """Stored frames over frames per second of every row, [N]."""
         return self._columns["frames"].to_numpy() / self._columns["fps"].to_numpy()
+
+    @property
+    def windowed(self) -> int:
+        """Samples of which training sees something else than all that is stored."""
+        apart = np.zeros(len(self), np.bool_)
+        for name in BUCKET:
+            seen = self._columns[name].to_numpy(zero_copy_only=False)  # nan where it is null
+            apart |= ~np.isnan(seen) & (
+                seen != self._columns[name.removeprefix("bucket_")].to_numpy()
+            )
+        return int(apart.sum())
 
     @property
     def wordings(self) -> Counter[int]:

@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.data.decode import decode, npy_view
+from orchestrator.data.decode import decode, npy_view, video_shape
 from orchestrator.data.fit import fit_array, fit_to
 from orchestrator.data.index import Sample
 from orchestrator.data.seek import frames_at
 from orchestrator.data.window import num_windows, window_frames
 
 _FRAMES = "frames"
+_LAST_DRAW = 1 - 2**-53
 
 
 def has_one_window(sample: Sample) -> bool:
@@ -44,6 +45,24 @@ def window_of(sample: Sample, raw: Mapping[str, bytes], *, draw: float) -> dict[
     except ValueError as error:
         raise ValueError(f"{sample.key} cannot be decoded: {error}") from None
     return arrays
+
+
+def check_windows(sample: Sample, raw: Mapping[str, bytes]) -> None:
+    """Decodes all that is stored of a sample, and its first and last window; keeps nothing.
+
+    Raises:
+        ValueError: as ``window_of``.
+    """
+    for ext, data in raw.items():
+        if ext.rpartition(".")[2] == "mp4":
+            try:
+                seen = video_shape(data)
+            except ValueError as error:
+                raise ValueError(f"{sample.key} cannot be decoded: {error}") from None
+            if seen != sample.stored:
+                raise ValueError(f"{sample.key}: frames are {seen}, wanted {sample.stored}")
+    for draw in (0.0, _LAST_DRAW):
+        window_of(sample, raw, draw=draw)
 
 
 def _member(sample: Sample, ext: str, data: bytes, *, numbers: NDArray[np.int64]) -> dict[str, Any]:

@@ -45,11 +45,13 @@ def test_sample_knows_what_is_stored_and_what_is_seen(store: Store) -> None:
         assert sample.duration_s == 5 / 8
     assert index.buckets == {(2, 4, 4): [0], STORED: [1]}
     assert index.durations_s.tolist() == [5 / 8, 5 / 8]
+    assert index.windowed == 1
 
 
 def test_bucket_of_all_that_is_stored_is_no_window(store: Store) -> None:
     write(store, RatedBucket(STORED, 8.0))
     assert not Index.open(store.uri).sample(0).is_windowed
+    assert Index.open(store.uri).windowed == 0
 
 
 def test_buckets_enter_the_digest_where_there_are_any(store: Store) -> None:
@@ -64,6 +66,7 @@ def test_buckets_enter_the_digest_where_there_are_any(store: Store) -> None:
 def test_clips_that_are_read_whole_stay_as_older_readers_know_them(store: Store) -> None:
     digest = write(store, None, None)
     assert version(store) == 2
+    assert Index.open(store.uri).windowed == 0
     table = pq.read_table(io.BytesIO(store.get(TABLE)))
     older = table.drop_columns(list(BUCKET))
     store.put(TABLE, table_bytes(older))
