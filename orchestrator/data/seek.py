@@ -90,7 +90,7 @@ def torchcodec_frames(
             for part in parts
             for frame_HWC in decoder.get_frames_at(indices=list(part)).data.numpy()
         ]
-    except RuntimeError:
+    except (RuntimeError, ValueError):
         return pyav_frames(data, numbers=numbers, stored=stored, fit=fit)
 
 

@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 
+from orchestrator.data import seek
 from orchestrator.data.decode import decode
 from orchestrator.data.fit import fit_to
 from orchestrator.data.probe import probe
@@ -59,6 +60,18 @@ def test_windows_are_the_frames_that_decoding_all_gives(film: bytes, read: Frame
         assert [number_of(frame) for frame in frames] == numbers
         if read is pyav_frames:
             np.testing.assert_array_equal(np.stack(frames), whole[numbers])
+
+
+def test_torchcodec_reads_windows_by_itself(film: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    if frames_at() is not torchcodec_frames:
+        pytest.skip("torchcodec is not installed, or cannot be loaded")
+    fit = fit_to(SIZE, stored=SIZE)
+    wanted = [pyav_frames(film, numbers=numbers, stored=FRAMES, fit=fit) for numbers in windows()]
+    monkeypatch.setattr(seek, "pyav_frames", None)
+    for numbers, by_pyav in zip(windows(), wanted, strict=True):
+        frames = torchcodec_frames(film, numbers=numbers, stored=FRAMES, fit=fit)
+        # Its conversion of colours may round another way.
+        assert np.abs(np.stack(frames).astype(int) - np.stack(by_pyav)).max() <= 2
 
 
 @cache
