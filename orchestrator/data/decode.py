@@ -4,6 +4,7 @@ import io
 import tokenize
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -100,11 +101,31 @@ def open_video(data: Buffer) -> Iterator[tuple[Any, Any]]:
         raise ValueError(f"not a video: {error}") from None
 
 
+def video_shape(data: Buffer) -> tuple[int, int, int]:
+    """Frames, height and width of a video, all of which is decoded and none of it kept.
+
+    Raises:
+        ValueError: if it is no video, or frames are corrupt or differ in size.
+    """
+    sizes = Counter((frame.height, frame.width) for frame in _decoded(data))
+    (height, width), *others = sizes
+    if others:
+        raise ValueError(f"frames of {len(sizes)} sizes, wanted one")
+    return sizes.total(), height, width
+
+
 def _frames(data: Buffer) -> NDArray[np.uint8]:
+    pixels = [frame.to_ndarray(format="rgb24") for frame in _decoded(data)]
+    return np.stack(pixels).astype(np.uint8, copy=False)
+
+
+def _decoded(data: Buffer) -> Iterator[Any]:
+    """PyAV's frames of a video, at least one."""
+    frame = None
     with open_video(data) as (container, stream):
-        frames = list(container.decode(stream))
-    if not frames or any(frame.is_corrupt for frame in frames):
-        raise ValueError("no frames" if not frames else "corrupt frames")
-    return np.stack([frame.to_ndarray(format="rgb24") for frame in frames]).astype(
-        np.uint8, copy=False
-    )
+        for frame in container.decode(stream):
+            if frame.is_corrupt:
+                raise ValueError("corrupt frames")
+            yield frame
+    if frame is None:
+        raise ValueError("no frames")

@@ -13,7 +13,8 @@ from orchestrator.storage.uri import found_from
 
 HEAD = "index.json"
 VERSION = 2
-_VERSIONS = (1, VERSION)
+WINDOWS = 3  # version 2 whose clips are not all read whole: an older reader would do just that
+_VERSIONS = (1, VERSION, WINDOWS)
 IF_LOST = "if_lost"  # in an origin: what brings lost shards back
 
 
@@ -54,7 +55,7 @@ class Head(Strict):
     @model_validator(mode="after")
     def _has_hashes(self) -> Self:
         unhashed = [one.name for one in self.shards if one.bytes is None or one.xxh64 is None]
-        if self.version == VERSION and unhashed:
+        if self.version != 1 and unhashed:
             raise ValueError(f"{unhashed[0]} without bytes and xxh64")
         return self
 
@@ -100,5 +101,5 @@ def read_head(store: Store) -> Head:
         field = ".".join(str(part) for part in first["loc"]) or "file"
         raise UserError(f"{where}: {field} is damaged ({first['msg']})") from None
     if head.version not in _VERSIONS:
-        raise UserError(f"{where}: version={head.version}, wanted 1 or 2")
+        raise UserError(f"{where}: version={head.version}, wanted 1 to 3")
     return head

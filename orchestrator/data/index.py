@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from orchestrator.data.head import (
     HEAD,
     VERSION,
+    WINDOWS,
     Head,
     Shard,
     missing_shards,
@@ -22,7 +23,15 @@ from orchestrator.data.head import (
     told_missing,
 )
 from orchestrator.data.rows import Bucket, Member, Rows, Sample
-from orchestrator.data.table import TABLE, read_table, table_bytes, table_digest, table_of
+from orchestrator.data.table import (
+    BUCKET,
+    TABLE,
+    has_windows,
+    read_table,
+    table_bytes,
+    table_digest,
+    table_of,
+)
 from orchestrator.errors import UserError
 from orchestrator.storage.store import Store, open_store
 
@@ -83,7 +92,7 @@ class Index:
 
     @property
     def digest(self) -> str:
-        """Sha256 over every key, caption and member hash, and over cuts."""
+        """Sha256 over every key, caption and member hash, and over cuts and buckets."""
         return self._head.digest
 
     @property
@@ -118,9 +127,12 @@ class Index:
 
     @property
     def buckets(self) -> dict[Bucket, list[int]]:
-        """Rows of every (frames, height, width), in order."""
+        """Rows of every (frames, height, width) that training sees, in order."""
         frames, height, width = (
-            self._table[name].to_numpy().astype(np.int64) for name in ("frames", "height", "width")
+            pc.coalesce(self._table[f"bucket_{name}"], self._table[name])
+            .to_numpy()
+            .astype(np.int64)
+            for name in ("frames", "height", "width")
         )
         sizes, size = np.unique((height << 32) + width, return_inverse=True)
         shapes, first, shape = np.unique(
@@ -147,6 +159,17 @@ class Index:
     def durations_s(self) -> NDArray[np.float64]:
         """Stored frames over frames per second of every row, [N]."""
         return self._table["frames"].to_numpy() / self._table["fps"].to_numpy()
+
+    @property
+    def windowed(self) -> int:
+        """Samples of which training sees something else than all that is stored."""
+        apart = np.zeros(len(self), np.bool_)
+        for name in BUCKET:
+            seen = self._table[name].to_numpy()  # nan where it is null
+            apart |= ~np.isnan(seen) & (
+                seen != self._table[name.removeprefix("bucket_")].to_numpy()
+            )
+        return int(apart.sum())
 
     @property
     def wordings(self) -> Counter[int]:
@@ -205,7 +228,7 @@ def write_index(
     filled = [one for one in written if one.rows]
     table = table_of([row for one in filled for row in one.rows])
     head = Head(
-        version=VERSION,
+        version=WINDOWS if has_windows(table) else VERSION,
         digest=table_digest(table),
         samples=table.num_rows,
         shards=tuple(one.shard for one in filled),

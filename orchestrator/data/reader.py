@@ -14,6 +14,7 @@ from orchestrator.data.members import DamagedMember, read_member
 from orchestrator.data.npy import Buffer
 from orchestrator.data.shard_files import LocalShards, ShardFiles
 from orchestrator.data.together import Together, is_plain
+from orchestrator.data.windowed import has_one_window, window_of
 from orchestrator.errors import UserError
 from orchestrator.storage.errors import NotFoundError
 from orchestrator.storage.files import OpenFile
@@ -28,7 +29,7 @@ class BadSampleError(UserError):
 
 
 def arrays_of(sample: Sample, raw: Mapping[str, Buffer]) -> dict[str, Any]:
-    """A sample's members as arrays by name.
+    """All of a sample's members as arrays by name.
 
     Args:
         sample: as the index knows it.
@@ -48,7 +49,7 @@ def _checked(sample: Sample, decoded: Callable[[], dict[str, Any]]) -> dict[str,
         raise
     except ValueError as error:
         raise ValueError(f"{sample.key} cannot be decoded: {error}") from None
-    wanted = (*sample.bucket, 3)
+    wanted = (*sample.stored, 3)
     if "frames" in arrays and arrays["frames"].shape != wanted:
         raise ValueError(f"{sample.key}: frames are {arrays['frames'].shape}, wanted {wanted}")
     return arrays
@@ -90,8 +91,15 @@ class Reader:
                 index.store, folder=cache_dir, budget_bytes=cache_bytes, hashes=index.hashes
             )
 
-    def read(self, row: int) -> Read:
+    def read(self, row: int, *, draw: float = 0.0) -> Read:
         """The sample in a row and its arrays; callers must not write into them.
+
+        A window of a longer clip is not kept in memory, as the next draw takes another; nor is the
+        clip, which is not decoded whole for it.
+
+        Args:
+            row: of the index.
+            draw: in [0, 1); places the window of a clip that is longer than its bucket.
 
         Raises:
             BadSampleError: if a member is not what its hash says, also after it was fetched again,
@@ -99,26 +107,38 @@ class Reader:
             UserError: if its shard is not what its hash says, after it was fetched again.
             NotFoundError: if its shard is missing.
         """
-        return self.read_all((row,))[0]
+        return self.read_all((row,), draws=(draw,))[0]
 
-    def read_all(self, rows: Sequence[int]) -> list[Read]:
+    def read_all(self, rows: Sequence[int], *, draws: Sequence[float]) -> list[Read]:
         """The samples in rows; arrays of one kind lie side by side (``stacked``) where they can.
+
+        Args:
+            rows: of the index; one may come several times.
+            draws: as for ``read``, one per row.
 
         Raises as ``read``.
         """
-        read = {row: kept for row in rows if (kept := self._kept.get(row)) is not None}
-        plain: list[tuple[int, Sample]] = []
-        for row in dict.fromkeys(rows):
-            if row in read:
+        whole: dict[int, Read] = {}  # by row: no draw changes them
+        drawn: dict[int, Read] = {}  # by place
+        plain: dict[int, Sample] = {}
+        for place, (row, draw) in enumerate(zip(rows, draws, strict=True)):
+            if row in whole or row in plain:
                 continue
-            sample = self._index.sample(row)
-            if self._view is None and is_plain(sample):
-                plain.append((row, sample))
+            kept = self._kept.get(row)
+            sample = self._index.sample(row) if kept is None else kept[0]
+            if kept is not None:
+                whole[row] = kept
+            elif self._view is None and is_plain(sample) and not sample.is_windowed:
+                plain[row] = sample
             else:
-                read[row] = sample, self._kept.put(row, sample, self._viewed(sample))
-        for _, some in groupby(plain, key=lambda one: one[1].bucket):
-            read.update(self._read_together(list(some)))
-        return [read[row] for row in rows]
+                arrays = self._viewed(sample, draw=draw)
+                if has_one_window(sample):
+                    whole[row] = sample, self._kept.put(row, sample, arrays)
+                else:
+                    drawn[place] = sample, arrays
+        for _, some in groupby(plain.items(), key=lambda one: one[1].bucket):
+            whole.update(self._read_together(list(some)))
+        return [drawn[place] if place in drawn else whole[row] for place, row in enumerate(rows)]
 
     def fetch_ahead(self, rows: Iterable[int]) -> None:
         """Says which rows will be read soon, in this order; remote shards are fetched meanwhile.
@@ -138,15 +158,22 @@ class Reader:
 
     def _read_together(self, some: Sequence[tuple[int, Sample]]) -> dict[int, Read]:
         placed = self._together.place([sample for _, sample in some])
+
+        def read(place: int, sample: Sample, file: OpenFile) -> dict[str, Any]:
+            return _checked(sample, lambda: placed.read(place, file))
+
         return {
-            row: (sample, self._from_shard(sample, partial(placed.read, place)))
+            row: (sample, self._from_shard(sample, partial(read, place, sample)))
             for place, (row, sample) in enumerate(some)
         }
 
-    def _viewed(self, sample: Sample) -> dict[str, Any]:
+    def _viewed(self, sample: Sample, *, draw: float) -> dict[str, Any]:
         def decoded(file: OpenFile) -> dict[str, Any]:
             wanted = (one for one in sample.members if is_array(one.ext))
-            return decode({one.ext: read_member(file, sample, one) for one in wanted})
+            raw = {one.ext: read_member(file, sample, one) for one in wanted}
+            if sample.is_windowed:
+                return window_of(sample, raw, draw=draw)
+            return arrays_of(sample, raw)
 
         arrays = self._from_shard(sample, decoded)
         return arrays if self._view is None else self._view(arrays)
@@ -158,11 +185,10 @@ class Reader:
         try:
             file = self._open(sample.shard)
             try:
-                return _checked(sample, lambda: read(file))
+                return read(file)
             except DamagedMember:
                 self._shards.forget(sample.shard, seen=file)
-                file = self._open(sample.shard)
-                return _checked(sample, lambda: read(file))
+                return read(self._open(sample.shard))
         except ValueError as error:
             where = f"{self._index.store.uri}/{sample.shard}"
             raise BadSampleError(f"{where}: {error}") from None

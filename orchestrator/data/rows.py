@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from orchestrator.data.table import BUCKET
+
 Bucket = tuple[int, int, int]  # frames, height, width
 
 
@@ -21,14 +23,17 @@ class Member(NamedTuple):
 class Sample(NamedTuple):
     """One clip as the index knows it.
 
-    ``duration_s`` is of the stored frames; ``start_s`` and ``end_s`` are in the ``original`` that
-    it was cut from, all three None where it was not.
+    ``bucket`` and ``fps`` are what training sees of it, ``stored`` and ``stored_fps`` what the
+    shard holds. ``duration_s`` is of the stored frames; ``start_s`` and ``end_s`` are in the
+    ``original`` that it was cut from, all three None where it was not.
     """
 
     key: str
     shard: str
     bucket: Bucket
     fps: float
+    stored: Bucket
+    stored_fps: float
     captions: tuple[str, ...]
     labels_json: str
     members: tuple[Member, ...]
@@ -36,6 +41,11 @@ class Sample(NamedTuple):
     original: str | None
     start_s: float | None
     end_s: float | None
+
+    @property
+    def is_windowed(self) -> bool:
+        """Whether training sees something else than all that is stored."""
+        return (self.bucket, self.fps) != (self.stored, self.stored_fps)
 
     @property
     def labels(self) -> dict[str, Any]:
@@ -99,6 +109,9 @@ class _Piece:
             for column in map(batch.column, ("original", "start_s", "end_s"))
         ]
 
+        seen = [batch.column(name) for name in BUCKET]
+        self._seen = seen if seen[0].null_count < self._len else None
+
     def __len__(self) -> int:
         return self._len
 
@@ -108,11 +121,15 @@ class _Piece:
         original, start_s, end_s = (
             None if column is None else column[row].as_py() for column in self._cut
         )
+        stored = (frames, self._height[row], self._width[row])
+        bucket, seen_fps = self._seen_as(row) or (stored, fps)
         return Sample(
             key=self._key[row],
             shard=self.shard[row],
-            bucket=(frames, self._height[row], self._width[row]),
-            fps=fps,
+            bucket=bucket,
+            fps=seen_fps,
+            stored=stored,
+            stored_fps=fps,
             captions=tuple(
                 self._caption[at] for at in range(self._captions[row], self._captions[row + 1])
             ),
@@ -126,6 +143,13 @@ class _Piece:
             start_s=start_s,
             end_s=end_s,
         )
+
+    def _seen_as(self, row: int) -> tuple[Bucket, float] | None:
+        """Shape and rate that training sees; None for all of what is stored."""
+        if self._seen is None or not self._seen[0][row].is_valid:
+            return None
+        frames, height, width, fps = (column[row].as_py() for column in self._seen)
+        return (frames, height, width), fps
 
 
 class _Texts:

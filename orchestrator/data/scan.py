@@ -1,12 +1,13 @@
 """An index for WebDataset's tars that have none: made by reading them once."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import xxhash
 
+from orchestrator.data.buckets import RatedBucket, assign_bucket
 from orchestrator.data.describe import describe
 from orchestrator.data.head import HEAD, read_head
 from orchestrator.data.index import Shard, WrittenShard, write_index
@@ -44,16 +45,24 @@ def is_scanned(origin: Mapping[str, Any]) -> bool:
     return _SCANNED in origin
 
 
-def scan_source(uri: str, *, out: str | None, on_shards: Callable[[int, int], None]) -> Scan:
+def scan_source(
+    uri: str,
+    *,
+    out: str | None,
+    on_shards: Callable[[int, int], None],
+    buckets: Sequence[RatedBucket] = (),
+) -> Scan:
     """Reads all tars below a folder and writes their index.
 
-    A sample that the reader could not decode is left out; ``left-out.txt`` beside the index has a
-    line for each of them.
+    A sample that the reader could not decode, or that fits no bucket, is left out;
+    ``left-out.txt`` beside the index has a line for each of them.
 
     Args:
         uri: folder of the tars.
         out: folder of the index; None for that of the tars.
         on_shards: told (read, all) shards, from any thread.
+        buckets: of which every sample gets the one that ``assign_bucket`` says; none if training
+            is to see all of every sample.
 
     Raises:
         UserError: if there are no tars, one is compressed, breaks off or holds what it may not
@@ -65,7 +74,7 @@ def scan_source(uri: str, *, out: str | None, on_shards: Callable[[int, int], No
     tally = Tally(len(names), tell=on_shards)
 
     def scan(name: str) -> _ShardScan:
-        scanned = _scan_shard(store, name)
+        scanned = _scan_shard(store, name, buckets=buckets)
         tally.add(1)
         return scanned
 
@@ -84,7 +93,11 @@ def scan_source(uri: str, *, out: str | None, on_shards: Callable[[int, int], No
     write_index(
         target,
         [one.written for one in scans],
-        origin={_SCANNED: store.uri, "left_out": len(left_out)},
+        origin={
+            _SCANNED: store.uri,
+            "left_out": len(left_out),
+            **({"buckets": [str(bucket) for bucket in buckets]} if buckets else {}),
+        },
         base=base,
     )
     rows = [row for one in scans for row in one.written.rows]
@@ -121,7 +134,7 @@ def _refuse(store: Store, refused: list[str]) -> None:
         raise UserError(f"{store.uri}/{refused[0]}{more}")
 
 
-def _scan_shard(store: Store, name: str) -> _ShardScan:
+def _scan_shard(store: Store, name: str, *, buckets: Sequence[RatedBucket]) -> _ShardScan:
     data = store.get(name)
     contents = read_tar(data)
     refused = [f"{name}: {fault}" for fault in contents.faults]
@@ -142,7 +155,8 @@ def _scan_shard(store: Store, name: str) -> _ShardScan:
     rows: list[dict[str, Any]] = []
     for key, members in samples.items() if not refused else ():
         try:
-            rows.append(_row(data, key=key, members=members, shard=name, source=store.uri))
+            row = _row(data, key=key, members=members, shard=name, source=store.uri)
+            rows.append(row | _bucket_of(row, buckets))
         except ValueError as error:
             left_out.append(f"{name}: {shown(key)}: {' '.join(str(error).split())}")
     shard = Shard(name=name, bytes=len(data), xxh64=xxhash.xxh64_hexdigest(data))
@@ -179,3 +193,10 @@ def _row(
         ],
         "duration_s": frames / fps,
     }
+
+
+def _bucket_of(row: Mapping[str, Any], buckets: Sequence[RatedBucket]) -> dict[str, Any]:
+    if not buckets:
+        return {}
+    stored = (row["frames"], row["height"], row["width"])
+    return assign_bucket(buckets, stored=stored, fps=row["fps"]).columns()

@@ -14,6 +14,7 @@ from typing import Any
 
 import xxhash
 
+from orchestrator.data.buckets import RatedBucket
 from orchestrator.data.index import Bucket, Shard, WrittenShard
 from orchestrator.data.names import key_and_ext, unsafe
 from orchestrator.storage.store import Store
@@ -26,8 +27,9 @@ ROWS_SUFFIX = ".rows.json"
 class NewSample:
     """A sample to be written: its files by extension, and what the index says of it.
 
-    ``start_s`` and ``end_s`` are in the ``original`` that it was cut from, all three None where it
-    was not.
+    ``bucket`` and ``fps`` are what its files hold; training sees all of it unless ``seen_as`` says
+    what else. ``start_s`` and ``end_s`` are in the ``original`` that it was cut from, all three
+    None where it was not.
     """
 
     key: str
@@ -40,6 +42,7 @@ class NewSample:
     original: str | None = None
     start_s: float | None = None
     end_s: float | None = None
+    seen_as: RatedBucket | None = None
 
 
 def shard_name(number: int) -> str:
@@ -52,7 +55,7 @@ def write_shard(store: Store, shard: str, samples: Iterable[NewSample]) -> Writt
 
     Raises:
         ValueError: if a key is not what WebDataset would take as one, leaves the folder that a
-            tar is unpacked in, or comes twice.
+            tar is unpacked in, or comes twice; or if a clip is too small for its bucket.
     """
     data, rows = _packed(shard, samples)
     return _write(store, shard, data, rows=rows, tar=shard)
@@ -100,6 +103,7 @@ def _packed(shard: str, samples: Iterable[NewSample]) -> tuple[bytes, list[dict[
             if sample.key in keys or not _is_key(sample.key):
                 raise ValueError(f"{shard}: key={sample.key!r}, wanted a new name without a dot")
             keys.add(sample.key)
+            _check_size(sample)
             rows.append(_add(archive, sample, shard=shard))
     return buffer.getvalue(), rows
 
@@ -127,6 +131,14 @@ def _rows_bytes(written: WrittenShard) -> bytes:
 
 def _described(shard: str, data: bytes) -> Shard:
     return Shard(name=shard, bytes=len(data), xxh64=xxhash.xxh64_hexdigest(data))
+
+
+def _check_size(sample: NewSample) -> None:
+    if sample.seen_as is not None:
+        try:
+            sample.seen_as.check(sample.bucket, fps=sample.fps)
+        except ValueError as error:
+            raise ValueError(f"{sample.key}: {error} for bucket {sample.seen_as}") from None
 
 
 def _is_key(key: str) -> bool:
@@ -165,4 +177,5 @@ def _add(archive: tarfile.TarFile, sample: NewSample, *, shard: str) -> dict[str
         "original": sample.original,
         "start_s": sample.start_s,
         "end_s": sample.end_s,
+        **({} if sample.seen_as is None else sample.seen_as.columns()),
     }

@@ -12,6 +12,7 @@ from orchestrator.data.packing import Image, PackedSlots, Packing
 from orchestrator.data.pool import Draw, Part, Pool, identity_of
 from orchestrator.data.reader import Read, Reader, View
 from orchestrator.data.schedule import BucketSchedule
+from orchestrator.data.window import window_draw
 from orchestrator.errors import UserError
 
 PREFETCHED_STEPS = 3
@@ -201,7 +202,10 @@ class Stream:
 
     def read(self, plan: Plan) -> StepBatch:
         """The clips of a plan; several threads may read at a time."""
-        read = _read(self._readers, plan.draws)
+        windows = [
+            window_draw(slot, seed=self._seed, position=plan.position) for slot in plan.slots
+        ]
+        read = _read(self._readers, plan.draws, windows=windows)
         return StepBatch(
             plan=plan,
             keys=tuple(sample.key for sample, _ in read),
@@ -209,7 +213,10 @@ class Stream:
             samples=tuple(arrays for _, arrays in read),
             captions=tuple(self._wordings(sample) for sample, _ in read),
             fps=tuple(sample.fps for sample, _ in read),
-            packed=tuple(self._image_slot(some) for some in plan.packed),
+            packed=tuple(
+                self._image_slot(some, window=window)
+                for some, window in zip(plan.packed, windows, strict=True)
+            ),
         )
 
     def read_step(self, step: int) -> StepBatch:
@@ -238,9 +245,9 @@ class Stream:
             for number in dict.fromkeys(draw.part for draw in wanted):
                 readers[number].fetch_ahead(draw.row for draw in wanted if draw.part == number)
 
-    def _image_slot(self, draws: Sequence[Draw]) -> tuple[Image, ...]:
+    def _image_slot(self, draws: Sequence[Draw], *, window: float) -> tuple[Image, ...]:
         parts = self._images or self._parts
-        read = _read(self._image_readers, draws)
+        read = _read(self._image_readers, draws, windows=[window] * len(draws))
         return tuple(
             Image(
                 key=sample.key,
@@ -256,12 +263,16 @@ class Stream:
         return sample.captions if self._captions else ()
 
 
-def _read(readers: Sequence[Reader], draws: Sequence[Draw]) -> list[Read]:
+def _read(
+    readers: Sequence[Reader], draws: Sequence[Draw], *, windows: Sequence[float]
+) -> list[Read]:
     """The samples of draws, those of one part at once."""
     read: dict[int, Read] = {}
     for part in dict.fromkeys(draw.part for draw in draws):
         places = [place for place, draw in enumerate(draws) if draw.part == part]
-        some = readers[part].read_all([draws[place].row for place in places])
+        some = readers[part].read_all(
+            [draws[place].row for place in places], draws=[windows[place] for place in places]
+        )
         read.update(zip(places, some, strict=True))
     return [read[place] for place in range(len(draws))]
 

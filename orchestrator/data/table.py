@@ -35,9 +35,16 @@ _SINCE_2 = [
     ("start_s", pa.float64()),  # in the original
     ("end_s", pa.float64()),
 ]
-SCHEMA = pa.schema(_SINCE_1 + _SINCE_2)
+_SINCE_3 = [  # what training reads of the clip; null where that is all of it
+    ("bucket_frames", pa.int32()),
+    ("bucket_height", pa.int32()),
+    ("bucket_width", pa.int32()),
+    ("bucket_fps", pa.float64()),
+]
+SCHEMA = pa.schema(_SINCE_1 + _SINCE_2 + _SINCE_3)
+BUCKET = tuple(name for name, _ in _SINCE_3)
 _ALWAYS = ("key", "captions", "members")  # in a digest
-_WHERE_SET = ("original", "start_s", "end_s")
+_WHERE_SET = ("original", "start_s", "end_s", *BUCKET)
 _BESIDES = ("shard", "frames", "height", "width", "fps", "labels")
 
 
@@ -54,7 +61,7 @@ def table_bytes(table: pa.Table) -> bytes:
 
 
 def read_table(store: Store, *, samples: int) -> pa.Table:
-    """The table of so many samples; columns that came with version 2 are null in an older one.
+    """The table of so many samples; columns that came later are null in an older one.
 
     Raises:
         UserError: if it is damaged or of another length.
@@ -71,17 +78,27 @@ def read_table(store: Store, *, samples: int) -> pa.Table:
     for name, _ in _SINCE_1:
         if table.column(name).null_count:
             raise UserError(f"{where}: damaged ({name} is not there for every sample)")
+    missing, *others = (table.column(name).is_null() for name in BUCKET)
+    if not all(missing.equals(other) for other in others):
+        names = ", ".join(BUCKET)
+        raise UserError(f"{where}: damaged (not all of {names} are there for a sample)")
     return table
 
 
-def table_digest(table: pa.Table) -> str:
-    """Sha256 over every key, caption and member hash, and over cuts where there are any.
+def has_windows(table: pa.Table) -> bool:
+    """Whether training reads something else of any clip than all of it."""
+    return table.column(BUCKET[0]).null_count < table.num_rows
 
-    So clips that were not cut from anything have the digest that version 1 gave them.
+
+def table_digest(table: pa.Table) -> str:
+    """Sha256 over every key, caption and member hash; over cuts and buckets where there are any.
+
+    So clips that were not cut from anything, and are read whole, have the digest that version 1
+    gave them.
     """
     digest = hashlib.sha256()
-    cut = [name for name in _WHERE_SET if table.column(name).null_count < table.num_rows]
-    for name in (*_ALWAYS, *cut):
+    there = [name for name in _WHERE_SET if table.column(name).null_count < table.num_rows]
+    for name in (*_ALWAYS, *there):
         digest.update(json.dumps(table.column(name).to_pylist(), sort_keys=True).encode())
     return digest.hexdigest()
 

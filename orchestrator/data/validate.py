@@ -14,6 +14,7 @@ from orchestrator.data.reader import arrays_of
 from orchestrator.data.scan import is_scanned
 from orchestrator.data.table import TABLE, table_digest
 from orchestrator.data.tars import read_tar
+from orchestrator.data.windowed import check_windows
 from orchestrator.errors import UserError
 from orchestrator.storage.errors import NotFoundError
 
@@ -44,7 +45,7 @@ def validate_hashes(index: Index, *, on_clips: Callable[[int, int], None]) -> Re
 
 
 def validate_clips(index: Index, *, on_clips: Callable[[int, int], None]) -> Report:
-    """As ``validate_hashes``, and decodes every clip whose members are whole."""
+    """As ``validate_hashes``, and decodes all of every clip whose members are whole."""
     return _validate(index, check=_clip_faults, on_clips=on_clips)
 
 
@@ -139,7 +140,7 @@ def _clip_faults(sample: Sample, data: bytes) -> list[str]:
         if is_array(member.ext)
     }
     try:
-        arrays_of(sample, raw)
+        (check_windows if sample.is_windowed else arrays_of)(sample, raw)
     except ValueError as error:
         return [" ".join(str(error).split())]
     return []

@@ -23,13 +23,21 @@ def index(
         str | None,
         typer.Option("--out", metavar="URI", help="where the index goes; default: to the shards"),
     ] = None,
+    bucket: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--bucket",
+            metavar="FRAMESxHEIGHTxWIDTH@FPS",
+            help="what training sees of a clip; several: each clip gets the nearest in aspect",
+        ),
+    ] = None,
 ) -> None:
     """Index the tar files of WebDataset below a folder, by reading them once."""
     from rich.console import Console
 
     from orchestrator.launch.data_commands import index_source
 
-    index_source(uri, out=out, console=Console())
+    index_source(uri, out=out, buckets=bucket or (), console=Console())
 
 
 @data_app.command("validate")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from orchestrator.data.buckets import parse_bucket
 from orchestrator.data.index import Index, Sample
 from orchestrator.data.reader import Reader
 from orchestrator.data.scan import LEFT_OUT, scan_source
@@ -22,15 +23,19 @@ _CACHE_BYTES = 20_000_000_000
 _SHAPES = 20  # that are drawn, at most
 
 
-def index_source(uri: str, *, out: str | None, console: Console) -> None:
+def index_source(uri: str, *, out: str | None, buckets: Sequence[str], console: Console) -> None:
     """Indexes a folder of WebDataset's tars and says what was left out.
 
     Raises:
-        UserError: as ``scan_source``.
+        UserError: as ``scan_source``, or if a bucket is not FRAMESxHEIGHTxWIDTH@FPS.
     """
+    try:
+        wanted = [parse_bucket(bucket) for bucket in buckets]
+    except ValueError as error:
+        raise UserError(f"--bucket: {error}") from None
     _check_reach(uri)
     with counting("indexing shards", total=None) as on_shards:
-        scan = scan_source(uri, out=out, on_shards=on_shards)
+        scan = scan_source(uri, out=out, buckets=wanted, on_shards=on_shards)
     where = resolve(out or uri)
     say(
         f"{where}: {scan.clips:,} clips of {scan.shards:,} shards indexed, {scan.uncaptioned:,} "
@@ -66,6 +71,8 @@ def validate_source(uri: str, *, quick: bool, console: Console) -> None:
 
 def show_source(uri: str, *, out: Path, clips: int, console: Console) -> None:
     """Prints the buckets of a source and writes a contact sheet of some clips of each.
+
+    Clips are drawn as training sees them, longer ones by their first window.
 
     Raises:
         UserError: if there is no index, a clip is damaged or has no frames, or the picture cannot
@@ -112,8 +119,9 @@ def _group(reader: Reader, rows: Sequence[int], *, clips: int) -> Group:
         clips_THWC.append(ends(arrays["frames"]))  # the rest of a long clip is not kept
     frames, height, width = samples[0].bucket
     length = "1 frame" if frames == 1 else f"{frames} frames"
+    whole = "" if not any(sample.is_windowed for sample in samples) else ", windows of larger ones"
     return Group(
-        title=f"{length} of {height} x {width}: {count} of {len(rows):,} clips",
+        title=f"{length} of {height} x {width}: {count} of {len(rows):,} clips{whole}",
         clips=clips_THWC,
         captions=[(sample.captions or ("(no caption)",))[0] for sample in samples],
     )

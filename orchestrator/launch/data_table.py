@@ -37,7 +37,7 @@ def bucket_table(index: Index) -> Table:
 
 
 def sums(index: Index, *, shards_bytes: int) -> list[str]:
-    """Clips, shards, size, length and captions, a line each."""
+    """Clips, shards, size, length, captions and windows, a line each."""
     captioned = sorted((count, clips) for count, clips in index.wordings.items() if count)
     parts = ", ".join(f"{count} for {clips:,} clips" for count, clips in captioned) or "none"
     return [
@@ -45,6 +45,7 @@ def sums(index: Index, *, shards_bytes: int) -> list[str]:
         f"length      {_hours(float(index.durations_s.sum()))} hours",
         f"captions    {parts}",
         f"uncaptioned {index.uncaptioned:,}",
+        *([f"windowed    {index.windowed:,}"] if index.windowed else []),
     ]
 
 

@@ -89,7 +89,7 @@ class Encoder:
                 labels=sample.labels,
                 original=sample.original,
                 start_s=sample.start_s,
-                end_s=sample.end_s,
+                end_s=_end_s(sample),
             )
             for sample, z_CTHW in zip(samples, z_BCTHW, strict=True)
         ]
@@ -99,6 +99,13 @@ class Encoder:
             return {}
         packed = encode_captions(self._text, sample.captions, device=self._device)
         return {f"text{number}.npy": npy_bytes(rows) for number, rows in enumerate(packed)}
+
+
+def _end_s(sample: Sample) -> float | None:
+    """Seconds in the original; of a longer clip the first window is encoded."""
+    if sample.start_s is None or not sample.is_windowed:
+        return sample.end_s
+    return sample.start_s + sample.bucket[0] / sample.fps
 
 
 def finish_encode(job: StageJob, plan: EncodePlan) -> str:

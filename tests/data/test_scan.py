@@ -2,12 +2,13 @@
 
 import json
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from orchestrator.data.buckets import parse_bucket
 from orchestrator.data.decode import npy_bytes
 from orchestrator.data.digits_shards import ensure_digits
 from orchestrator.data.index import HEAD, TABLE, Index
@@ -34,9 +35,12 @@ def put(
     path.write_bytes(tar_of(files, form=form))
 
 
-def scan(folder: Path, *, out: Path | None = None) -> Scan:
+def scan(folder: Path, *, out: Path | None = None, buckets: Sequence[str] = ()) -> Scan:
     return scan_source(
-        str(folder), out=None if out is None else str(out), on_shards=lambda *_: None
+        str(folder),
+        out=None if out is None else str(out),
+        on_shards=lambda *_: None,
+        buckets=[parse_bucket(bucket) for bucket in buckets],
     )
 
 
@@ -88,6 +92,36 @@ def test_arrays_take_their_rate_from_json(tmp_path: Path) -> None:
     sample = index.sample(0)
     assert (sample.fps, sample.duration_s, sample.captions) == (4.0, 0.75, ("x", "y"))
     np.testing.assert_array_equal(read(index, 0), frames)
+
+
+def test_clips_get_the_buckets_that_they_fit(tmp_path: Path) -> None:
+    image = frames_of(2, (1, 40, 40))
+    short = frames_of(3, (2, 40, 40))
+    described = b'{"fps": 8}'
+    files = {
+        "film.mp4": mp4_of(FILM),
+        "image.npy": npy_bytes(image),
+        "image.json": described,
+        "short.npy": npy_bytes(short),
+        "short.json": described,
+    }
+    put(tmp_path, "a.tar", files)
+    names = ("2x16x24@4", "3x24x16@8", "1x32x32@1")
+    scanned = scan(tmp_path, buckets=names)
+    assert scanned.left_out == (
+        "a.tar: short: bucket 3x24x16@8: 2 frames at 8 fps, wanted at least 3 to take 3 at 8 fps "
+        "from (nor any other of 2 buckets)",
+    )
+    index = Index.open(str(tmp_path))
+    assert index.origin["buckets"] == list(names)
+    assert index.buckets == {(2, 16, 24): [0], (1, 32, 32): [1]}
+    film, still = (index.sample(row) for row in range(2))
+    assert (film.fps, film.stored, film.stored_fps) == (4.0, (4, 32, 48), 8.0)
+    assert (still.bucket, still.stored) == ((1, 32, 32), (1, 40, 40))
+    means = read(index, 0).mean((1, 2, 3))
+    assert np.abs(means - [16, 160]).max() <= 6
+    assert read(index, 1).shape == (1, 32, 32, 3)
+    assert validate_clips(index, on_clips=lambda *_: None).faults == ()
 
 
 def test_index_may_be_kept_elsewhere(tmp_path: Path) -> None:

@@ -1,17 +1,22 @@
 """Everything that is wrong with a source is found and told, and nothing else."""
 
+import io
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import av
 import pytest
 
+from orchestrator.data.buckets import parse_bucket
 from orchestrator.data.decode import npz_bytes
 from orchestrator.data.index import Bucket, Index, write_index
 from orchestrator.data.shards import NewSample, shard_name, write_shard
 from orchestrator.data.validate import Report, validate_clips, validate_hashes
 from orchestrator.storage.store import Store, open_store
 from tests.data.clips import flip_bit, frames_of, write_source
+from tests.data.films import film_of, numbered
 from tests.data.version_1 import age_index
 
 SHAPE: Bucket = (3, 8, 8)
@@ -101,6 +106,37 @@ def one_clip(key: str, data: bytes | None = None) -> NewSample:
         source="noise",
         captions=(),
         labels={},
+    )
+
+
+def test_clips_are_decoded_beyond_their_windows(tmp_path: Path) -> None:
+    film = film_of(numbered(20), options={"g": "5", "bf": "0", "sc_threshold": "0"})
+    with av.open(io.BytesIO(film)) as container:
+        packets = [one for one in container.demux(video=0) if one.size]
+    spoilt = bytearray(film)
+    middle = packets[12]
+    assert middle.pos is not None
+    spoilt[middle.pos : middle.pos + middle.size] = bytes(middle.size)
+    clips = [
+        replace(
+            one_clip(key),
+            members={"mp4": data},
+            bucket=(frames, 48, 128),
+            fps=24.0,
+            seen_as=parse_bucket("4x24x64@24"),
+        )
+        for key, data, frames in (
+            ("whole", film, 20),
+            ("spoilt", bytes(spoilt), 20),
+            ("longer", film, 30),
+        )
+    ]
+    store = open_store(str(tmp_path))
+    write_index(store, [write_shard(store, shard_name(0), clips)], origin={})
+    spoilt_told, longer_told = validated(tmp_path).faults
+    assert spoilt_told.startswith("shard-000000.tar: spoilt cannot be decoded: ")
+    assert longer_told == (
+        "shard-000000.tar: longer: frames are (20, 48, 128), wanted (30, 48, 128)"
     )
 
 

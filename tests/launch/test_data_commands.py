@@ -69,6 +69,32 @@ def test_strangers_tars_are_indexed_and_what_is_left_out_is_told(
     assert rushes(capsys, "data", "validate", str(tmp_path))[0] == 0
 
 
+def test_buckets_of_strangers_clips_are_shown_and_drawn(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    film = mp4_of(np.zeros((4, 32, 48, 3), np.uint8))
+    (tmp_path / "a.tar").write_bytes(tar_of({"a.mp4": film, "b.mp4": film}))
+    buckets = ("--bucket", "3x16x24@8", "--bucket", "2x24x16@8")
+    assert rushes(capsys, "data", "index", str(tmp_path), *buckets)[0] == 0
+    code, out, err = rushes(capsys, "data", "validate", str(tmp_path))
+    assert (code, err) == (0, "")
+    for words in ("2 in 1 shards", "windowed    2", "16 x 24"):
+        assert words in out
+    picture = tmp_path / "clips.png"
+    code, out, err = rushes(capsys, "data", "show", str(tmp_path), "--out", str(picture))
+    assert (code, err) == (0, "")
+    assert "16 x 24" in out
+    assert picture.exists()
+
+
+def test_what_is_no_bucket_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, err = rushes(capsys, "data", "index", str(tmp_path), "--bucket", "16x256@8")
+    assert (code, out) == (2, "")
+    assert err == (
+        "rushes: --bucket: seen '16x256@8', wanted FRAMESxHEIGHTxWIDTH@FPS as in 17x256x256@8\n"
+    )
+
+
 def test_show_draws_clips_of_every_shape(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
