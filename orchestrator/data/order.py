@@ -94,7 +94,7 @@ class ClipOrder:
     def _clips(self, block: int) -> NDArray[np.int64]:
         shards = self._order[block * self._block : (block + 1) * self._block]
         clips = np.concatenate(
-            [self._starts[one] + np.arange(self._shards[one]) for one in shards.tolist()]
+            [np.arange(int(self._shards[one])) + self._starts[one] for one in shards.tolist()]
         )
         # The name of a single block is that of orders from before there were any.
         name = f"{self._name} block {block}" if self.is_blocked else self._name

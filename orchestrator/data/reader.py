@@ -42,6 +42,13 @@ def arrays_of(sample: Sample, raw: Mapping[str, Buffer]) -> dict[str, Any]:
     return _checked(sample, lambda: decode(raw))
 
 
+def seen_of(sample: Sample, raw: Mapping[str, Buffer], *, draw: float) -> dict[str, Any]:
+    """What training sees of a sample; as ``window_of`` or ``arrays_of``."""
+    if sample.is_windowed:
+        return window_of(sample, raw, draw=draw)
+    return arrays_of(sample, raw)
+
+
 def _checked(sample: Sample, decoded: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         arrays = decoded()
@@ -171,9 +178,7 @@ class Reader:
         def decoded(file: OpenFile) -> dict[str, Any]:
             wanted = (one for one in sample.members if is_array(one.ext))
             raw = {one.ext: read_member(file, sample, one) for one in wanted}
-            if sample.is_windowed:
-                return window_of(sample, raw, draw=draw)
-            return arrays_of(sample, raw)
+            return seen_of(sample, raw, draw=draw)
 
         arrays = self._from_shard(sample, decoded)
         return arrays if self._view is None else self._view(arrays)

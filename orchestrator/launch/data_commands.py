@@ -5,9 +5,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from orchestrator.data.apart import read_apart
 from orchestrator.data.buckets import parse_bucket
 from orchestrator.data.index import Index, Sample
-from orchestrator.data.reader import Reader
 from orchestrator.data.scan import LEFT_OUT, scan_source
 from orchestrator.data.validate import validate_clips, validate_hashes
 from orchestrator.errors import UserError
@@ -19,7 +19,6 @@ from orchestrator.storage.uri import FILE_SCHEMES, scheme_of
 from orchestrator.train.contact import Group, contact_sheet, ends
 from orchestrator.train.video import Pixels, png_bytes
 
-_CACHE_BYTES = 20_000_000_000
 _SHAPES = 20  # that are drawn, at most
 
 
@@ -82,9 +81,8 @@ def show_source(uri: str, *, out: Path, clips: int, console: Console) -> None:
     if not len(index):
         raise UserError(f"{resolve(uri)}: no clips, wanted at least one")
     console.print(bucket_table(index))
-    reader = Reader(index, cache_dir=None, cache_bytes=_CACHE_BYTES, memory_bytes=0)
     shapes = by_clips(index)
-    groups = [_group(reader, rows, clips=clips) for _, rows in shapes[:_SHAPES]]
+    groups = [_group(index, rows, clips=clips) for _, rows in shapes[:_SHAPES]]
     picture = png_bytes(contact_sheet(groups))
     with writing(out, field="--out"):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -104,13 +102,13 @@ def _check_reach(uri: str) -> None:
         open_store(uri).check()  # less patient than reading is
 
 
-def _group(reader: Reader, rows: Sequence[int], *, clips: int) -> Group:
+def _group(index: Index, rows: Sequence[int], *, clips: int) -> Group:
     """So many clips of a bucket, evenly spread over its rows."""
     count = min(clips, len(rows))
     samples: list[Sample] = []
     clips_THWC: list[Pixels] = []
     for place in range(count):
-        sample, arrays = reader.read(rows[place * len(rows) // count])
+        sample, arrays = read_apart(index, rows[place * len(rows) // count])
         if "frames" not in arrays:
             raise UserError(
                 f"{sample.shard}: {sample.key} holds {', '.join(sorted(arrays))}, wanted frames"
