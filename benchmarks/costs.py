@@ -1,0 +1,68 @@
+"""What reading samples costs a process; it imports nothing that a bare loop would not."""
+
+import json
+import os
+import resource
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+WARM_UP = 2  # batches that nobody counts
+RSS_EVERY = 100  # samples
+
+
+@dataclass(frozen=True)
+class Cost:
+    """All samples once: processor and wall time; memory after every RSS_EVERY samples."""
+
+    samples: int
+    cpu_s: float
+    wall_s: float
+    rss_bytes: list[int]
+
+
+def measure(prepare: Callable[[], Iterator[int]], *, samples: int) -> Cost:
+    """Reads a little, then all samples once from the beginning.
+
+    Args:
+        prepare: opens files and lists what will be read, which is not counted; what it returns
+            reads, and says of how many samples.
+        samples: that are wanted in all.
+    """
+    for _ in islice(prepare(), WARM_UP):
+        pass
+    reading = prepare()
+    rss_bytes: list[int] = []
+    done = 0
+    cpu_s, wall_s = _cpu_s(), time.monotonic()
+    for read in reading:
+        before, done = done, done + read
+        if done // RSS_EVERY > before // RSS_EVERY:
+            rss_bytes.append(_rss_bytes())
+    cpu_s, wall_s = _cpu_s() - cpu_s, time.monotonic() - wall_s
+    if done != samples:
+        raise SystemExit(f"{done} samples were read, wanted {samples}")
+    return Cost(samples=done, cpu_s=cpu_s, wall_s=wall_s, rss_bytes=rss_bytes)
+
+
+def read_job(arguments: list[str]) -> dict[str, Any]:
+    """What the parent asks for: the first argument is its file."""
+    return json.loads(Path(arguments[1]).read_text())
+
+
+def write_cost(arguments: list[str], cost: Cost) -> None:
+    """Answers: the second argument is the file."""
+    Path(arguments[2]).write_text(json.dumps(asdict(cost)))
+
+
+def _cpu_s() -> float:
+    """Of all threads of this process, and of children that ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def _rss_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

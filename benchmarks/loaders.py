@@ -1,0 +1,113 @@
+"""Rushes and webdataset reading a source for loader.py, a way in a process.
+
+Run as ``python benchmarks/loaders.py JOB.json COST.json``.
+"""
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+import webdataset
+from bare_reads import BATCH
+from costs import measure, read_job, write_cost
+from sources import SEED
+from webdataset.gopen import gopen_schemes
+
+from orchestrator.data.blocks import stacked
+from orchestrator.data.index import Index
+from orchestrator.data.reader import Reader
+from orchestrator.data.stream import Stream
+
+SHUFFLED = 1000  # samples in webdataset's buffer, as its documentation has it
+KEPT_BYTES = 64_000_000
+
+
+def batches(uri: str, *, samples: int, cache: Path) -> Iterator[int]:
+    """The stream of a training stage: shuffled, every hash checked, nothing kept in memory."""
+    stream = Stream(
+        Index.open(uri),
+        seed=SEED,
+        batch=BATCH,
+        rank=0,
+        world_size=1,
+        cache_dir=str(cache),
+        memory_bytes=0,
+    )
+
+    def read() -> Iterator[int]:
+        for step in range(samples // BATCH):
+            batch = stream.read_step(step)
+            for name in ("latent", "text"):
+                stacked([sample[name] for sample in batch.samples])
+            yield len(batch.keys)
+
+    return read()
+
+
+def clips(uri: str, *, rows: Sequence[int], cache: Path, kept_bytes: int) -> Iterator[int]:
+    """Clips as frames, one by one."""
+    reader = Reader(
+        Index.open(uri), cache_dir=str(cache), cache_bytes=10**9, memory_bytes=kept_bytes
+    )
+    return (len(reader.read_all([row])) for row in rows)
+
+
+def webdataset_batches(urls: Sequence[str]) -> Iterator[int]:
+    """Its shuffled, decoded and batched pipeline."""
+    dataset = (
+        webdataset.WebDataset(urls, shardshuffle=len(urls), seed=SEED)
+        .shuffle(SHUFFLED)
+        .decode()
+        .to_tuple("latent.npy", "text.npy", "json")
+        .batched(BATCH)
+    )
+    return (len(latents) for latents, _, _ in dataset)
+
+
+def curl_urls(urls: Sequence[str]) -> list[str]:
+    """Addresses of objects for webdataset's ``pipe:curl``, signed."""
+    s3 = boto3.client("s3")
+    places = [urlsplit(url) for url in urls]
+    signed = [
+        s3.generate_presigned_url(
+            "get_object", Params={"Bucket": one.netloc, "Key": one.path.strip("/")}
+        )
+        for one in places
+    ]
+    return [f"pipe:curl -sfL '{one}'" for one in signed]
+
+
+def _open_s3(url: str, mode: str = "rb", bufsize: int = 8192, **_: Any) -> Any:
+    """An opener for webdataset, which has none of its own for s3: the body as it comes."""
+    place = urlsplit(url)
+    return boto3.client("s3").get_object(Bucket=place.netloc, Key=place.path.strip("/"))["Body"]
+
+
+def main() -> int:
+    """Measures one way."""
+    job = read_job(sys.argv)
+    gopen_schemes["s3"] = _open_s3
+    uri, rows = job["uri"], job["rows"]
+
+    def cache() -> Path:
+        return Path(tempfile.mkdtemp(dir=job["scratch"]))  # cold
+
+    ways: dict[str, Callable[[], Iterator[int]]] = {
+        "rushes": lambda: batches(uri, samples=len(rows), cache=cache()),
+        "rushes clips": lambda: clips(uri, rows=rows, cache=cache(), kept_bytes=0),
+        "rushes clips, some kept": lambda: clips(
+            uri, rows=rows, cache=cache(), kept_bytes=KEPT_BYTES
+        ),
+        "webdataset": lambda: webdataset_batches(job["files"]),
+        "webdataset, curl": lambda: webdataset_batches(curl_urls(job["files"])),
+    }
+    write_cost(sys.argv, measure(ways[job["way"]], samples=len(rows)))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
