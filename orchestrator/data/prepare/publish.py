@@ -82,8 +82,9 @@ def _pack(units: Units, planned: Sequence[Planned]) -> list[str]:
             store.delete(task.output)
         for name in sorted(others):
             store.delete(name)
+    plans = set(store.list(f"{STEPS}/{PLAN}/"))
     for task, part in zip(tasks, by_shard.values(), strict=True):
-        if task in todo:
+        if task in todo and task.inputs[PLAN] not in plans:
             write_rows(store, task.inputs[PLAN], part, kind=Planned)
     units.do(SHARDS, todo, skipped=len(tasks) - len(todo))
     return list(by_shard)

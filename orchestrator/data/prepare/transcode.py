@@ -71,6 +71,9 @@ def mp4_of(
                 "crf": str(encoding.crf),
                 "preset": encoding.preset,
                 "g": str(encoding.gop),
+                # It reads memory that nobody wrote where a row of blocks is no multiple of 16: the
+                # same small clip would have other bytes each time.
+                "mbtree": "0",
             }
             stream.codec_context.thread_count = 1
             # The matrix that swscale uses at any size; untagged, players guess it from the height.
