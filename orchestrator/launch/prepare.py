@@ -1,16 +1,17 @@
 """`rushes prepare`: raw videos to indexed shards, on Ray or in this process."""
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing, nullcontext
 
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.data.prepare.executors import Executor, Here
+from orchestrator.data.prepare.executors import Executor, Here, OnDone
 from orchestrator.data.prepare.fates import ROWS, Report
 from orchestrator.data.prepare.listing import list_source
 from orchestrator.data.prepare.prepare import prepare
+from orchestrator.data.prepare.tasks import Task
 from orchestrator.errors import StoppedError, UserError
 from orchestrator.launch.data_table import say
 from orchestrator.launch.progress import Count, counting
@@ -43,21 +44,24 @@ def prepare_source(
     uri, out = resolve(source), resolve(target)
     if not local and {*_OF_ONE_PROCESS} & {scheme_of(uri), scheme_of(out)}:
         raise UserError(f"{out}: only this process sees it, wanted --local or another place")
+    store = open_store(out)
     stop = threading.Event()
-    with stop_on_signal(stop), (_here if local else _on_ray)(stop) as executor:
-        store = open_store(out)
-        store.check()
+    with stop_on_signal(stop):
         listing = list_source(uri, target=out)
+        store.check()
         say(f"{uri}: {len(listing.rows):,} videos and images", console=console)
         if listing.others:
             say(f"not looked at: {listing.others:,} other files", console=console)
-        with _Bars(console=console, stop=stop) as on_progress:
+        with (
+            nullcontext(Here()) if local else closing(_Ray()) as executor,
+            _Bars(console=console, stop=stop) as on_progress,
+        ):
             report = prepare(
                 store,
                 listing,
                 source=uri,
                 config=config,
-                executor=executor(),
+                executor=executor,
                 on_progress=on_progress,
             )
     console.print(report_table(report))
@@ -123,20 +127,27 @@ class _Bars:
             raise StoppedError("stopped; the same command goes on with what is done")
 
 
-@contextmanager
-def _here(stop: threading.Event) -> Iterator[Callable[[], Executor]]:
-    del stop
-    yield Here
+class _Ray:
+    """Executor that joins or starts Ray when there is something to do."""
 
+    def __init__(self) -> None:
+        self._starting: Starting | None = None
+        self._executor: Executor | None = None
 
-@contextmanager
-def _on_ray(stop: threading.Event) -> Iterator[Callable[[], Executor]]:
-    """Ray starts while the caller lists the videos."""
-    del stop
-    starting = Starting(None)
+    def run(self, tasks: Sequence[Task], *, on_done: OnDone) -> list[Task]:
+        """As the executor on Ray does."""
+        if self._executor is None:
+            self._executor = self._started()
+        return self._executor.run(tasks, on_done=on_done)
 
-    def executor() -> Executor:
-        session = starting.result()
+    def close(self) -> None:
+        """Leaves Ray if it was joined."""
+        if self._starting is not None:
+            self._starting.close()
+
+    def _started(self) -> Executor:
+        self._starting = Starting(None)
+        session = self._starting.result()
         # Late: ray is imported in the thread that starts it.
         import ray
 
@@ -145,8 +156,3 @@ def _on_ray(stop: threading.Event) -> Iterator[Callable[[], Executor]]:
 
         head = Head(ray.get_runtime_context().gcs_address)
         return OnRay(look=head.check, private=session.private)
-
-    try:
-        yield executor
-    finally:
-        starting.close()

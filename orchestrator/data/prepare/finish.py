@@ -136,7 +136,8 @@ def fates_of(
         shards: of kept clips, by key.
         config: of it all.
     """
-    probes, scenes = ({row.key: row for row in rows} for rows in (probed, cuts))
+    probes = {row.key: row for row in probed}
+    scenes = {row.key: row for row in cuts}
     by_video: dict[str, list[Clip]] = {}
     for clip in clips:
         by_video.setdefault(clip.video, []).append(clip)

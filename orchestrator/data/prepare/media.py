@@ -15,6 +15,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 from av.error import FFmpegError
+from av.stream import Disposition
 from av.video.reformatter import Interpolation
 from numpy.typing import NDArray
 
@@ -47,8 +48,8 @@ class View:
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width as shown, of a frame as stored."""
-        shown = (height, max(1, round(width * self.pixel_aspect)))
-        return shown[::-1] if self.quarters % 2 else shown
+        wide = max(1, round(width * self.pixel_aspect))
+        return (wide, height) if self.quarters % 2 else (height, wide)
 
     def picture(self, frame: av.VideoFrame, *, size: tuple[int, int]) -> Pixels:
         """The frame as it is shown, scaled to a height and width: [H, W, 3], uint8, RGB."""
@@ -56,7 +57,8 @@ class View:
         turned = frame.to_ndarray(
             format="rgb24", width=width, height=height, interpolation=Interpolation.AREA
         )
-        return np.ascontiguousarray(np.rot90(turned, self.quarters))
+        upright = np.rot90(turned, self.quarters).astype(np.uint8, copy=False)
+        return np.ascontiguousarray(upright)
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,7 @@ def _moves(stream: Any) -> bool:
     """Not the cover of a song, and not a stream of a codec that is not known."""
     # A file that breaks off may name a stream and not say how it was coded.
     has_codec = getattr(stream, "codec_context", None) is not None
-    return has_codec and not stream.disposition & av.stream.Disposition.attached_pic
+    return has_codec and not stream.disposition & Disposition.attached_pic
 
 
 def _frames(container: Any, stream: Any) -> Iterator[Frame]:

@@ -27,7 +27,8 @@ from orchestrator.storage.folder import FolderStore
 from orchestrator.storage.store import open_store
 from tests.data.prepare.films import BLUE, GREEN, RED, broken_films, film, one_scene, photo, scene
 
-BUCKETS = "buckets=[{frames: 8, size: [48, 64]}, {frames: 8, size: [64, 64]}, {frames: 1, size: [64, 64]}]"
+SHAPES = ("frames: 8, size: [48, 64]", "frames: 8, size: [64, 64]", "frames: 1, size: [64, 64]")
+BUCKETS = f"buckets=[{', '.join(f'{{{shape}}}' for shape in SHAPES)}]"
 MODELS = "tests.data.prepare.models"
 
 
