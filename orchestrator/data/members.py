@@ -32,7 +32,7 @@ def read_member(file: OpenFile, sample: Sample, member: Member) -> Buffer:
     """
     data: Buffer
     if is_npy(member.ext):
-        data = memoryview(np.empty(member.size, dtype=np.uint8))
+        data = np.empty(member.size, dtype=np.uint8).data
         read_side_by_side(file, sample, [member], [[data]])
     else:
         data = file.read(member.size, offset=member.offset)

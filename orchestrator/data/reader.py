@@ -116,19 +116,19 @@ class Reader:
         """
         return self.read_all((row,), draws=(draw,))[0]
 
-    def read_all(self, rows: Sequence[int], *, draws: Sequence[float]) -> list[Read]:
+    def read_all(self, rows: Sequence[int], *, draws: Sequence[float] | None = None) -> list[Read]:
         """The samples in rows; arrays of one kind lie side by side (``stacked``) where they can.
 
         Args:
             rows: of the index; one may come several times.
-            draws: as for ``read``, one per row.
+            draws: as for ``read``, one per row; None: 0 for each.
 
         Raises as ``read``.
         """
         whole: dict[int, Read] = {}  # by row: no draw changes them
         drawn: dict[int, Read] = {}  # by place
         plain: dict[int, Sample] = {}
-        for place, (row, draw) in enumerate(zip(rows, draws, strict=True)):
+        for place, (row, draw) in enumerate(zip(rows, draws or [0.0] * len(rows), strict=True)):
             if row in whole or row in plain:
                 continue
             kept = self._kept.get(row)

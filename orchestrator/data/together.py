@@ -144,7 +144,7 @@ class _Shared:
         own = memory[: samples * layout.nbytes]
         self.known = known
         self.values = own.view(layout.dtype).reshape(samples, *layout.shape)
-        self._memory = memoryview(own)
+        self._memory = own.data
         self._header = memoryview(bytearray(layout.header))  # as it was read last
         self._size = layout.nbytes
 
@@ -163,4 +163,4 @@ def _array_members(sample: Sample) -> list[Member]:
 
 
 def _memory(member: Member) -> tuple[memoryview, ...]:
-    return (memoryview(np.empty(member.size, dtype=np.uint8)),)
+    return (np.empty(member.size, dtype=np.uint8).data,)
