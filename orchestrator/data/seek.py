@@ -67,6 +67,7 @@ def pyav_frames(
             found = _sought(stream, packets, times=sorted(times), numbers=numbers, fit=fit)
         if len(found) < len(set(numbers)):
             stream.codec_context.flush_buffers()
+            stream.codec_context.skip_frame = "DEFAULT"
             found = _counted(stream, packets, numbers=numbers, fit=fit)
     return [found[number] for number in numbers]
 
@@ -105,7 +106,11 @@ def _sought(
     if not keys:
         return found
     begin = packets[keys[-1]].pts
+    # Frames that no other leans on are passed over. A keyframe is not: some decoders would then
+    # pass over all such frames for good.
+    needed = {begin, *wanted}
     for packet in packets[keys[-1] :]:
+        stream.codec_context.skip_frame = "DEFAULT" if packet.pts in needed else "NONREF"
         for frame in packet.decode():
             # What is shown before the keyframe may lean on frames that were not decoded.
             if frame.pts is None or (frame.is_corrupt and frame.pts >= begin):

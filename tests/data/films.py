@@ -35,10 +35,11 @@ def film_of(
     codec: str = "libx264",
     options: Mapping[str, str] | None = None,
     rate: int = 24,
+    container_format: str = "mp4",
 ) -> bytes:
-    """Frames as an mp4."""
+    """Frames as a video."""
     buffer = io.BytesIO()
-    with av.open(buffer, mode="w", format="mp4") as container:
+    with av.open(buffer, mode="w", format=container_format) as container:
         stream = container.add_stream(codec, rate=rate, options=dict(options or {}))
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
