@@ -5,6 +5,7 @@ checked before.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from itertools import takewhile
@@ -57,6 +58,8 @@ def pyav_frames(
         ValueError: if it is no video, has another number of frames, or one that is needed is
             corrupt.
     """
+    from av.error import FFmpegError  # only sources of videos need it
+
     with open_video(data) as (container, stream):
         packets = list(container.demux(stream))
         times = [one.pts for one in packets if one.size and not one.is_discard]
@@ -64,7 +67,8 @@ def pyav_frames(
             raise ValueError(f"{len(times)} frames, wanted {stored}")
         found: dict[int, NDArray[np.uint8]] = {}
         if None not in times and len(set(times)) == stored:
-            found = _sought(stream, packets, times=sorted(times), numbers=numbers, fit=fit)
+            with suppress(FFmpegError):  # decoding from the beginning has the last word
+                found = _sought(stream, packets, times=sorted(times), numbers=numbers, fit=fit)
         if len(found) < len(set(numbers)):
             stream.codec_context.flush_buffers()
             stream.codec_context.skip_frame = "DEFAULT"

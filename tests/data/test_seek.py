@@ -26,6 +26,7 @@ FILMS: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "open gop": ("libx264", {**FAST, "g": "24", "bf": "3", "x264-params": "open-gop=1"}),
     "all intra": ("libx264", {**FAST, "g": "1", "bf": "0"}),
     "mpeg4": ("mpeg4", {"g": "12", "bf": "2", "b": "2000000"}),
+    "mpeg2, open gop": ("mpeg2video", {"g": "12", "bf": "2", "b": "3000000"}),
     "h.265": (
         "libx265",
         {"preset": "ultrafast", "x265-params": "keyint=24:bframes=3:pools=1:log-level=none"},
