@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from orchestrator.data.stream import StepBatch
+from orchestrator.data.batch import StepBatch
 from orchestrator.storage.store import open_store
 from orchestrator.train.engines import build_engines
 from orchestrator.train.job import StageJob
@@ -70,15 +70,15 @@ def _micros(job: StageJob, batch: StepBatch) -> list[Micro]:
             fps=batch.fps[first : first + size],
             packed=batch.packed[first : first + size],
             random=SlotRandom(
-                batch.slots[first : first + size],
+                batch.plan.slots[first : first + size],
                 seed=job.recipe.seed,
                 stage=job.stage,
-                step=batch.step,
+                step=batch.plan.step,
             ),
-            step=batch.step,
-            images=happens_at(batch.step, share=settings.image_share),
+            step=batch.plan.step,
+            images=happens_at(batch.plan.step, share=settings.image_share),
         )
-        for first in range(0, len(batch.slots), size)
+        for first in range(0, len(batch.plan.slots), size)
     ]
 
 

@@ -27,7 +27,7 @@ from orchestrator.recipe.load import parse_recipe
 from orchestrator.storage.store import open_store
 from orchestrator.train.hooks import NeverPaused
 from orchestrator.train.job import StageJob
-from orchestrator.train.sources import latents_uri
+from orchestrator.train.latents import latents_uri
 from orchestrator.train.worker import run
 
 # Dense bf16 peak without sparsity, NVIDIA's data sheets of the H100 SXM5 and the H200 SXM.

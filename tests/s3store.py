@@ -19,6 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 ACCESS_KEY = "testkey"
 SECRET_KEY = "testsecret-not-a-real-one"
+READER_KEY = "readerkey"  # of an identity that may read and list
 _READY_S = 60.0
 # Ports of its parts, from the first one on, and their gRPC ports.
 _PORTS = {"s3": 0, "master": 1, "volume": 2, "filer": 3}
@@ -39,6 +40,11 @@ class S3Store:
     def url(self) -> str:
         """The endpoint."""
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it was started and not killed since."""
+        return self._process is not None
 
     def environment(self, *, url: str | None = None) -> dict[str, str]:
         """Variables by which boto3 finds the server, or a proxy at ``url`` in front of it."""
@@ -127,8 +133,13 @@ class S3Store:
             "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
             "actions": ["Admin", "Read", "Write", "List", "Tagging"],
         }
+        reader = {
+            "name": "reader",
+            "credentials": [{"accessKey": READER_KEY, "secretKey": SECRET_KEY}],
+            "actions": ["Read", "List"],
+        }
         config = self._folder / "s3.json"
-        config.write_text(json.dumps({"identities": [identity]}))
+        config.write_text(json.dumps({"identities": [identity, reader]}))
         # Telemetry would leave the machine; iceberg and lance take fixed ports; a missing bucket
         # is to be an error, as on AWS.
         return [

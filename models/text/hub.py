@@ -1,5 +1,6 @@
 """What a pretrained checkpoint says it is, before its weights are loaded (no torch)."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,6 +65,30 @@ def read_config(path: str, *, field: str, family: Sequence[str]) -> dict[str, An
     return tree
 
 
+def fingerprint(path: str, *, field: str) -> dict[str, str]:
+    """What tells a checkpoint from all others: equal for equal files, wherever a folder lies.
+
+    Args:
+        path: a folder, or a hub name org/name.
+        field: the recipe's name for it, for the message.
+
+    Returns:
+        Sha256 of every file of a folder by its name, or name and revision on the hub.
+
+    Raises:
+        ValueError, ConnectionError: as ``read_config``.
+    """
+    check_checkpoint(path, field=field)
+    folder = Path(path).expanduser()
+    if not folder.exists():
+        # A snapshot of the hub's cache is a folder with the revision's name.
+        return {"name": path, "revision": _fetched(path, field=field).parent.name}
+    try:
+        return {file.name: _sha256(file) for file in sorted(folder.iterdir()) if file.is_file()}
+    except OSError as error:
+        raise ValueError(f"{field}={path}: cannot be read ({error.strerror})") from None
+
+
 def is_away(error: BaseException) -> bool:
     """Whether an error came about because the hub did not answer."""
     cause: BaseException | None = error
@@ -87,3 +112,8 @@ def _fetched(path: str, *, field: str) -> Path:
         raise ConnectionError(
             f"{field}={path}: seen no such folder, and the hub does not answer; wanted {WANTED}"
         ) from None
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -4,8 +4,12 @@ import hashlib
 import json
 from typing import Any
 
+from orchestrator.errors import UserError
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.stage import Stage
 from orchestrator.storage.json_files import read_json
 from orchestrator.storage.store import Store
+from orchestrator.train.latents import lacks_shards
 
 REPORT = "report.json"
 
@@ -14,6 +18,31 @@ def read_done(store: Store, *, stage: str) -> dict[str, Any] | None:
     """A finished stage's digests, or None."""
     key = f"stages/{stage}/DONE"
     return read_json(store, key) if store.exists(key) else None
+
+
+def is_finished(store: Store, recipe: Recipe, stage: Stage, *, inputs: str) -> bool:
+    """Whether a stage need not run: it is done, and what others have yet to read of it is there.
+
+    Args:
+        store: the run's folder.
+        recipe: what is run.
+        stage: of it.
+        inputs: digest of what the stage is made from now.
+
+    Raises:
+        UserError: if it was finished from other inputs.
+    """
+    done = read_done(store, stage=stage.id)
+    if done is None:
+        return False
+    if done["input"] != inputs:
+        raise UserError(
+            f"stages.{stage.id}: finished from other inputs in {store.uri}; wanted the same recipe "
+            "and clips, or another --run"
+        )
+    readers = [one.id for one in recipe.stages if one.latents == stage.id]
+    is_read = any(read_done(store, stage=one) is None for one in readers)
+    return not (is_read and lacks_shards(store, stage=stage.id))
 
 
 def write_done(store: Store, *, stage: str, inputs: str, output: str, step: int) -> None:

@@ -1,12 +1,14 @@
 """What the first events of a run and of its stages say."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.recipe.digest import recipe_digest
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
+
+Events = list[dict[str, Any]]
 
 
 def run_event(recipe: Recipe, *, run: str, attempt: int) -> dict[str, Any]:
@@ -42,6 +44,23 @@ def stage_event(stage: Stage, *, inputs: str) -> dict[str, Any]:
     params = stage.model_dump(mode="json", exclude_none=True)
     tags = {"kind": stage.kind, "inputs": inputs}
     return {"kind": "stage", "stage": stage.id, "params": params, "tags": tags}
+
+
+def encode_started(stage: str, *, found: int, shards: int, notes: Sequence[str]) -> Events:
+    """What an encode stage found, and how far it is with that."""
+    told: Events = [{"kind": "note", "stage": stage, "text": note} for note in notes]
+    return [*told, encode_progress(stage, done=0, found=found, shards=shards)] if found else told
+
+
+def encode_progress(stage: str, *, done: int, found: int, shards: int) -> dict[str, Any]:
+    """So many shards are encoded by this start, of so many in all, besides those that it found."""
+    return {
+        "kind": "progress",
+        "stage": stage,
+        "step": found + done,
+        "steps": shards,
+        "found": found,
+    }
 
 
 def dataset_events(

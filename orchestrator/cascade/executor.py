@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from orchestrator.errors import UnavailableError
-from orchestrator.storage.store import join_uri
 from orchestrator.train.hooks import NeverPaused
 from orchestrator.train.job import StageJob, StageResult
+from orchestrator.train.latents import latents_uri
 
 EventSink = Callable[[dict[str, Any]], None]
 
@@ -93,7 +93,7 @@ def encoded_event(job: StageJob, *, digest: str) -> dict[str, Any]:
         "kind": "dataset",
         "stage": job.stage,
         "name": f"{job.recipe.name}-{job.stage}",
-        "uri": join_uri(job.run, job.folder, "latents"),
+        "uri": latents_uri(job.run, stage=job.stage),
         "digest": digest,
         "context": "output",
     }

@@ -3,7 +3,7 @@
 import threading
 from pathlib import Path
 
-from orchestrator.cascade.events import gang_started
+from orchestrator.cascade.events import encode_progress, encode_started, gang_started
 from orchestrator.cascade.executor import DirectHooks, EventSink, encoded_event
 from orchestrator.cascade.gang import run_gang
 from orchestrator.train.job import StageJob, StageResult
@@ -56,18 +56,22 @@ def _train_here(job: StageJob, *, on_event: EventSink, stop: threading.Event) ->
 
 
 def _encode_here(job: StageJob, *, on_event: EventSink, stop: threading.Event) -> StageResult:
-    from orchestrator.train.encode import Encoder, encode_units, finish_encode
+    from orchestrator.train.encode import Encoder, finish_encode
+    from orchestrator.train.encode_plan import plan_encode
 
-    units = encode_units(job)
-    encoder = Encoder(job) if units else None
-    for done, unit in enumerate(units):
+    plan = plan_encode(job)
+    found, shards = plan.found, len(plan.shards)
+    for event in encode_started(job.stage, found=found, shards=shards, notes=plan.notes):
+        on_event(event)
+    encoder = Encoder(job) if plan.units else None
+    for done, unit in enumerate(plan.units):
         if stop.is_set():
-            return StageResult(status="stopped", step=done)
+            return StageResult(status="stopped", step=found + done)
         assert encoder is not None
         encoder(unit)
-        on_event({"kind": "progress", "stage": job.stage, "step": done + 1, "steps": len(units)})
-    on_event(encoded_event(job, digest=finish_encode(job)))
-    return StageResult(status="done", step=len(units))
+        on_event(encode_progress(job.stage, done=done + 1, found=found, shards=shards))
+    on_event(encoded_event(job, digest=finish_encode(job, plan)))
+    return StageResult(status="done", step=shards)
 
 
 def _evaluate_here(job: StageJob, *, on_event: EventSink, stop: threading.Event) -> StageResult:

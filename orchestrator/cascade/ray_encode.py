@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import ray.data
 
 from orchestrator.train.encode import Encoder
+from orchestrator.train.encode_plan import Unit
 from orchestrator.train.job import StageJob
 
 
@@ -22,7 +22,7 @@ class ShardEncoder:
 
 
 def encode_rows(
-    job: StageJob, units: list[dict[str, Any]], *, env: dict[str, str]
+    job: StageJob, units: list[Unit], *, env: dict[str, str]
 ) -> Iterator[dict[str, str]]:
     """Encodes the units; yields as they are finished, in any order."""
     compute = job.spec.compute

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 
 from orchestrator.cascade.board import BoardHooks
-from orchestrator.cascade.events import gang_started
+from orchestrator.cascade.events import encode_progress, encode_started, gang_started
 from orchestrator.cascade.executor import encoded_event
 from orchestrator.cascade.ray_train import train_loop
 from orchestrator.train.job import StageJob, StageResult
@@ -92,20 +92,24 @@ def _evaluate(job_json: str, board: Any) -> str:
 
 def _encode(job_json: str, board: Any, env: dict[str, str]) -> str:
     from orchestrator.cascade.ray_encode import encode_rows
-    from orchestrator.train.encode import encode_units, finish_encode
+    from orchestrator.train.encode import finish_encode
+    from orchestrator.train.encode_plan import plan_encode
 
     job = StageJob.model_validate_json(job_json)
     hooks = BoardHooks(board, stage=job.stage)
     try:
-        units = encode_units(job)
+        plan = plan_encode(job)
+        found, shards, units = plan.found, len(plan.shards), plan.units
+        for event in encode_started(job.stage, found=found, shards=shards, notes=plan.notes):
+            hooks.event(event)
         rows = encode_rows(job, units, env=env) if units else iter(())
         for done, _ in enumerate(rows, start=1):
             if done == 1:
                 ray.get(board.place.remote(job.stage, job.spec.compute.ranks))
-            hooks.event({"kind": "progress", "stage": job.stage, "step": done, "steps": len(units)})
+            hooks.event(encode_progress(job.stage, done=done, found=found, shards=shards))
             if hooks.should_stop() and done < len(units):
-                return StageResult(status="stopped", step=done).model_dump_json()
-        hooks.event(encoded_event(job, digest=finish_encode(job)))
-        return StageResult(status="done", step=len(units)).model_dump_json()
+                return StageResult(status="stopped", step=found + done).model_dump_json()
+        hooks.event(encoded_event(job, digest=finish_encode(job, plan)))
+        return StageResult(status="done", step=shards).model_dump_json()
     finally:
         hooks.close()

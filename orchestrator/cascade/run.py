@@ -11,12 +11,12 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.cascade.done import output_digest, read_done, write_done
+from orchestrator.cascade.done import is_finished, output_digest, read_done, write_done
 from orchestrator.cascade.events import dataset_events, run_event, stage_event
 from orchestrator.cascade.executor import EventSink, Executor, NoRoomError
 from orchestrator.cascade.explain import one_line
 from orchestrator.cascade.versions import claim
-from orchestrator.errors import FencedError, RushesError, StoppedError, UserError
+from orchestrator.errors import FencedError, RushesError, StoppedError
 from orchestrator.plan.graph import input_digest, stage_graph, stages_after
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
@@ -161,17 +161,11 @@ class Graph:
     def _skip_finished(self) -> list[str]:
         waiting: list[str] = []
         for stage in self.recipe.stages:
-            done = read_done(self.store, stage=stage.id)
-            if done is None:
+            if not is_finished(self.store, self.recipe, stage, inputs=self._input(stage)):
                 waiting.append(stage.id)
-            elif done["input"] != self._input(stage):
-                raise UserError(
-                    f"stages.{stage.id}: finished from other inputs in {self.store.uri}; "
-                    "wanted the same recipe and clips, or another --run"
-                )
-            else:
-                self.outcomes[stage.id] = Outcome(status="kept")
-                self._say({"kind": "status", "stage": stage.id, "text": KEPT})
+                continue
+            self.outcomes[stage.id] = Outcome(status="kept")
+            self._say({"kind": "status", "stage": stage.id, "text": KEPT})
         return waiting
 
     def _start_ready(
@@ -257,9 +251,11 @@ class Graph:
             self._say(event)
 
         inputs = self._input(job.spec)
-        changed = claim(self.store, stage=job.stage, inputs=inputs)
-        if changed is not None:
-            self._say({"kind": "note", "stage": job.stage, "text": changed})
+        said = claim(self.store, stage=job.stage, inputs=inputs)
+        if read_done(self.store, stage=job.stage) is not None:
+            said = "was done, but shards of its latents are gone: it encodes them again"
+        if said is not None:
+            self._say({"kind": "note", "stage": job.stage, "text": said})
         result = self.executor.run(job, on_event=on_event, stop=self.stop)
         if result.status == "done":
             write_done(

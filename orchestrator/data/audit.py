@@ -1,26 +1,26 @@
 """What an audit proves: that every epoch of every bucket gave each of its clips once."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-import numpy as np
-from numpy.typing import NDArray
-
-from orchestrator.data.index import Bucket, Index
+from orchestrator.data.course import Course, Keys, some
+from orchestrator.data.index import Bucket
 from orchestrator.data.names import shown
+from orchestrator.data.pool import Part
 from orchestrator.data.usage import Use
 
-_SHOWN = 8  # steps, slots or keys that a fault names
 _DUE = 2  # batches that a shape may be behind
+_Named = tuple[str, Bucket]  # part and shape
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """How one epoch of one bucket was used.
+    """How one epoch of one source's clips of one shape was used.
 
     Attributes:
+        part: name of the source in a mix, else empty.
         bucket: frames, height, width.
         number: from 0.
         clips: in the bucket.
@@ -28,6 +28,7 @@ class Epoch:
         left_out: of them, in batches that a rewind has left out.
     """
 
+    part: str
     bucket: Bucket
     number: int
     clips: int
@@ -46,7 +47,7 @@ class Report:
 
     Attributes:
         steps: that were looked at.
-        clips: that they were trained on.
+        clips: that they were trained on, by part.
         packed: of those, slots that gave way to independent images.
         images: in these slots.
         epochs: in order, by bucket.
@@ -54,7 +55,7 @@ class Report:
     """
 
     steps: int = 0
-    clips: int = 0
+    clips: Counter[str] = field(default_factory=Counter[str])
     packed: int = 0
     images: int = 0
     epochs: list[Epoch] = field(default_factory=list[Epoch])
@@ -68,29 +69,38 @@ class Examiner:
     that it stands.
 
     Args:
-        index: the clips.
+        parts: the clips: a source, or those that are mixed.
         batch: clips per step over all ranks.
+        multiples: shapes of which a step takes so many times ``batch``; default: once.
         left_out: places in the order of data that no step reads.
-        images: of packed slots, where they have a source of their own.
+        images: of packed slots, where they have sources of their own.
     """
 
     def __init__(
         self,
-        index: Index,
+        parts: Sequence[Part],
         *,
         batch: int,
+        multiples: Mapping[Bucket, int],
         left_out: Collection[int],
-        images: Index | None = None,
+        images: Sequence[Part] = (),
     ) -> None:
         self._batch = batch
+        self._multiples = multiples
         self._left_out = set(left_out)
-        self._clips = {bucket: _Keys(index, rows) for bucket, rows in index.buckets.items()}
-        self._images = None if images is None else _Keys(images, range(len(images)))
+        self._keys: dict[_Named, Keys] = {
+            (part.name, bucket): Keys(part.index, rows)
+            for part in parts
+            for bucket, rows in part.index.buckets.items()
+        }
+        self._due = _due(parts, self._keys, multiples)
+        self._courses = {named: Course(keys) for named, keys in self._keys.items()}
+        self._images = {
+            part.name: Course(Keys(part.index, range(len(part.index)))) for part in images
+        }
+        self._packed = {named: Course(keys) for named, keys in self._keys.items()}
         self._positions: dict[int, int] = {}  # by step
         self._ordinals: dict[Bucket, set[int]] = {}
-        self._epochs: dict[tuple[Bucket, int], _Counts] = {}
-        self._image_epochs: dict[tuple[Bucket | None, int], _Counts] = {}
-        self._missing = 0  # batches between others that never came
         self._report = Report()
 
     def step(self, uses: Sequence[Use]) -> None:
@@ -108,18 +118,23 @@ class Examiner:
         ):
             report.faults.append(f"step {step}: ranks were at different places of the order")
             return
+        size = self._size(first.bucket)
         slots = sorted(slot for use in uses for slot in use.slots)
-        if slots != list(range(self._batch)):
-            report.faults.append(f"step {step}: {_told(slots, self._batch, name='slots')}")
-        if first.bucket not in self._clips:
+        if slots != list(range(size)):
+            report.faults.append(f"step {step}: {_told(slots, size, name='slots')}")
+        if first.bucket not in self._due:
             report.faults.append(f"step {step}: no clips of {_shape(first.bucket)} in the index")
             return
         self._ordinals.setdefault(first.bucket, set()).add(first.ordinal)
+        places: dict[str, list[int]] = {}
         for use in uses:
-            for slot, key in zip(use.slots, use.keys, strict=True):
-                self._clip(use, slot=slot, key=key)
-            for slot, keys in use.packed.items():
-                self._packed(use, slot=slot, keys=keys)
+            self._clips(use, size=size, places=places)
+            for slot in use.packed:
+                self._packed_slot(use, slot=slot, size=size)
+        for part, some_places in places.items():
+            course = self._courses[part, first.bucket]
+            if not course.batch(first.ordinal, places=some_places):
+                report.faults.append(f"step {step}: its clips do not follow each other")
 
     def report(self, *, start: int, stop: int) -> Report:
         """What is known once all rows were taken.
@@ -128,162 +143,132 @@ class Examiner:
             start, stop: steps done before the first row, and with the last one.
         """
         report = self._report
-        for bucket in sorted(self._ordinals):
-            self._check_bucket(bucket, is_from_the_first=start == 0)
-        self._check_steps(start, stop)
-        for (bucket, number), counts in sorted(
-            self._image_epochs.items(), key=lambda item: (item[0][0] or (0, 0, 0), item[0][1])
-        ):
-            name = "images" if bucket is None else f"images of {_shape(bucket)}"
-            report.faults += counts.twice(f"{name}, epoch {number + 1}")
+        missing = sum(
+            len(set(range(0 if start == 0 else min(seen), max(seen))) - seen)
+            for seen in self._ordinals.values()
+        )
+        for part, bucket in sorted(self._courses, key=lambda named: (named[1], named[0])):
+            if self._courses[part, bucket].is_used:
+                self._check_course(part, bucket, is_from_the_first=start == 0)
+        self._check_steps(start, stop, missing=missing)
+        for name, course in self._image_courses():
+            for number, fault in course.twice():
+                report.faults.append(f"{name}, epoch {number + 1}: {fault}")
         return report
 
-    def _clip(self, use: Use, *, slot: int, key: str) -> None:
-        keys = self._clips[use.bucket]
-        epoch, _ = divmod(use.ordinal * self._batch + slot, len(keys))
-        self._report.clips += 1
-        counts = self._epochs.setdefault((use.bucket, epoch), _Counts(keys))
-        if not counts.add(key):
-            self._report.faults.append(
-                f"step {use.step}: {shown(key)} is no clip of {_shape(use.bucket)} in the index"
-            )
+    def _size(self, bucket: Bucket) -> int:
+        return self._batch * self._multiples.get(bucket, 1)
 
-    def _packed(self, use: Use, *, slot: int, keys: Sequence[str]) -> None:
+    def _clips(self, use: Use, *, size: int, places: dict[str, list[int]]) -> None:
+        own = use.places or [use.ordinal * size + slot for slot in use.slots]
+        parts = use.parts or [""] * len(use.slots)
+        for part, place, key in zip(parts, own, use.keys, strict=True):
+            self._report.clips[part] += 1
+            course = self._courses.get((part, use.bucket))
+            if course is None or not course.clip(key, place=place):
+                self._report.faults.append(
+                    f"step {use.step}: {shown(key)} is no clip of {_of(part, use.bucket)} in the "
+                    "index"
+                )
+            if course is not None:
+                places.setdefault(part, []).append(place)
+
+    def _packed_slot(self, use: Use, *, slot: int, size: int) -> None:
+        keys = use.packed[slot]
         self._report.packed += 1
         self._report.images += len(keys)
-        own = self._images is not None
-        known = self._images if self._images is not None else self._clips[use.bucket]
-        ordinal = use.position if own else use.ordinal
-        first = (ordinal * self._batch + slot) * len(keys)
-        for place, key in enumerate(keys, start=first):
-            bucket = None if own else use.bucket
-            epoch = place // len(known)
-            counts = self._image_epochs.setdefault((bucket, epoch), _Counts(known))
-            if not counts.add(key):
+        ordinal = use.position if self._images else use.ordinal
+        first = (ordinal * size + slot) * len(keys)
+        places = use.packed_places.get(slot, range(first, first + len(keys)))
+        parts = use.packed_parts.get(slot, [""] * len(keys))
+        for part, place, key in zip(parts, places, keys, strict=True):
+            own = self._packed.get((part, use.bucket))
+            course = self._images.get(part) if self._images else own
+            if course is None or not course.clip(key, place=place):
                 self._report.faults.append(
                     f"step {use.step}: {shown(key)} is no image of the index"
                 )
 
-    def _check_steps(self, start: int, stop: int) -> None:
+    def _image_courses(self) -> Iterable[tuple[str, Course]]:
+        for part, course in sorted(self._images.items()):
+            yield f"images{f' of {part}' if part else ''}", course
+        for (part, bucket), course in sorted(self._packed.items()):
+            yield f"images of {_of(part, bucket)}", course
+
+    def _check_steps(self, start: int, stop: int, *, missing: int) -> None:
         faults = self._report.faults
         wanted = set(range(start + 1, stop + 1))
-        missing = sorted(wanted - self._positions.keys())
-        if missing:
-            faults.append(f"steps without a row: {_some(missing)}")
+        untold = sorted(wanted - self._positions.keys())
+        if untold:
+            faults.append(f"steps without a row: {some(untold)}")
         if more := sorted(self._positions.keys() - wanted):
-            faults.append(f"rows of steps that are not in the run: {_some(more)}")
+            faults.append(f"rows of steps that are not in the run: {some(more)}")
         places = [self._positions[step] for step in sorted(self._positions)]
         if any(after <= before for before, after in pairwise(places)):
             faults.append("steps do not go forward in the order of data")
         if back := sorted(self._left_out & set(places)):
-            faults.append(f"places of the order were trained on that are left out: {_some(back)}")
-        if places and not missing:
+            faults.append(f"places of the order were trained on that are left out: {some(back)}")
+        if places and not untold:
             seen = range(places[0] if start else 0, places[-1] + 1)
             skipped = set(seen) - set(places) - self._left_out
             if skipped:
-                faults.append(f"places of the order were skipped: {_some(sorted(skipped))}")
-            self._check_draws(len(seen), left_out=len(self._left_out.intersection(seen)))
+                faults.append(f"places of the order were skipped: {some(sorted(skipped))}")
+            left_out = len(self._left_out.intersection(seen))
+            self._check_draws(len(seen), left_out=left_out, missing=missing)
 
-    def _check_draws(self, places: int, *, left_out: int) -> None:
+    def _check_draws(self, places: int, *, left_out: int, missing: int) -> None:
         """Batches that never came are those left out, and every shape gets its share of them."""
         faults = self._report.faults
-        if self._missing > left_out:
-            faults.append(
-                f"{self._missing} batches of the order never came, wanted {left_out} left out"
-            )
-        clips = sum(len(keys) for keys in self._clips.values())
-        for bucket, keys in self._clips.items():
-            due = places * len(keys) / clips  # the order keeps within one batch of it
+        if missing > left_out:
+            faults.append(f"{missing} batches of the order never came, wanted {left_out} left out")
+        for bucket, share in self._due.items():
+            due = places * share  # the order keeps within one batch of it
             if bucket not in self._ordinals and due - left_out >= _DUE:
                 faults.append(f"clips of {_shape(bucket)}: never came, {due:.0f} batches were due")
 
-    def _check_bucket(self, bucket: Bucket, *, is_from_the_first: bool) -> None:
-        keys, ordinals = self._clips[bucket], self._ordinals[bucket]
-        first = 0 if is_from_the_first else min(ordinals)
-        begin, end = first * self._batch, (max(ordinals) + 1) * self._batch
-        missing = set(range(first, max(ordinals))) - ordinals
-        self._missing += len(missing)
-        left_out = Counter(
-            place // len(keys)
-            for ordinal in (missing if self._left_out else ())
-            for place in range(ordinal * self._batch, (ordinal + 1) * self._batch)
-        )
-        for number in range(begin // len(keys), (end - 1) // len(keys) + 1):
-            counts = self._epochs.get((bucket, number)) or _Counts(keys)
-            epoch = Epoch(
-                bucket=bucket,
-                number=number,
-                clips=len(keys),
-                used=counts.used,
-                left_out=left_out[number],
-            )
-            self._report.epochs.append(epoch)
-            name = f"clips of {_shape(bucket)}, epoch {number + 1}"
-            self._report.faults += counts.twice(name)
-            is_all_there = begin <= number * len(keys) and (number + 1) * len(keys) <= end
-            if is_all_there and not epoch.is_whole:
-                self._report.faults.append(
-                    f"{name}: {len(counts.missing())} of {len(keys)} clips never came, wanted "
-                    f"{epoch.left_out}: {_some(counts.missing())}"
+    def _check_course(self, part: str, bucket: Bucket, *, is_from_the_first: bool) -> None:
+        course = self._courses[part, bucket]
+        for times in course.epochs(
+            is_from_the_first=is_from_the_first, may_leave_out=bool(self._left_out)
+        ):
+            self._report.epochs.append(
+                Epoch(
+                    part=part,
+                    bucket=bucket,
+                    number=times.number,
+                    clips=len(self._keys[part, bucket]),
+                    used=times.used,
+                    left_out=times.left_out,
                 )
+            )
+            name = f"clips of {_of(part, bucket)}, epoch {times.number + 1}"
+            self._report.faults += [f"{name}: {fault}" for fault in times.faults]
 
 
-class _Keys:
-    """The clips of a bucket by key, which those of several shards may share."""
-
-    def __init__(self, index: Index, rows: Sequence[int]) -> None:
-        self._clips = len(rows)
-        wanted = Counter(index.keys(rows))
-        self.keys = list(wanted)
-        self.place = {key: place for place, key in enumerate(self.keys)}
-        self.wanted = np.array(list(wanted.values()))  # times in an epoch
-
-    def __len__(self) -> int:
-        return self._clips
-
-
-class _Counts:
-    """How often each clip of a bucket came."""
-
-    def __init__(self, keys: _Keys) -> None:
-        self._keys = keys
-        self._times: NDArray[np.int32] = np.zeros(len(keys.keys), dtype=np.int32)
-
-    def add(self, key: str) -> bool:
-        """Whether there is such a clip."""
-        place = self._keys.place.get(key)
-        if place is not None:
-            self._times[place] += 1
-        return place is not None
-
-    @property
-    def used(self) -> int:
-        """Clips that came."""
-        return int(np.minimum(self._times, self._keys.wanted).sum())
-
-    def missing(self) -> list[str]:
-        """Clips that never came."""
-        return [self._keys.keys[place] for place in np.flatnonzero(self._times < self._keys.wanted)]
-
-    def twice(self, name: str) -> list[str]:
-        """A fault if clips came more than once."""
-        places = np.flatnonzero(self._times > self._keys.wanted)
-        again = [self._keys.keys[place] for place in places]
-        return [f"{name}: came more than once: {_some(again)}"] if again else []
+def _due(
+    parts: Sequence[Part], keys: Mapping[_Named, Keys], multiples: Mapping[Bucket, int]
+) -> dict[Bucket, float]:
+    """Which share of the steps is each shape's."""
+    shares: dict[Bucket, float] = {}
+    for part in parts:
+        for (name, bucket), some_keys in keys.items():
+            if name == part.name:
+                share = part.weight * len(some_keys) / len(part.index) / multiples.get(bucket, 1)
+                shares[bucket] = shares.get(bucket, 0.0) + share
+    total = sum(shares.values())
+    return {bucket: share / total for bucket, share in shares.items()}
 
 
 def _told(slots: Sequence[int], batch: int, *, name: str) -> str:
     missing = sorted(set(range(batch)) - set(slots))
     if missing:
-        return f"{name} without a clip: {_some(missing)} of {batch}"
-    return f"{name} {_some(slots)}, wanted each of {batch} once"
+        return f"{name} without a clip: {some(missing)} of {batch}"
+    return f"{name} {some(slots)}, wanted each of {batch} once"
+
+
+def _of(part: str, bucket: Bucket) -> str:
+    return f"{part} {_shape(bucket)}" if part else _shape(bucket)
 
 
 def _shape(bucket: Bucket) -> str:
     return "x".join(str(side) for side in bucket)
-
-
-def _some(values: Sequence[object]) -> str:
-    told = ", ".join(shown(str(value)) for value in values[:_SHOWN])
-    more = len(values) - _SHOWN
-    return f"{told} and {more} more" if more > 0 else told

@@ -1,26 +1,35 @@
 """Shards on local disk: whole, hashed, fetched once a node, within a byte budget."""
 
-import fcntl
-import hashlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
 
 import xxhash
 
+from orchestrator.data.fetcher import Fetcher
+from orchestrator.data.room import locked, make_room
+from orchestrator.data.shard_files import MOST_OPEN
 from orchestrator.errors import UserError
+from orchestrator.storage.files import OpenFile, OpenFiles
 from orchestrator.storage.local import writing
 from orchestrator.storage.store import Store
 
 _FIELD = "data.cache_dir"
 _MOST_NAME = 200  # bytes; file systems take 255, ours have more behind them
+_TOUCH_S = 30.0  # a shard that is read says so this often: its time decides what makes room
+_IDLE_S = 60.0  # one that made room, and is not read for so long, gives its space back
+_AHEAD = 4  # shards that are fetched at once, each of them in memory
 
 
 class ShardCache:
     """Copies of a remote store's shards in a folder that all ranks of a node share.
+
+    A copy that makes room for others while it is open can be read on; its space is free once it
+    is closed.
 
     Args:
         store: where the shards lie.
@@ -37,7 +46,7 @@ class ShardCache:
         budget_bytes: int,
         hashes: Mapping[str, str],
     ) -> None:
-        name = hashlib.sha256(store.uri.encode()).hexdigest()[:16]
+        name = sha256(store.uri.encode()).hexdigest()[:16]
         root = Path(folder) if folder else _default_folder()
         self._store = store
         self._root = root
@@ -46,47 +55,78 @@ class ShardCache:
             self._folder.mkdir(parents=True, exist_ok=True)
         self._budget_bytes = budget_bytes
         self._hashes = hashes
+        self._open = OpenFiles(most=MOST_OPEN)
+        self._fetcher = Fetcher(self._fetch, threads=_AHEAD)
 
-    def read(self, shard: str, *, offset: int, size: int) -> bytes:
-        """Bytes of a shard, which is fetched first if it is not here.
+    def open(self, shard: str) -> OpenFile:
+        """A shard, which is fetched first if it is not here.
 
         Raises:
             UserError: if it is not what its hash says, also when it is fetched once more.
         """
+        file = self._open.get(shard)
+        now_s = time.monotonic()
+        if file is None:
+            self._close_deleted(now_s)
+            file = self._opened(shard)
+            self._open.put(shard, file)
+        if now_s - file.touched_s > _TOUCH_S:
+            file.touch()
+            file.touched_s = now_s
+        return file
+
+    def forget(self, shard: str, *, seen: OpenFile) -> None:
+        """Drops the copy that turned out to be damaged, unless another was fetched meanwhile."""
+        self._open.drop(seen)
+        path = self._path(shard)
+        if seen.is_at(path):
+            path.unlink(missing_ok=True)
+
+    def fetch_ahead(self, shards: Iterable[str]) -> None:
+        """Fetches those that are not here yet behind the caller's back, the first of them first.
+
+        What was asked for before and has not begun is forgotten. What fails is left to who opens
+        it. More than the budget holds would push each other out.
+        """
+        self._fetcher.want(one for one in shards if not self._path(one).exists())
+
+    def _opened(self, shard: str) -> OpenFile:
         path = self._path(shard)
         while True:
             try:
-                with path.open("rb") as file:
-                    os.utime(file.fileno())  # not the path: another process may have dropped it
-                    file.seek(offset)
-                    return file.read(size)
+                return OpenFile(path)
             except FileNotFoundError:
-                self._fetch(shard, path)
+                self._fetch(shard)
 
-    def forget(self, shard: str) -> None:
-        """Drops a copy that turned out to be damaged."""
-        self._path(shard).unlink(missing_ok=True)
+    def _close_deleted(self, now_s: float) -> None:
+        for file in self._open.all():
+            if now_s - file.touched_s > _IDLE_S and file.is_deleted():
+                self._open.drop(file)
 
     def _path(self, shard: str) -> Path:
         name = quote(shard, safe="")
         if len(name) > _MOST_NAME:
-            name = f"{hashlib.sha256(shard.encode()).hexdigest()}.tar"
+            name = f"{sha256(shard.encode()).hexdigest()}.tar"
         return self._folder / name
 
-    def _fetch(self, shard: str, path: Path) -> None:
-        with self._locked(path.name):
+    def _fetch(self, shard: str) -> None:
+        path = self._path(shard)
+        with locked(path, field=_FIELD):
             if path.exists():
                 return  # another rank was faster
             data = self._whole(shard)
-            self._make_room(len(data))
-            part = path.with_suffix(".part")  # ours while we hold the lock, also a dead rank's
+            # Ours while we hold the lock, also one that a dead rank left.
+            part = make_room(
+                self._root, path, size=len(data), budget_bytes=self._budget_bytes, field=_FIELD
+            )
             with writing(part, field=_FIELD):
                 try:
-                    part.write_bytes(data)
+                    with part.open("r+b") as file:
+                        file.write(data)
+                    part.replace(path)
                 except OSError:
                     part.unlink(missing_ok=True)
                     raise
-                part.replace(path)
 
     def _whole(self, shard: str) -> bytes:
         wanted = self._hashes.get(shard)
@@ -99,28 +139,6 @@ class ShardCache:
             f"{self._store.uri}/{shard} is damaged: xxh64={seen}, wanted {wanted}; it was fetched "
             "twice"
         )
-
-    def _make_room(self, needed_bytes: int) -> None:
-        files: list[tuple[float, int, Path]] = []
-        for path in self._root.glob("*/*.tar"):
-            with suppress(FileNotFoundError):
-                stat = path.stat()
-                files.append((stat.st_mtime, stat.st_size, path))
-        used = sum(size for _, size, _ in files) + needed_bytes
-        for _, size, path in sorted(files):
-            if used <= self._budget_bytes:
-                return
-            path.unlink(missing_ok=True)
-            used -= size
-
-    @contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
-        path = self._folder / f"{name}.lock"
-        with writing(path, field=_FIELD):
-            lock = path.open("w")
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
 
 def _default_folder() -> Path:

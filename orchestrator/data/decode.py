@@ -1,29 +1,38 @@
 """From a member's bytes to arrays, by its extension."""
 
 import io
-import math
 import tokenize
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from orchestrator.data.npy import Buffer, npy_view
 
 _KINDS = ("npz", "npy", "mp4")
 _NO_NPY = (EOFError, MemoryError, tokenize.TokenError)  # a header may claim any size
 _NO_NPZ = (*_NO_NPY, zipfile.BadZipFile, zlib.error, RuntimeError)  # an unknown kind of zip
 
 
+@lru_cache(1024)  # asked for every member of every sample
 def is_array(ext: str) -> bool:
     """Whether a member is for ``decode``; all others (``json``, ``txt``) are for other readers."""
     return ext.rpartition(".")[2] in _KINDS
 
 
-def decode(members: Mapping[str, bytes]) -> dict[str, Any]:
+@lru_cache(1024)
+def name_of(ext: str) -> str:
+    """The array that an ``.npy`` member gives: ``NAME.npy`` gives NAME, ``npy`` alone frames."""
+    return ext.rpartition(".")[0] or "frames"
+
+
+def decode(members: Mapping[str, Buffer]) -> dict[str, Any]:
     """Arrays of one sample by name.
 
     ``npz``: every array under its name (``frames``: uint8 [T, H, W, 3]). ``mp4``: ``frames``.
@@ -34,37 +43,16 @@ def decode(members: Mapping[str, bytes]) -> dict[str, Any]:
     """
     arrays: dict[str, Any] = {}
     for ext, data in members.items():
-        name, _, kind = ext.rpartition(".")
-        match kind:
+        match ext.rpartition(".")[2]:
             case "npz":
                 arrays.update(_npz(data))
             case "npy":
-                arrays[name or "frames"] = _npy(data)
+                arrays[name_of(ext)] = npy_view(data)
             case "mp4":
                 arrays["frames"] = _frames(data)
             case _:
                 raise ValueError(f"member .{ext}, wanted npz, npy or mp4")
     return arrays
-
-
-def npy_view(data: bytes) -> NDArray[Any]:
-    """An .npy file as an array that reads from these bytes, none of which are copied.
-
-    Raises:
-        ValueError: if it is something else.
-    """
-    file = io.BytesIO(data)
-    try:
-        version = np.lib.format.read_magic(file)
-        if version != (1, 0):
-            return _npy(data)  # none of numpy's numbers need another version
-        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        if is_fortran or dtype.hasobject:
-            return _npy(data)
-        count = math.prod(shape)
-        return np.frombuffer(data, dtype, count=count, offset=file.tell()).reshape(shape)
-    except _NO_NPY as error:
-        raise ValueError(f"not an npy: {error}") from None
 
 
 def npy_bytes(array: NDArray[Any]) -> bytes:
@@ -81,23 +69,18 @@ def npz_bytes(**arrays: NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _npz(data: bytes) -> dict[str, NDArray[Any]]:
+def _npz(data: Buffer) -> dict[str, NDArray[Any]]:
     try:
-        with np.lib.npyio.NpzFile(io.BytesIO(data), allow_pickle=False) as loaded:
-            return {key: loaded[key] for key in loaded.files}
+        with zipfile.ZipFile(io.BytesIO(data)) as packed:
+            return {
+                name.removesuffix(".npy"): npy_view(packed.read(name)) for name in packed.namelist()
+            }
     except _NO_NPZ as error:
         raise ValueError(f"not an npz: {error}") from None
 
 
-def _npy(data: bytes) -> NDArray[Any]:
-    try:
-        return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    except _NO_NPY as error:
-        raise ValueError(f"not an npy: {error}") from None
-
-
 @contextmanager
-def open_video(data: bytes) -> Iterator[tuple[Any, Any]]:
+def open_video(data: Buffer) -> Iterator[tuple[Any, Any]]:
     """A video's PyAV container and its first video stream, decoded by one thread.
 
     Raises:
@@ -118,7 +101,7 @@ def open_video(data: bytes) -> Iterator[tuple[Any, Any]]:
         raise ValueError(f"not a video: {error}") from None
 
 
-def video_shape(data: bytes) -> tuple[int, int, int]:
+def video_shape(data: Buffer) -> tuple[int, int, int]:
     """Frames, height and width of a video, all of which is decoded and none of it kept.
 
     Raises:
@@ -131,12 +114,12 @@ def video_shape(data: bytes) -> tuple[int, int, int]:
     return sizes.total(), height, width
 
 
-def _frames(data: bytes) -> NDArray[np.uint8]:
+def _frames(data: Buffer) -> NDArray[np.uint8]:
     pixels = [frame.to_ndarray(format="rgb24") for frame in _decoded(data)]
     return np.stack(pixels).astype(np.uint8, copy=False)
 
 
-def _decoded(data: bytes) -> Iterator[Any]:
+def _decoded(data: Buffer) -> Iterator[Any]:
     """PyAV's frames of a video, at least one."""
     frame = None
     with open_video(data) as (container, stream):

@@ -1,6 +1,6 @@
 """``index.json``: what makes a source exist, written last."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Self, cast
 
 from pydantic import NonNegativeInt, ValidationError, field_validator, model_validator
@@ -8,12 +8,14 @@ from pydantic import NonNegativeInt, ValidationError, field_validator, model_val
 from models.config import Strict
 from orchestrator.errors import UserError
 from orchestrator.storage.errors import NotFoundError
-from orchestrator.storage.store import Store
+from orchestrator.storage.store import Store, open_store
+from orchestrator.storage.uri import found_from
 
 HEAD = "index.json"
 VERSION = 2
 WINDOWS = 3  # version 2 whose clips are not all read whole: an older reader would do just that
 _VERSIONS = (1, VERSION, WINDOWS)
+IF_LOST = "if_lost"  # in an origin: what brings lost shards back
 
 
 class Shard(Strict):
@@ -30,7 +32,8 @@ class Shard(Strict):
 class Head(Strict):
     """Shards and a digest of their samples.
 
-    ``base`` is the URI of the folder with the shards where that is another one than the index's.
+    ``base`` is the folder with the shards where that is another one than the index's: a URI, or the
+    way there from the index's folder (``../x``).
     """
 
     version: int
@@ -55,6 +58,26 @@ class Head(Strict):
         if self.version != 1 and unhashed:
             raise ValueError(f"{unhashed[0]} without bytes and xxh64")
         return self
+
+
+def shards_of(head: Head, *, store: Store) -> Store:
+    """Where the shards lie of an index that lies in ``store``."""
+    return store if head.base is None else open_store(found_from(head.base, folder=store.uri))
+
+
+def missing_shards(head: Head, *, shards: Store) -> list[str]:
+    """Names of the shards that are not where they should be; lists that folder once."""
+    return sorted({shard.name for shard in head.shards} - set(shards.list("")))
+
+
+def told_missing(head: Head, missing: Sequence[str], *, shards: Store) -> str:
+    """The line for the user about missing shards, with what brings them back if that is known."""
+    count = f" ({len(missing)} missing)" if len(missing) > 1 else ""
+    remedy = f"; {head.origin[IF_LOST]}" if IF_LOST in head.origin else ""
+    return (
+        f"{shards.uri}/{missing[0]}: the shard is missing, wanted all {len(head.shards)} shards of "
+        f"the index{count}{remedy}"
+    )
 
 
 def read_head(store: Store) -> Head:

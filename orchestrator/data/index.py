@@ -1,6 +1,5 @@
 """The index beside a source's shards: where every member of every sample is, and what it is."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from orchestrator.data.head import HEAD, VERSION, WINDOWS, Head, Shard, read_head
+from orchestrator.data.head import (
+    HEAD,
+    VERSION,
+    WINDOWS,
+    Head,
+    Shard,
+    missing_shards,
+    read_head,
+    shards_of,
+    told_missing,
+)
+from orchestrator.data.rows import Bucket, Member, Rows, Sample
 from orchestrator.data.table import (
     BUCKET,
-    SCHEMA,
     TABLE,
     has_windows,
     read_table,
@@ -38,47 +47,6 @@ __all__ = [
     "write_index",
 ]
 
-Bucket = tuple[int, int, int]  # frames, height, width
-
-
-@dataclass(frozen=True)
-class Member:
-    """One file of a sample inside its shard; offset and size in bytes."""
-
-    ext: str
-    offset: int
-    size: int
-    xxh64: str
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One clip as the index knows it.
-
-    ``bucket`` and ``fps`` are what training sees of it, ``stored`` and ``stored_fps`` what the
-    shard holds. ``duration_s`` is of the stored frames; ``start_s`` and ``end_s`` are in the
-    ``original`` that it was cut from, all three None where it was not.
-    """
-
-    key: str
-    shard: str
-    bucket: Bucket
-    fps: float
-    stored: Bucket
-    stored_fps: float
-    captions: tuple[str, ...]
-    labels: dict[str, Any]
-    members: tuple[Member, ...]
-    duration_s: float
-    original: str | None
-    start_s: float | None
-    end_s: float | None
-
-    @property
-    def is_windowed(self) -> bool:
-        """Whether training sees something else than all that is stored."""
-        return (self.bucket, self.fps) != (self.stored, self.stored_fps)
-
 
 @dataclass(frozen=True)
 class WrittenShard:
@@ -97,7 +65,7 @@ class Index:
     def __init__(self, store: Store, *, table: pa.Table, head: Head) -> None:
         self.store = store
         self._table = table
-        self._columns = {name: table[name].combine_chunks() for name in SCHEMA.names}
+        self._rows = Rows(table)
         self._head = head
 
     @classmethod
@@ -110,7 +78,7 @@ class Index:
         store = open_store(uri)
         head = read_head(store)
         table = read_table(store, samples=head.samples)
-        return cls(store if head.base is None else open_store(head.base), table=table, head=head)
+        return cls(shards_of(head, store=store), table=table, head=head)
 
     def check_shards(self) -> None:
         """Lists the folder of the shards, once.
@@ -118,12 +86,9 @@ class Index:
         Raises:
             UserError: if a shard is missing.
         """
-        missing = sorted(set(self.shards) - set(self.store.list("")))
+        missing = missing_shards(self._head, shards=self.store)
         if missing:
-            raise UserError(
-                f"{self.store.uri}/{missing[0]}: the shard is missing, wanted all "
-                f"{len(self.shards)} shards of the index ({len(missing)} missing)"
-            )
+            raise UserError(told_missing(self._head, missing, shards=self.store))
 
     @property
     def digest(self) -> str:
@@ -146,6 +111,11 @@ class Index:
         return {one.name: one.xxh64 for one in self._head.shards if one.xxh64 is not None}
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of whole shards by name, of those that it is known of."""
+        return {one.name: one.bytes for one in self._head.shards if one.bytes is not None}
+
+    @property
     def table(self) -> pa.Table:
         """All rows."""
         return self._table
@@ -158,42 +128,52 @@ class Index:
     @property
     def buckets(self) -> dict[Bucket, list[int]]:
         """Rows of every (frames, height, width) that training sees, in order."""
-        sides = [
-            pc.call_function(
-                "coalesce", [self._columns[f"bucket_{name}"], self._columns[name]]
-            ).to_pylist()
+        frames, height, width = (
+            pc.call_function("coalesce", [self._table[f"bucket_{name}"], self._table[name]])
+            .to_numpy()
+            .astype(np.int64)
             for name in ("frames", "height", "width")
-        ]
-        rows: dict[Bucket, list[int]] = {}
-        for row, bucket in enumerate(zip(*sides, strict=True)):
-            rows.setdefault(bucket, []).append(row)
-        return rows
+        )
+        sizes, size = np.unique((height << 32) + width, return_inverse=True)
+        shapes, first, shape = np.unique(
+            frames * len(sizes) + size, return_index=True, return_inverse=True
+        )
+        rows = _grouped(shape, groups=len(shapes))
+        return {
+            (int(frames[row]), int(height[row]), int(width[row])): rows[shape[row]]
+            for row in np.sort(first)
+        }
 
     def keys(self, rows: Sequence[int]) -> list[str]:
         """Keys of the samples in rows; shards may share keys."""
-        return self._columns["key"].take(pa.array(rows, pa.int64())).to_pylist()
+        return self._table["key"].take(pa.array(rows, pa.int64())).to_pylist()
+
+    def shard_sizes(self, rows: Sequence[int]) -> list[int]:
+        """How many of the rows, in their order, lie in one shard after another."""
+        shards = self._table["shard"].take(pa.array(rows, pa.int64())).combine_chunks()
+        codes = shards.dictionary_encode().indices.to_numpy()
+        starts = np.flatnonzero(np.diff(codes)) + 1
+        return np.diff([0, *starts, len(codes)]).tolist()
 
     @property
     def durations_s(self) -> NDArray[np.float64]:
         """Stored frames over frames per second of every row, [N]."""
-        return self._columns["frames"].to_numpy() / self._columns["fps"].to_numpy()
+        return self._table["frames"].to_numpy() / self._table["fps"].to_numpy()
 
     @property
     def windowed(self) -> int:
         """Samples of which training sees something else than all that is stored."""
         apart = np.zeros(len(self), np.bool_)
         for name in BUCKET:
-            seen = self._columns[name].to_numpy(zero_copy_only=False)  # nan where it is null
-            apart |= ~np.isnan(seen) & (
-                seen != self._columns[name.removeprefix("bucket_")].to_numpy()
-            )
+            seen = self._table[name].to_numpy()  # nan where it is null
+            stored = self._table[name.removeprefix("bucket_")].to_numpy()
+            apart |= ~np.isnan(seen) & (seen != stored)
         return int(apart.sum())
 
     @property
     def wordings(self) -> Counter[int]:
         """How many samples have so many captions."""
-        lengths = self._columns["captions"].value_lengths().to_numpy(zero_copy_only=False)
-        return Counter(lengths.tolist())
+        return Counter(pc.list_value_length(self._table["captions"]).to_pylist())
 
     @property
     def uncaptioned(self) -> int:
@@ -205,7 +185,11 @@ class Index:
 
     def sample(self, row: int) -> Sample:
         """The sample in a row."""
-        return _sample({name: column[row].as_py() for name, column in self._columns.items()})
+        return self._rows[row]
+
+    def shard(self, row: int) -> str:
+        """The shard that a row's sample is in."""
+        return self._rows.shard(row)
 
     def rows_of(self, shard: str) -> list[int]:
         """The rows of a shard's samples, in order; none if it holds no sample."""
@@ -213,18 +197,14 @@ class Index:
 
     def of_shard(self, shard: str) -> list[Sample]:
         """The samples in a shard, in order."""
-        return [_sample(row) for row in self._table.take(self.rows_of(shard)).to_pylist()]
+        return [self._rows[row] for row in self.rows_of(shard)]
 
     @cached_property
     def _rows_by_shard(self) -> dict[str, list[int]]:
-        coded = self._columns["shard"].dictionary_encode()
-        codes = coded.indices.to_numpy()
-        order = np.argsort(codes, kind="stable")
+        coded = self._table["shard"].dictionary_encode().unify_dictionaries().combine_chunks()
         names = coded.dictionary.to_pylist()
-        bounds = np.searchsorted(codes[order], np.arange(len(names) + 1))
-        return {
-            name: order[bounds[code] : bounds[code + 1]].tolist() for code, name in enumerate(names)
-        }
+        rows = _grouped(coded.indices.to_numpy(), groups=len(names))
+        return dict(zip(names, rows, strict=True))
 
 
 def write_index(
@@ -240,8 +220,9 @@ def write_index(
         store: the source's folder.
         written: its shards, as ``shards.write_shard`` returns them; those without samples are
             left out.
-        origin: JSON that says what the shards were made from.
-        base: URI of the folder with the shards; None if they are in the source's.
+        origin: JSON that says what the shards were made from; IF_LOST in it is told with a shard
+            that is missing.
+        base: the folder with the shards, as ``Head`` has it; None if they are in the source's.
     """
     filled = [one for one in written if one.rows]
     table = table_of([row for one in filled for row in one.rows])
@@ -258,22 +239,8 @@ def write_index(
     return head.digest
 
 
-def _sample(row: dict[str, Any]) -> Sample:
-    stored = (row["frames"], row["height"], row["width"])
-    seen = (row["bucket_frames"], row["bucket_height"], row["bucket_width"])
-    is_whole = row["bucket_frames"] is None
-    return Sample(
-        key=row["key"],
-        shard=row["shard"],
-        bucket=stored if is_whole else seen,
-        fps=row["fps"] if is_whole else row["bucket_fps"],
-        stored=stored,
-        stored_fps=row["fps"],
-        captions=tuple(row["captions"]),
-        labels=json.loads(row["labels"]),
-        members=tuple(Member(**member) for member in row["members"]),
-        duration_s=row["frames"] / row["fps"],
-        original=row["original"],
-        start_s=row["start_s"],
-        end_s=row["end_s"],
-    )
+def _grouped(codes: NDArray[np.int64], *, groups: int) -> list[list[int]]:
+    """Places of each code, in order."""
+    order = np.argsort(codes, kind="stable")
+    bounds = np.searchsorted(codes[order], np.arange(groups + 1))
+    return [order[bounds[one] : bounds[one + 1]].tolist() for one in range(groups)]

@@ -1,6 +1,6 @@
-"""The order of samples: pure functions of (seed, epoch, source, bucket) and the step.
+"""The order of one source's clips of one shape: a pure function of (seed, epoch, name).
 
-No world size is in it: it gives global batches, and a rank takes its slots of them.
+No world size is in it: it gives places in an endless order, and a rank takes its slots of them.
 """
 
 import hashlib
@@ -11,10 +11,15 @@ from numpy.typing import NDArray
 
 
 def permutation(count: int, *, seed: int, epoch: int, name: str) -> NDArray[np.int64]:
-    """The order of ``count`` samples in one epoch of the bucket called ``name``."""
-    digest = hashlib.blake2b(repr((seed, epoch, name)).encode(), digest_size=16).digest()
+    """The order of ``count`` things in one epoch of what is called ``name``."""
+    return generator(seed, epoch, name).permutation(count)
+
+
+def generator(*parts: object) -> np.random.Generator:
+    """Random numbers that are a function of these values alone, on any machine."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=16).digest()
     key = np.frombuffer(digest, dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key)).permutation(count)
+    return np.random.Generator(np.random.Philox(key=key))
 
 
 def position_of(step: int, *, left_out: Sequence[int]) -> int:
@@ -32,65 +37,68 @@ def position_of(step: int, *, left_out: Sequence[int]) -> int:
     return position
 
 
-class BucketOrder:
-    """Global batches of one bucket, epoch after epoch.
+class ClipOrder:
+    """Clips of one source and shape, epoch after epoch, each once an epoch.
 
-    A batch may end one epoch and begin the next, so no sample is left out and none comes twice in
-    its epoch.
+    Shards are shuffled, and clips within blocks of so many shards: a machine needs the shards of a
+    block or two at a time. One block is a shuffle of all clips.
+
+    Args:
+        shards: how many of the clips are in each shard, in the order of the clips.
+        block: shards whose clips are shuffled together.
+        seed: of the order.
+        name: of the source and the shape.
     """
 
-    def __init__(self, count: int, *, seed: int, name: str) -> None:
-        self._count = count
+    def __init__(self, shards: Sequence[int], *, block: int, seed: int, name: str) -> None:
+        self._shards = np.asarray([clips for clips in shards if clips], dtype=np.int64)
+        self._starts = np.cumsum(self._shards) - self._shards
+        self._block = block
         self._seed = seed
         self._name = name
         self._epoch = -1
-        self._order: NDArray[np.int64] | None = None  # of that epoch alone: it may be long
+        self._order: NDArray[np.int64] = np.zeros(0, dtype=np.int64)  # of shards
+        self._ends: NDArray[np.int64] = np.zeros(0, dtype=np.int64)  # of blocks, in clips
+        self._shuffled: tuple[int, NDArray[np.int64]] = -1, self._order  # a block, and its clips
 
-    def batch(self, ordinal: int, *, size: int) -> list[int]:
-        """Samples of batch number ``ordinal``, in slot order; a pure function of both."""
-        first = ordinal * size
-        return [self._at(position) for position in range(first, first + size)]
+    def __len__(self) -> int:
+        """Clips in an epoch."""
+        return int(self._shards.sum())
 
-    def _at(self, position: int) -> int:
-        epoch, place = divmod(position, self._count)
-        if epoch != self._epoch or self._order is None:
-            self._order = permutation(self._count, seed=self._seed, epoch=epoch, name=self._name)
-            self._epoch = epoch
-        return int(self._order[place])
+    @property
+    def is_blocked(self) -> bool:
+        """Whether there is more than one block."""
+        return len(self._shards) > self._block
 
+    def at(self, place: int) -> int:
+        """Which clip comes at a place of the endless order; a pure function of it."""
+        epoch, within = divmod(place, len(self))
+        if epoch != self._epoch:
+            self._begin(epoch)
+        block = int(np.searchsorted(self._ends, within, side="right"))
+        if self._shuffled[0] != block:
+            self._shuffled = block, self._clips(block)
+        start = int(self._ends[block - 1]) if block else 0
+        return int(self._shuffled[1][within - start])
 
-def is_packed(slot: int, *, seed: int, position: int, share: float) -> bool:
-    """Whether a slot of a batch holds independent images instead of a clip, in a share of all."""
-    digest = hashlib.blake2b(
-        repr((seed, "packed", position, slot)).encode(), digest_size=8
-    ).digest()
-    return int.from_bytes(digest, "little") < share * 2**64
+    def _begin(self, epoch: int) -> None:
+        count = len(self._shards)
+        self._epoch = epoch
+        self._order = np.arange(count)
+        if self.is_blocked:
+            self._order = self._permutation(count, name=f"{self._name} shards")
+        ends = np.cumsum(self._shards[self._order])
+        self._ends = ends[[*range(self._block - 1, count - 1, self._block), count - 1]]
+        self._shuffled = -1, self._order
 
+    def _clips(self, block: int) -> NDArray[np.int64]:
+        shards = self._order[block * self._block : (block + 1) * self._block]
+        clips = np.concatenate(
+            [self._starts[one] + np.arange(self._shards[one]) for one in shards.tolist()]
+        )
+        # The name of a single block is that of orders from before there were any.
+        name = f"{self._name} block {block}" if self.is_blocked else self._name
+        return clips[self._permutation(len(clips), name=name)]
 
-class BucketSchedule:
-    """Which bucket a batch is drawn from, each as often as its weight says and evenly spread."""
-
-    def __init__(self, weights: Sequence[float]) -> None:
-        if not weights or min(weights) <= 0:
-            raise ValueError(f"weights={list(weights)}, wanted at least one, all above 0")
-        total = sum(weights)
-        self._shares = [weight / total for weight in weights]
-        self._taken = [0] * len(weights)
-        self._step = 0
-
-    def at(self, step: int) -> tuple[int, int]:
-        """Bucket of a step, and how many earlier steps drew from it; a pure function of both."""
-        if step < self._step:
-            self._taken = [0] * len(self._shares)
-            self._step = 0
-        while True:
-            owed = [
-                (self._step + 1) * share - taken
-                for share, taken in zip(self._shares, self._taken, strict=True)
-            ]
-            bucket = owed.index(max(owed))
-            ordinal = self._taken[bucket]
-            self._taken[bucket] += 1
-            self._step += 1
-            if self._step == step + 1:
-                return bucket, ordinal
+    def _permutation(self, count: int, *, name: str) -> NDArray[np.int64]:
+        return permutation(count, seed=self._seed, epoch=self._epoch, name=name)

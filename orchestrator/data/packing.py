@@ -1,13 +1,12 @@
 """Slots of a batch that hold independent images instead of a clip."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.data.index import Bucket, Index
-from orchestrator.data.order import BucketOrder, is_packed
-from orchestrator.data.reader import Reader
-from orchestrator.data.window import window_draw
+from orchestrator.data.index import Bucket
+from orchestrator.data.pool import Draw, Part, Pool
+from orchestrator.data.schedule import is_packed
 
 
 @dataclass(frozen=True)
@@ -17,6 +16,8 @@ class Image:
     key: str
     sample: dict[str, Any]
     captions: tuple[str, ...]
+    part: str
+    place: int
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,12 @@ class Packing:
     Attributes:
         share: of the slots.
         images: in one slot.
-        index: where they are; None for other clips of the slot's own bucket.
+        parts: where they are; empty for other clips of the slot's own bucket.
     """
 
     share: float
     images: int
-    index: Index | None = None
+    parts: tuple[Part, ...] = ()
 
 
 class PackedSlots:
@@ -39,59 +40,54 @@ class PackedSlots:
 
     Args:
         packing: how many, and of what.
-        reader: of the index with the images.
-        buckets: rows of the clips by shape, if the images are theirs.
+        clips: the parts that clips are drawn from, if the images are theirs.
+        buckets: rows of those by shape and number of the part.
         seed: of the order.
         batch: slots of a step over all ranks.
-        captions: whether captions are read at all.
+        block: shards whose clips are shuffled together.
     """
 
     def __init__(
         self,
         packing: Packing,
         *,
-        reader: Reader,
-        buckets: Sequence[tuple[Bucket, Sequence[int]]],
+        clips: Sequence[Part],
+        buckets: Mapping[Bucket, Mapping[int, Sequence[int]]],
         seed: int,
         batch: int,
-        captions: bool,
+        block: int,
     ) -> None:
         self._packing = packing
-        self._reader = reader
         self._seed = seed
-        self._batch = batch
-        self._captions = captions
-        self._rows = [rows for _, rows in buckets]
-        names = [f"images {shape}" for shape, _ in buckets]
-        if packing.index is not None:
-            self._rows, names = [range(len(packing.index))], ["images"]
-        self._orders = [
-            BucketOrder(len(rows), seed=seed, name=name)
-            for rows, name in zip(self._rows, names, strict=True)
+        self.parts = packing.parts or clips
+        rows = {f"images {shape}": some for shape, some in buckets.items()}
+        if packing.parts:
+            rows = {"images": {n: range(len(one.index)) for n, one in enumerate(packing.parts)}}
+        self._pools = [
+            Pool(
+                self.parts,
+                rows=some,
+                size=batch * packing.images,
+                block=block,
+                seed=seed,
+                name=name,
+            )
+            for name, some in rows.items()
         ]
 
-    def at(self, slot: int, *, position: int, bucket: int, ordinal: int) -> tuple[Image, ...]:
+    def draws(self, slot: int, *, position: int, bucket: int, ordinal: int) -> list[Draw]:
         """The images of a slot; none if it holds a clip.
 
         Args:
             slot: of the global batch.
             position: of the step's batch in the order of data.
-            bucket: from which the step takes its clips.
+            bucket: number of that from which the step takes its clips.
             ordinal: how many earlier batches took theirs from it.
         """
         packing = self._packing
         if not is_packed(slot, seed=self._seed, position=position, share=packing.share):
-            return ()
-        if packing.index is not None:
+            return []
+        if packing.parts:
             bucket, ordinal = 0, position
-        order = self._orders[bucket].batch(ordinal * self._batch + slot, size=packing.images)
-        draw = window_draw(slot, seed=self._seed, position=position)
-        read = [self._reader.read(self._rows[bucket][place], draw=draw) for place in order]
-        return tuple(
-            Image(
-                key=sample.key,
-                sample=arrays,
-                captions=sample.captions if self._captions else (),
-            )
-            for sample, arrays in read
-        )
+        first = slot * packing.images
+        return self._pools[bucket].draws(ordinal, slots=range(first, first + packing.images))

@@ -1,24 +1,35 @@
 """Samples of an index as arrays: fetched, checked against their hashes, decoded, kept."""
 
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import groupby
 from typing import Any
-
-import numpy as np
-import xxhash
 
 from orchestrator.data.cache import ShardCache
 from orchestrator.data.decode import decode, is_array
-from orchestrator.data.index import Index, Member, Sample
+from orchestrator.data.head import told_missing
+from orchestrator.data.index import Index, Sample
+from orchestrator.data.kept import Kept
+from orchestrator.data.members import DamagedMember, read_member
+from orchestrator.data.npy import Buffer
+from orchestrator.data.shard_files import LocalShards, ShardFiles
+from orchestrator.data.together import Together, is_plain
 from orchestrator.data.windowed import has_one_window, window_of
 from orchestrator.errors import UserError
+from orchestrator.storage.errors import NotFoundError
+from orchestrator.storage.files import OpenFile
 from orchestrator.storage.uri import FILE_SCHEMES, scheme_of
 
 View = Callable[[Mapping[str, Any]], dict[str, Any]]
+Read = tuple[Sample, dict[str, Any]]
 
 
-def arrays_of(sample: Sample, raw: Mapping[str, bytes]) -> dict[str, Any]:
-    """All of a sample's members as arrays by name.
+class BadSampleError(UserError):
+    """A sample is damaged, also after it was fetched again, or cannot be decoded."""
+
+
+def arrays_of(sample: Sample, raw: Mapping[str, Buffer]) -> dict[str, Any]:
+    """A sample's members as arrays by name.
 
     Args:
         sample: as the index knows it.
@@ -28,18 +39,27 @@ def arrays_of(sample: Sample, raw: Mapping[str, bytes]) -> dict[str, Any]:
         ValueError: if they cannot be decoded, or their frames are not those of the index; the
             text begins with the key.
     """
+    return _checked(sample, lambda: decode(raw))
+
+
+def _checked(sample: Sample, decoded: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
-        arrays = decode(raw)
+        arrays = decoded()
+    except DamagedMember:
+        raise
     except ValueError as error:
         raise ValueError(f"{sample.key} cannot be decoded: {error}") from None
-    wanted = (*sample.stored, 3)
+    wanted = (*sample.bucket, 3)
     if "frames" in arrays and arrays["frames"].shape != wanted:
         raise ValueError(f"{sample.key}: frames are {arrays['frames'].shape}, wanted {wanted}")
     return arrays
 
 
 class Reader:
-    """Reads samples by row; small sources stay decoded in memory.
+    """Reads samples by row, for any number of threads; small sources stay decoded in memory.
+
+    Samples that are ``.npy`` files alone are not kept: the system keeps files in memory anyway,
+    and nothing is decoded in them.
 
     Args:
         index: the source.
@@ -60,19 +80,18 @@ class Reader:
     ) -> None:
         self._index = index
         self._view = view
-        self._memory_bytes = memory_bytes
-        self._used_bytes = 0
-        self._kept: OrderedDict[int, tuple[Sample, dict[str, Any], int]] = OrderedDict()
-        is_local = scheme_of(index.store.uri) in FILE_SCHEMES
-        self._cache = (
-            None
-            if is_local
-            else ShardCache(
+        self._kept = Kept(budget_bytes=memory_bytes)
+        self._together = Together()
+        self._ahead_bytes = cache_bytes // 2
+        self._shards: ShardFiles
+        if scheme_of(index.store.uri) in FILE_SCHEMES:
+            self._shards = LocalShards(index.store)
+        else:
+            self._shards = ShardCache(
                 index.store, folder=cache_dir, budget_bytes=cache_bytes, hashes=index.hashes
             )
-        )
 
-    def read(self, row: int, *, draw: float = 0.0) -> tuple[Sample, dict[str, Any]]:
+    def read(self, row: int, *, draw: float = 0.0) -> Read:
         """The sample in a row and its arrays; callers must not write into them.
 
         A window of a longer clip is not kept in memory, as the next draw takes another; nor is the
@@ -83,54 +102,96 @@ class Reader:
             draw: in [0, 1); places the window of a clip that is longer than its bucket.
 
         Raises:
-            UserError: if a member or its shard is not what its hash says, also after it was fetched
-                again, or cannot be decoded.
+            BadSampleError: if a member is not what its hash says, also after it was fetched again,
+                or cannot be decoded.
+            UserError: if its shard is not what its hash says, after it was fetched again.
+            NotFoundError: if its shard is missing.
         """
-        if row in self._kept:
-            self._kept.move_to_end(row)
-            sample, arrays, _ = self._kept[row]
-            return sample, arrays
-        sample = self._index.sample(row)
-        arrays = self._decoded(sample, draw=draw)
-        if self._view is not None:
-            arrays = self._view(arrays)
-        if has_one_window(sample):
-            self._keep(row, sample, arrays)
-        return sample, arrays
+        return self.read_all((row,), draws=(draw,))[0]
 
-    def _decoded(self, sample: Sample, *, draw: float) -> dict[str, Any]:
-        wanted = [member for member in sample.members if is_array(member.ext)]
-        raw = {member.ext: self._member(sample, member) for member in wanted}
+    def read_all(self, rows: Sequence[int], *, draws: Sequence[float] | None = None) -> list[Read]:
+        """The samples in rows; arrays of one kind lie side by side (``stacked``) where they can.
+
+        Raises as ``read``.
+
+        Args:
+            rows: of the index.
+            draws: one for each row, see ``read``; None for all clips' beginnings.
+        """
+        draws = [0.0] * len(rows) if draws is None else draws
+        read = {row: kept for row in rows if (kept := self._kept.get(row)) is not None}
+        windows: dict[tuple[int, float], Read] = {}
+        plain: dict[int, Sample] = {}
+        for row, draw in zip(rows, draws, strict=True):
+            if row in read or row in plain or (row, draw) in windows:
+                continue
+            sample = self._index.sample(row)
+            if self._view is None and is_plain(sample) and not sample.is_windowed:
+                plain[row] = sample
+                continue
+            arrays = self._viewed(sample, draw=draw)
+            if has_one_window(sample):
+                read[row] = sample, self._kept.put(row, sample, arrays)
+            else:
+                windows[row, draw] = sample, arrays
+        for _, some in groupby(plain.items(), key=lambda one: one[1].bucket):
+            read.update(self._read_together(list(some)))
+        return [
+            windows[row, draw] if (row, draw) in windows else read[row]
+            for row, draw in zip(rows, draws, strict=True)
+        ]
+
+    def fetch_ahead(self, rows: Iterable[int]) -> None:
+        """Says which rows will be read soon, in this order; remote shards are fetched meanwhile.
+
+        It returns at once. What was asked for before and has not begun is forgotten; what would
+        not fit into half of the cache waits until it is asked for again, or read.
+        """
+        wanted = dict.fromkeys(map(self._index.shard, rows))
+        left_bytes = self._ahead_bytes
+        sizes = self._index.sizes
+        for count, shard in enumerate(wanted):
+            left_bytes -= sizes.get(shard, 0)
+            if left_bytes < 0 and count:
+                wanted = dict.fromkeys(list(wanted)[:count])
+                break
+        self._shards.fetch_ahead(wanted)
+
+    def _read_together(self, some: Sequence[tuple[int, Sample]]) -> dict[int, Read]:
+        placed = self._together.place([sample for _, sample in some])
+        return {
+            row: (sample, self._from_shard(sample, partial(placed.read, place)))
+            for place, (row, sample) in enumerate(some)
+        }
+
+    def _viewed(self, sample: Sample, *, draw: float) -> dict[str, Any]:
+        def decoded(file: OpenFile) -> dict[str, Any]:
+            wanted = (one for one in sample.members if is_array(one.ext))
+            raw = {one.ext: read_member(file, sample, one) for one in wanted}
+            return window_of(sample, raw, draw=draw) if sample.is_windowed else decode(raw)
+
+        arrays = self._from_shard(sample, decoded)
+        return arrays if self._view is None else self._view(arrays)
+
+    def _from_shard(
+        self, sample: Sample, read: Callable[[OpenFile], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Reads out of a sample's shard; once more out of a new copy if a member is damaged."""
         try:
-            if sample.is_windowed:
-                return window_of(sample, raw, draw=draw)
-            return arrays_of(sample, raw)
+            file = self._open(sample.shard)
+            try:
+                return _checked(sample, lambda: read(file))
+            except DamagedMember:
+                self._shards.forget(sample.shard, seen=file)
+                file = self._open(sample.shard)
+                return _checked(sample, lambda: read(file))
         except ValueError as error:
-            raise UserError(f"{self._index.store.uri}/{sample.shard}: {error}") from None
+            where = f"{self._index.store.uri}/{sample.shard}"
+            raise BadSampleError(f"{where}: {error}") from None
 
-    def _member(self, sample: Sample, member: Member) -> bytes:
-        for _ in range(2):
-            data = self._bytes(sample.shard, offset=member.offset, size=member.size)
-            if xxhash.xxh64_hexdigest(data) == member.xxh64:
-                return data
-            if self._cache is not None:
-                self._cache.forget(sample.shard)
-        raise UserError(
-            f"{self._index.store.uri}/{sample.shard}: {sample.key}.{member.ext} is damaged: "
-            f"xxh64={xxhash.xxh64_hexdigest(data)}, wanted {member.xxh64}"
-        )
-
-    def _bytes(self, shard: str, *, offset: int, size: int) -> bytes:
-        if self._cache is not None:
-            return self._cache.read(shard, offset=offset, size=size)
-        return self._index.store.get_range(shard, start=offset, length=size)
-
-    def _keep(self, row: int, sample: Sample, arrays: dict[str, Any]) -> None:
-        size = sum(one.nbytes for one in arrays.values() if isinstance(one, np.ndarray))
-        if size > self._memory_bytes:
-            return
-        self._kept[row] = (sample, arrays, size)
-        self._used_bytes += size
-        while self._used_bytes > self._memory_bytes:
-            _, (_, _, dropped) = self._kept.popitem(last=False)
-            self._used_bytes -= dropped
+    def _open(self, shard: str) -> OpenFile:
+        try:
+            return self._shards.open(shard)
+        except NotFoundError:
+            line = told_missing(self._index.head, [shard], shards=self._index.store)
+            raise NotFoundError(line) from None

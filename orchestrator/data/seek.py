@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from orchestrator.data.decode import open_video
 from orchestrator.data.fit import Fit
+from orchestrator.data.npy import Buffer
 
 _AT_ONCE = 16  # frames of full size that torchcodec holds
 _ABSENT = (ImportError, OSError, RuntimeError)  # what a torchcodec that cannot be loaded raises
@@ -25,7 +26,7 @@ class FramesAt(Protocol):
     """Frames of a video by their numbers; ``pyav_frames`` says what the arguments are."""
 
     def __call__(
-        self, data: bytes, *, numbers: Sequence[int], stored: int, fit: Fit
+        self, data: Buffer, *, numbers: Sequence[int], stored: int, fit: Fit
     ) -> list[NDArray[np.uint8]]: ...
 
 
@@ -40,7 +41,7 @@ def frames_at() -> FramesAt:
 
 
 def pyav_frames(
-    data: bytes, *, numbers: Sequence[int], stored: int, fit: Fit
+    data: Buffer, *, numbers: Sequence[int], stored: int, fit: Fit
 ) -> list[NDArray[np.uint8]]:
     """Frames of a video by their numbers, decoded by PyAV.
 
@@ -77,7 +78,7 @@ def pyav_frames(
 
 
 def torchcodec_frames(
-    data: bytes, *, numbers: Sequence[int], stored: int, fit: Fit
+    data: Buffer, *, numbers: Sequence[int], stored: int, fit: Fit
 ) -> list[NDArray[np.uint8]]:
     """As ``pyav_frames``, by torchcodec; PyAV has the last word on files that it does not like."""
     from av import VideoFrame
@@ -85,7 +86,7 @@ def torchcodec_frames(
     decoders: Any = import_module("torchcodec.decoders")
     try:
         decoder = decoders.VideoDecoder(
-            data, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact"
+            bytes(data), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact"
         )
         if len(decoder) != stored:
             return pyav_frames(data, numbers=numbers, stored=stored, fit=fit)

@@ -1,7 +1,8 @@
 """Shards: plain tar files that any WebDataset reader takes (``key.ext``), written whole.
 
 A shard exists once its list of rows stands beside it; that list is what resumes a writer that was
-stopped, and what the index is made of in the end.
+stopped, and what the index is made of in the end. It names the tar: where several writers may be at
+the same shard, each writes a tar that is called after its bytes, so that rows and tar always fit.
 """
 
 import io
@@ -18,7 +19,8 @@ from orchestrator.data.index import Bucket, Shard, WrittenShard
 from orchestrator.data.names import key_and_ext, unsafe
 from orchestrator.storage.store import Store
 
-_ROWS = ".rows.json"
+_TAR = ".tar"
+ROWS_SUFFIX = ".rows.json"
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class NewSample:
 
 def shard_name(number: int) -> str:
     """Name of the shard of that number."""
-    return f"shard-{number:06d}.tar"
+    return f"shard-{number:06d}{_TAR}"
 
 
 def write_shard(store: Store, shard: str, samples: Iterable[NewSample]) -> WrittenShard:
@@ -55,6 +57,43 @@ def write_shard(store: Store, shard: str, samples: Iterable[NewSample]) -> Writt
         ValueError: if a key is not what WebDataset would take as one, leaves the folder that a
             tar is unpacked in, or comes twice; or if a clip is too small for its bucket.
     """
+    data, rows = _packed(shard, samples)
+    return _write(store, shard, data, rows=rows, tar=shard)
+
+
+def write_shared_shard(store: Store, shard: str, samples: Iterable[NewSample]) -> WrittenShard:
+    """As ``write_shard``, beside others that may write the same shard at the same time.
+
+    The tar's name has its hash: ``shard-000000-XXH64.tar``. The last one's rows count, and the tar
+    that they name is never written over by other bytes.
+    """
+    data, rows = _packed(shard, samples)
+    tar = f"{shard.removesuffix(_TAR)}-{xxhash.xxh64_hexdigest(data)}{_TAR}"
+    return _write(store, shard, data, rows=rows, tar=tar)
+
+
+def is_written(store: Store, shard: str) -> bool:
+    """Whether a shard was written whole before."""
+    return store.exists(shard + ROWS_SUFFIX) and store.exists(_tar_of(store, shard))
+
+
+def written_among(store: Store, shards: Iterable[str]) -> list[str]:
+    """Those of the shards that were written whole before; lists their folder once."""
+    there = set(store.list(""))
+    return [one for one in shards if one + ROWS_SUFFIX in there and _tar_of(store, one) in there]
+
+
+def read_written(store: Store, shard: str) -> WrittenShard:
+    """A shard that was written whole before; what older rows do not say is made up for."""
+    tree = json.loads(store.get(shard + ROWS_SUFFIX))
+    if isinstance(tree, list):  # rows alone, as they were written with indexes of version 1
+        rows = [{**row, "duration_s": row["frames"] / row["fps"]} for row in tree]
+        return WrittenShard(shard=_described(shard, store.get(shard)), rows=rows)
+    return WrittenShard(shard=Shard.model_validate(tree["shard"]), rows=tree["rows"])
+
+
+def _packed(shard: str, samples: Iterable[NewSample]) -> tuple[bytes, list[dict[str, Any]]]:
+    """A tar, and its rows."""
     buffer = io.BytesIO()
     rows: list[dict[str, Any]] = []
     # The same bytes as USTAR for names that fit it.
@@ -66,24 +105,24 @@ def write_shard(store: Store, shard: str, samples: Iterable[NewSample]) -> Writt
             keys.add(sample.key)
             _check_size(sample)
             rows.append(_add(archive, sample, shard=shard))
-    written = WrittenShard(shard=_described(shard, buffer.getvalue()), rows=rows)
-    store.put(shard, buffer.getvalue())
-    store.put(shard + _ROWS, _rows_bytes(written))
+    return buffer.getvalue(), rows
+
+
+def _write(
+    store: Store, shard: str, data: bytes, *, rows: list[dict[str, Any]], tar: str
+) -> WrittenShard:
+    written = WrittenShard(
+        shard=_described(tar, data), rows=[{**row, "shard": tar} for row in rows]
+    )
+    store.put(tar, data)
+    store.put(shard + ROWS_SUFFIX, _rows_bytes(written))
     return written
 
 
-def is_written(store: Store, shard: str) -> bool:
-    """Whether a shard was written whole before."""
-    return store.exists(shard + _ROWS) and store.exists(shard)
-
-
-def read_written(store: Store, shard: str) -> WrittenShard:
-    """A shard that was written whole before; what older rows do not say is made up for."""
-    tree = json.loads(store.get(shard + _ROWS))
-    if isinstance(tree, list):  # rows alone, as they were written with indexes of version 1
-        rows = [{**row, "duration_s": row["frames"] / row["fps"]} for row in tree]
-        return WrittenShard(shard=_described(shard, store.get(shard)), rows=rows)
-    return WrittenShard(shard=Shard.model_validate(tree["shard"]), rows=tree["rows"])
+def _tar_of(store: Store, shard: str) -> str:
+    """The tar that a shard's rows are of."""
+    tree = json.loads(store.get(shard + ROWS_SUFFIX))
+    return shard if isinstance(tree, list) else tree["shard"]["name"]
 
 
 def _rows_bytes(written: WrittenShard) -> bytes:

@@ -1,81 +1,62 @@
 """The training stream: an endless, deterministic order of batches, one rank's slots of each."""
 
-import queue
-import threading
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from orchestrator.data.index import Bucket, Index, Sample
-from orchestrator.data.order import BucketOrder, BucketSchedule, position_of
+from orchestrator.data.ahead import Ahead
+from orchestrator.data.batch import Plan, StepBatch
+from orchestrator.data.index import Bucket, Sample
+from orchestrator.data.order import position_of
 from orchestrator.data.packing import Image, PackedSlots, Packing
-from orchestrator.data.reader import Reader, View
+from orchestrator.data.pool import Draw, Part, Pool, identity_of
+from orchestrator.data.reader import Read, Reader, View
+from orchestrator.data.schedule import BucketSchedule
 from orchestrator.data.window import window_draw
 from orchestrator.errors import UserError
 
 PREFETCHED_STEPS = 3
-
-
-@dataclass(frozen=True)
-class StepBatch:
-    """One rank's clips of one optimizer step.
-
-    Attributes:
-        step: optimizer step, from 0.
-        position: of these clips in the order of data: the step, where none was left out.
-        ordinal: how many batches of the order before this one are of its bucket.
-        slots: positions of these clips in the global batch: ``rank::world_size``.
-        keys: sample keys, one per slot.
-        samples: decoded arrays by name, one per slot.
-        captions: wordings, one tuple per slot; none if the stream reads no captions.
-        fps: frames per second, one per slot.
-        packed: for a slot that holds independent images, those; empty for the others.
-        bucket: frames, height and width of every clip of this step on every rank.
-    """
-
-    step: int
-    position: int
-    ordinal: int
-    slots: tuple[int, ...]
-    keys: tuple[str, ...]
-    samples: tuple[dict[str, Any], ...]
-    captions: tuple[tuple[str, ...], ...]
-    fps: tuple[float, ...]
-    packed: tuple[tuple[Image, ...], ...]
-    bucket: Bucket
+_PLANNED_STEPS = 64  # whose shards are fetched ahead
+_CHECKED = ("seed", "index", "images", "shuffle_shards")
 
 
 class Stream:
-    """Batches of a source, read ahead by a thread.
+    """Batches of a source or a mix of them, read ahead by threads.
 
-    The order is a function of (seed, position) and the index alone; a step's position is its number
-    unless batches before it were left out. Each step draws from one shape bucket, each bucket as
-    often as it has clips.
+    The order is a function of (seed, position) and the indexes alone; a step's position is its
+    number unless batches before it were left out. Each step draws from one shape bucket on all
+    ranks, each bucket as often as it has clips.
 
     Args:
-        index: the source.
+        parts: the source, or those that are mixed.
         seed: of the order.
         batch: clips per step over all ranks.
         rank: this process.
         world_size: number of processes; must divide ``batch``.
-        cache_dir, cache_bytes, memory_bytes, view: as for ``Reader``.
+        multiples: shapes of which a step takes so many times ``batch`` clips; default: once.
+        shuffle_shards: shards whose clips are shuffled together.
+        workers: threads that read ahead; 0: a step is read when it is asked for.
+        cache_dir, cache_bytes, view: as for ``Reader``.
+        memory_bytes: as for ``Reader``; all sources have an even share of it.
         captions: whether captions are read at all.
-        packing: slots that hold independent images, or None for clips alone. Images of a source
-            of their own share ``memory_bytes`` evenly with the clips.
+        packing: slots that hold independent images, or None for clips alone.
 
     Raises:
-        UserError: if the source has no clips.
+        UserError: if a source has no clips.
+        ValueError: if there are multiples and packed slots.
     """
 
     def __init__(
         self,
-        index: Index,
+        parts: Sequence[Part],
         *,
         seed: int,
         batch: int,
         rank: int,
         world_size: int,
+        multiples: Mapping[Bucket, int] | None = None,
+        shuffle_shards: int = 16,
+        workers: int = 1,
         cache_dir: str | None = None,
         cache_bytes: int = 20_000_000_000,
         memory_bytes: int = 512_000_000,
@@ -83,51 +64,68 @@ class Stream:
         captions: bool = True,
         packing: Packing | None = None,
     ) -> None:
-        if not len(index):
-            raise UserError(f"{index.store.uri}: no clips, wanted at least one")
-        self._index = index
+        self._parts = tuple(parts)
+        self._images = () if packing is None else packing.parts
+        for part in (*self._parts, *self._images):
+            if not len(part.index):
+                raise UserError(f"{part.index.store.uri}: no clips, wanted at least one")
         self._seed = seed
         self._batch = batch
-        self._slots = tuple(range(rank, batch, world_size))
+        self._rank, self._world_size = rank, world_size
+        self._workers = workers
+        self._shuffle_shards = shuffle_shards
         self._captions = captions
-        self._images = None if packing is None else packing.index
-        self._buckets = list(index.buckets.items())
-        self._orders = [
-            BucketOrder(len(rows), seed=seed, name=repr(shape)) for shape, rows in self._buckets
-        ]
-        self._schedule = BucketSchedule([len(rows) for _, rows in self._buckets])
-
-        def reader(source: Index) -> Reader:
-            return Reader(
-                source,
-                cache_dir=cache_dir,
-                cache_bytes=cache_bytes,
-                memory_bytes=memory_bytes // (1 if self._images is None else 2),
-                view=view,
+        buckets = _buckets(self._parts)
+        self._shapes = list(buckets)
+        self._multiples = [(multiples or {}).get(shape, 1) for shape in buckets]
+        if packing is not None and max(self._multiples) > 1:
+            raise ValueError("packing with multiples, wanted steps of one size for packed slots")
+        self._pools = [
+            Pool(
+                self._parts,
+                rows=rows,
+                size=batch * multiple,
+                block=shuffle_shards,
+                seed=seed,
+                name=repr(shape),
             )
+            for (shape, rows), multiple in zip(buckets.items(), self._multiples, strict=True)
+        ]
+        self._schedule = BucketSchedule(_weights(self._pools, self._parts, self._multiples))
 
-        self._reader = reader(index)
+        def readers(sources: Sequence[Part]) -> list[Reader]:
+            return [
+                Reader(
+                    source.index,
+                    cache_dir=cache_dir,
+                    cache_bytes=cache_bytes,
+                    memory_bytes=memory_bytes // (len(self._parts) + len(self._images)),
+                    view=view,
+                )
+                for source in sources
+            ]
+
+        self._readers = readers(self._parts)
+        self._image_readers = readers(self._images) or self._readers
         self._packed = None
         if packing is not None:
             self._packed = PackedSlots(
                 packing,
-                reader=self._reader if self._images is None else reader(self._images),
-                buckets=self._buckets,
+                clips=self._parts,
+                buckets=buckets,
                 seed=seed,
                 batch=batch,
-                captions=captions,
+                block=shuffle_shards,
             )
         self._step = 0
         self._left_out: list[int] = []
         self._wait_s = 0.0
-        self._ahead: _Ahead | None = None
+        self._ahead: Ahead | None = None
 
     def next(self) -> StepBatch:
         """The next step's clips; waits if they are not read yet."""
-        if self._ahead is None:
-            self._ahead = _Ahead(self, first=self._step)
         started_s = time.monotonic()
-        batch = self._ahead.take()
+        batch = self._take() if self._workers else self.read_step(self._step)
         self._wait_s += time.monotonic() - started_s
         self._step += 1
         return batch
@@ -138,10 +136,12 @@ class Stream:
         return waited_s
 
     def state_dict(self) -> dict[str, Any]:
-        """The position; no world size is in it."""
-        state = {"step": self._step, "seed": self._seed, "index": self._index.digest}
-        if self._images is not None:
-            state["images"] = self._images.digest
+        """The position; no world size is in it, and no number of threads."""
+        state = {"step": self._step, "seed": self._seed, "index": identity_of(self._parts)}
+        if self._images:
+            state["images"] = identity_of(self._images)
+        if any(pool.is_blocked for pool in self._pools):
+            state["shuffle_shards"] = self._shuffle_shards
         return state | ({"left_out": self._left_out} if self._left_out else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -151,10 +151,10 @@ class Stream:
             UserError: if it was saved over other clips or another order.
         """
         own = self.state_dict()
-        for name in ("seed", "index", "images"):
+        for name in _CHECKED:
             if state.get(name) != own.get(name):
                 raise UserError(
-                    f"{self._index.store.uri}: the checkpoint was made with {name}="
+                    f"{self._parts[0].index.store.uri}: the checkpoint was made with {name}="
                     f"{state.get(name)}, seen {own.get(name)}; use the same data or a new --run"
                 )
         self.close()
@@ -179,73 +179,115 @@ class Stream:
             self._ahead.stop()
             self._ahead = None
 
-    def read_step(self, step: int) -> StepBatch:
-        """This rank's clips of any step, read now."""
+    def plan(self, step: int) -> Plan:
+        """Which clips this rank reads for any step; one thread may ask at a time."""
         position = self.position(step)
         bucket, ordinal = self._schedule.at(position)
-        shape, rows = self._buckets[bucket]
-        order = self._orders[bucket].batch(ordinal, size=self._batch)
-        read = [
-            self._reader.read(
-                rows[order[slot]], draw=window_draw(slot, seed=self._seed, position=position)
-            )
-            for slot in self._slots
-        ]
-        return StepBatch(
+        size = self._batch * self._multiples[bucket]
+        slots = tuple(range(self._rank, size, self._world_size))
+        packed: list[tuple[Draw, ...]] = [()] * len(slots)
+        if self._packed is not None:
+            place = {"position": position, "bucket": bucket, "ordinal": ordinal}
+            packed = [tuple(self._packed.draws(slot, **place)) for slot in slots]
+        return Plan(
             step=step,
             position=position,
+            bucket=self._shapes[bucket],
             ordinal=ordinal,
-            slots=self._slots,
+            size=size,
+            slots=slots,
+            draws=tuple(self._pools[bucket].draws(ordinal, slots=slots)),
+            packed=tuple(packed),
+        )
+
+    def read(self, plan: Plan) -> StepBatch:
+        """The clips of a plan; several threads may read at a time."""
+        windows = [
+            window_draw(slot, seed=self._seed, position=plan.position) for slot in plan.slots
+        ]
+        read = _read(self._readers, plan.draws, windows=windows)
+        return StepBatch(
+            plan=plan,
             keys=tuple(sample.key for sample, _ in read),
+            parts=tuple(self._parts[draw.part].name for draw in plan.draws),
             samples=tuple(arrays for _, arrays in read),
             captions=tuple(self._wordings(sample) for sample, _ in read),
             fps=tuple(sample.fps for sample, _ in read),
             packed=tuple(
-                self._packed.at(slot, position=position, bucket=bucket, ordinal=ordinal)
-                if self._packed is not None
-                else ()
-                for slot in self._slots
+                self._image_slot(some, window=window)
+                for some, window in zip(plan.packed, windows, strict=True)
             ),
-            bucket=shape,
+        )
+
+    def read_step(self, step: int) -> StepBatch:
+        """This rank's clips of any step, read now."""
+        return self.read(self.plan(step))
+
+    def _take(self) -> StepBatch:
+        if self._ahead is None:
+            self._ahead = Ahead(
+                plan=self.plan,
+                read=self.read,
+                first=self._step,
+                workers=self._workers,
+                steps=max(PREFETCHED_STEPS, self._workers),
+                planned=_PLANNED_STEPS,
+                soon=self._fetch_ahead,
+            )
+        return self._ahead.take()
+
+    def _fetch_ahead(self, plans: Sequence[Plan]) -> None:
+        draws = [draw for plan in plans for draw in plan.draws]
+        images = [draw for plan in plans for some in plan.packed for draw in some]
+        if not self._images:
+            draws, images = draws + images, []
+        for readers, wanted in ((self._readers, draws), (self._image_readers, images)):
+            for number in dict.fromkeys(draw.part for draw in wanted):
+                readers[number].fetch_ahead(draw.row for draw in wanted if draw.part == number)
+
+    def _image_slot(self, draws: Sequence[Draw], *, window: float) -> tuple[Image, ...]:
+        parts = self._images or self._parts
+        read = _read(self._image_readers, draws, windows=[window] * len(draws))
+        return tuple(
+            Image(
+                key=sample.key,
+                sample=arrays,
+                captions=self._wordings(sample),
+                part=parts[draw.part].name,
+                place=draw.place,
+            )
+            for draw, (sample, arrays) in zip(draws, read, strict=True)
         )
 
     def _wordings(self, sample: Sample) -> tuple[str, ...]:
         return sample.captions if self._captions else ()
 
 
-class _Ahead:
-    """A thread that reads steps in order, a few ahead of who takes them."""
+def _read(
+    readers: Sequence[Reader], draws: Sequence[Draw], *, windows: Sequence[float]
+) -> list[Read]:
+    """The samples of draws, those of one part at once; ``windows`` places the window of each."""
+    read: dict[int, Read] = {}
+    for part in dict.fromkeys(draw.part for draw in draws):
+        places = [place for place, draw in enumerate(draws) if draw.part == part]
+        some = readers[part].read_all(
+            [draws[place].row for place in places], draws=[windows[place] for place in places]
+        )
+        read.update(zip(places, some, strict=True))
+    return [read[place] for place in range(len(draws))]
 
-    def __init__(self, stream: Stream, *, first: int) -> None:
-        self._stream = stream
-        self._step = first
-        self._ready: queue.Queue[StepBatch | BaseException] = queue.Queue(PREFETCHED_STEPS)
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="stream", daemon=True)
-        self._thread.start()
 
-    def take(self) -> StepBatch:
-        item = self._ready.get()
-        if isinstance(item, BaseException):
-            self._ready.put(item)  # every later call ends the same way
-            raise item
-        return item
+def _buckets(parts: Sequence[Part]) -> dict[Bucket, dict[int, list[int]]]:
+    """Rows of every shape by number of the part."""
+    buckets: dict[Bucket, dict[int, list[int]]] = {}
+    for number, part in enumerate(parts):
+        for shape, rows in part.index.buckets.items():
+            buckets.setdefault(shape, {})[number] = rows
+    return buckets
 
-    def stop(self) -> None:
-        self._stopped.set()
-        while self._thread.is_alive():
-            try:
-                self._ready.get_nowait()
-            except queue.Empty:
-                self._thread.join(0.01)
 
-    def _run(self) -> None:
-        while not self._stopped.is_set():
-            try:
-                item: StepBatch | BaseException = self._stream.read_step(self._step)
-            except BaseException as error:  # handed to the consumer, who raises it
-                item = error
-            self._ready.put(item)
-            if isinstance(item, BaseException):
-                return
-            self._step += 1
+def _weights(pools: Sequence[Pool], parts: Sequence[Part], multiples: Sequence[int]) -> list[float]:
+    """How often each shape has its turn, so that clips of all come as their part's weight says."""
+    if len(parts) == 1:
+        return [pool.clips / multiple for pool, multiple in zip(pools, multiples, strict=True)]
+    return [pool.weight / multiple for pool, multiple in zip(pools, multiples, strict=True)]

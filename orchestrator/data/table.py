@@ -35,7 +35,7 @@ _SINCE_2 = [
     ("start_s", pa.float64()),  # in the original
     ("end_s", pa.float64()),
 ]
-_SINCE_3 = [  # what training reads of the clip; null where that is all of it
+_SINCE_3 = [  # what training sees of the clip; null where that is all of it
     ("bucket_frames", pa.int32()),
     ("bucket_height", pa.int32()),
     ("bucket_width", pa.int32()),
@@ -45,6 +45,7 @@ SCHEMA = pa.schema(_SINCE_1 + _SINCE_2 + _SINCE_3)
 BUCKET = tuple(name for name, _ in _SINCE_3)
 _ALWAYS = ("key", "captions", "members")  # in a digest
 _WHERE_SET = ("original", "start_s", "end_s", *BUCKET)
+_BESIDES = ("shard", "frames", "height", "width", "fps", "labels")
 
 
 def table_of(rows: Sequence[dict[str, Any]]) -> pa.Table:
@@ -85,7 +86,7 @@ def read_table(store: Store, *, samples: int) -> pa.Table:
 
 
 def has_windows(table: pa.Table) -> bool:
-    """Whether training reads something else of any clip than all of it."""
+    """Whether training sees something else of any clip than all of it."""
     return table.column(BUCKET[0]).null_count < table.num_rows
 
 
@@ -99,4 +100,12 @@ def table_digest(table: pa.Table) -> str:
     there = [name for name in _WHERE_SET if table.column(name).null_count < table.num_rows]
     for name in (*_ALWAYS, *there):
         digest.update(json.dumps(table.column(name).to_pylist(), sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def layout_digest(table: pa.Table) -> str:
+    """Sha256 over what else a sample is: its shape, rate, labels, and the shard that it is in."""
+    digest = hashlib.sha256()
+    for name in _BESIDES:
+        digest.update(json.dumps(table.column(name).to_pylist()).encode())
     return digest.hexdigest()

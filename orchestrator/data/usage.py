@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from models.config import Strict
+from orchestrator.data.batch import StepBatch
 from orchestrator.data.index import Bucket
-from orchestrator.data.stream import StepBatch
 
 
 class Use(Strict):
@@ -17,7 +17,10 @@ class Use(Strict):
         position, bucket, ordinal: as ``StepBatch`` has them.
         slots: of the global batch.
         keys: of the clips, one per slot.
+        parts, places: as ``StepBatch`` and its draws have them, one per slot; empty where clips are
+            of one source: a batch then takes the places from ``ordinal`` times its size on.
         packed: for slots that hold independent images instead of their clip, the keys of those.
+        packed_parts, packed_places: of those images, as ``parts`` and ``places``.
     """
 
     step: int
@@ -26,7 +29,11 @@ class Use(Strict):
     ordinal: int
     slots: tuple[int, ...]
     keys: tuple[str, ...]
+    parts: tuple[str, ...] = ()
+    places: tuple[int, ...] = ()
     packed: dict[int, tuple[str, ...]] = Field(default_factory=dict)
+    packed_parts: dict[int, tuple[str, ...]] = Field(default_factory=dict)
+    packed_places: dict[int, tuple[int, ...]] = Field(default_factory=dict)
 
 
 class Head(Strict):
@@ -75,13 +82,20 @@ class Part:
 
 def use_of(batch: StepBatch) -> Use:
     """What a step's clips are put down as."""
-    images = zip(batch.slots, batch.packed, strict=True)
+    plan = batch.plan
+    is_mix = any(batch.parts)
+    packed = {slot: images for slot, images in zip(plan.slots, batch.packed, strict=True) if images}
+    mixed = {slot: some for slot, some in packed.items() if any(image.part for image in some)}
     return Use(
-        step=batch.step + 1,
-        position=batch.position,
-        bucket=batch.bucket,
-        ordinal=batch.ordinal,
-        slots=batch.slots,
+        step=plan.step + 1,
+        position=plan.position,
+        bucket=plan.bucket,
+        ordinal=plan.ordinal,
+        slots=plan.slots,
         keys=batch.keys,
-        packed={slot: tuple(image.key for image in some) for slot, some in images if some},
+        parts=batch.parts if is_mix else (),
+        places=tuple(draw.place for draw in plan.draws) if is_mix else (),
+        packed={slot: tuple(image.key for image in some) for slot, some in packed.items()},
+        packed_parts={slot: tuple(image.part for image in some) for slot, some in mixed.items()},
+        packed_places={slot: tuple(image.place for image in some) for slot, some in mixed.items()},
     )

@@ -1,15 +1,17 @@
 """`rushes data audit`: whether every epoch of a run gave each clip once."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from orchestrator.data.audit import Epoch, Examiner, Report
-from orchestrator.data.index import Index
-from orchestrator.data.usage import Part, Use
+from orchestrator.data.pool import Part, identity_of, shapes_of
+from orchestrator.data.usage import Part as Piece
+from orchestrator.data.usage import Use
 from orchestrator.errors import RushesError, UserError
 from orchestrator.launch.data_table import say
 from orchestrator.launch.run_folder import open_run
@@ -17,11 +19,12 @@ from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
 from orchestrator.storage.store import Store
 from orchestrator.train.audit import read_pieces
+from orchestrator.train.budget import multiples
 from orchestrator.train.checkpoint.format import Index as CheckpointIndex
 from orchestrator.train.checkpoint.format import folder
 from orchestrator.train.checkpoint.reader import Checkpoint, DamagedError
 from orchestrator.train.checkpoint.steps import committed
-from orchestrator.train.sources import clips_uri, images_uri
+from orchestrator.train.sources import clips_of, images_of
 
 _FAULTS = 20  # that are printed
 
@@ -104,13 +107,15 @@ def _audit(
     on_steps: Callable[[str, int, int], None],
 ) -> StageAudit:
     stream = says.extra["stream"]
-    clips = _index(clips_uri(recipe, stage, run=store.uri), digest=stream["index"], stage=stage)
-    uri = images_uri(recipe, stage)
-    images = None if uri is None else _index(uri, digest=stream["images"], stage=stage)
+    clips = clips_of(recipe, stage, run=store.uri)
+    images = images_of(recipe, stage)
+    _check_same(clips, stream["index"], stage=stage)
+    _check_same(images, stream.get("images"), stage=stage)
     pieces = read_pieces(store, f"stages/{stage.id}", last=says.extra["audit"], stop=says.step)
     examiner = Examiner(
         clips,
         batch=stage.training.batch,
+        multiples=multiples(recipe, stage, buckets=shapes_of(clips)),
         left_out=stream.get("left_out", ()),
         images=images,
     )
@@ -132,17 +137,16 @@ def _audit(
     )
 
 
-def _index(uri: str, *, digest: str, stage: Stage) -> Index:
-    index = Index.open(uri)
-    if index.digest != digest:
+def _check_same(parts: Sequence[Part], seen: Any, *, stage: Stage) -> None:
+    if parts and (digests := identity_of(parts)) != seen:
+        where = ", ".join(part.index.store.uri for part in parts)
         raise UserError(
-            f"{uri}: the clips have digest {index.digest}, wanted {digest} as when stage "
-            f"{stage.id} was trained"
+            f"{where}: the clips have digest {digests}, wanted {seen} as when stage {stage.id} was "
+            "trained"
         )
-    return index
 
 
-def _by_step(parts: list[Part]) -> Iterator[list[Use]]:
+def _by_step(parts: list[Piece]) -> Iterator[list[Use]]:
     uses = sorted((use for part in parts for use in part.uses), key=lambda use: use.step)
     for _, some in groupby(uses, key=lambda use: use.step):
         yield list(some)
@@ -152,13 +156,19 @@ def _lines(audit: StageAudit) -> Iterator[str]:
     report = audit.report
     since = f" from step {audit.start} on" if audit.start else ""
     ranks = ", then ".join(str(count) for count in audit.ranks)
-    yield (
-        f"{audit.stage}: {report.steps:,} steps{since} on {ranks} rank(s), {report.clips:,} clips"
-    )
+    clips = f"{report.clips.total():,} clips"
+    yield f"{audit.stage}: {report.steps:,} steps{since} on {ranks} rank(s), {clips}"
+    if any(report.clips):
+        total = report.clips.total()
+        yield "  " + ", ".join(
+            f"{part} {clips:,} clips ({clips / total:.1%})"
+            for part, clips in sorted(report.clips.items())
+        )
     if report.packed:
         yield f"  {report.packed:,} of them gave way to {report.images:,} independent images"
-    for bucket, some in groupby(report.epochs, key=lambda epoch: epoch.bucket):
-        yield f"  {'x'.join(str(side) for side in bucket)}: {_epochs(list(some))}"
+    for (bucket, part), some in groupby(report.epochs, key=lambda one: (one.bucket, one.part)):
+        shape = "x".join(str(side) for side in bucket)
+        yield f"  {f'{part} ' if part else ''}{shape}: {_epochs(list(some))}"
     for fault in report.faults[:_FAULTS]:
         yield f"  {fault}"
     if len(report.faults) > _FAULTS:

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.errors import UserError
-from orchestrator.launch.places import run_uri
+from orchestrator.launch.places import run_uri, source_lines
+from orchestrator.recipe.data import IMAGES, TRAIN
 from orchestrator.recipe.digest import recipe_digest
 from orchestrator.recipe.load import load_recipe
 from orchestrator.recipe.recipe import Recipe
@@ -73,8 +74,8 @@ def print_check(recipe: Recipe, *, console: Console) -> None:
     console.print(table)
     for line in (
         f"run     {run_uri(recipe, run=None)}",
-        f"clips   {recipe.data.train.uri}",
-        *([f"images  {recipe.data.images.uri}"] if recipe.data.images is not None else []),
+        *source_lines("clips   ", recipe.data.of(TRAIN)),
+        *source_lines("images  ", recipe.data.of(IMAGES)),
         f"digest  {recipe_digest(recipe)[:16]}",
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -69,6 +69,38 @@ def check(
 
 
 @app.command()
+def prepare(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="a folder or bucket of videos, or a CSV, JSONL, Parquet of paths"
+        ),
+    ],
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="where shards go: a folder, s3://...")
+    ],
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="a YAML file; see docs/data.md")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="change it, e.g. keep.motion.min=0.02"),
+    ] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="no Ray: one video after the other, in this process")
+    ] = False,
+) -> None:
+    """Turn raw videos and captions into indexed shards; goes on with what is there."""
+    from rich.console import Console
+
+    from orchestrator.launch.prepare import prepare_source
+    from orchestrator.recipe.prepare import load_prepare
+
+    loaded = load_prepare(config, overrides=overrides or ())
+    prepare_source(source, target, config=loaded, local=local, console=Console())
+
+
+@app.command()
 def train(
     recipe: RecipeArgument,
     run: RunOption = None,

@@ -2,26 +2,34 @@
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
+from orchestrator.recipe.data import MixedSource, Source
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.storage.store import join_uri, resolve
 
 
 def with_absolute_uris(recipe: Recipe) -> Recipe:
     """The recipe with places that mean the same in every process and on every host."""
-    data = recipe.data
-    sources = {
-        name: source.model_copy(update={"uri": resolve(source.uri)})
-        for name, source in data.sources.items()
-    }
+    data = recipe.data.moved(resolve)
     cache = None if data.cache_dir is None else str(Path(data.cache_dir).expanduser().resolve())
     return recipe.model_copy(
         update={
             "runs": resolve(recipe.runs),
-            "data": data.model_copy(update={**sources, "cache_dir": cache}),
+            "data": data.model_copy(update={"cache_dir": cache}),
         }
     )
+
+
+def source_lines(title: str, sources: Mapping[str, Source]) -> list[str]:
+    """A line per source of a field of ``data``, with its share where it is one of a mix."""
+    weights = [one.weight for one in sources.values() if isinstance(one, MixedSource)]
+    return [
+        f"{title}{source.uri}"
+        + (f" ({source.weight / sum(weights):.1%})" if isinstance(source, MixedSource) else "")
+        for source in sources.values()
+    ]
 
 
 def run_uri(recipe: Recipe, *, run: str | None) -> str:

@@ -65,7 +65,7 @@ class Starting:
     that started them.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe | None) -> None:
         self._recipe = recipe
         # Short: the path of a socket may have 107 characters.
         self._folder = Path(tempfile.mkdtemp(prefix="rushes-ray-"))
@@ -108,10 +108,11 @@ class Starting:
         try:
             with keeping_sigterm():
                 self._session = open_session(self._recipe, folder=self._folder)
-            # Late: it imports torch, which takes seconds that the caller may have a use for.
-            from orchestrator.cascade.trainer import warm_up
+            if self._recipe is not None:
+                # Late: it imports torch, which takes seconds that the caller may have a use for.
+                from orchestrator.cascade.trainer import warm_up
 
-            warm_up()
+                warm_up()
         except BaseException as error:  # handed over to the thread that asks for the result
             self._error = error
         self._settled.set()
@@ -120,11 +121,11 @@ class Starting:
             self._session.close()
 
 
-def open_session(recipe: Recipe, *, folder: Path) -> Session:
+def open_session(recipe: Recipe | None, *, folder: Path) -> Session:
     """Joins the cluster of RAY_ADDRESS, or starts a private Ray with room for the recipe.
 
     Args:
-        recipe: what is to be run.
+        recipe: what is to be run; None for work that takes what CPUs there are.
         folder: where a private Ray finds its token and keeps sockets and logs.
 
     Raises:
@@ -169,7 +170,7 @@ def _write_token(folder: Path) -> None:
     token.write_text(secrets.token_hex(32))
 
 
-def _start_private(recipe: Recipe, *, folder: Path) -> Session:
+def _start_private(recipe: Recipe | None, *, folder: Path) -> Session:
     os.environ.update(_PRIVATE)
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(folder / TOKEN)
@@ -192,7 +193,9 @@ def _start_private(recipe: Recipe, *, folder: Path) -> Session:
     return Session(private=True)
 
 
-def _cpus(recipe: Recipe) -> int:
+def _cpus(recipe: Recipe | None) -> int:
     """Room for the largest stage always, for all at once where there are cores."""
+    if recipe is None:
+        return os.cpu_count() or 1
     needs = [stage.compute.ranks * stage.compute.cpus_per_worker for stage in recipe.stages]
     return max(max(needs), min(sum(needs), os.cpu_count() or 1))

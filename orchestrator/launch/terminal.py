@@ -12,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cascade.run import Outcome
+from orchestrator.launch.places import source_lines
+from orchestrator.recipe.data import IMAGES, TRAIN
 from orchestrator.recipe.recipe import Recipe
 
 _PARTS = 10  # lines per stage where there is no terminal
@@ -33,6 +35,7 @@ class Line:
     state: str = "waiting"
     step: int = 0
     steps: int | None = None
+    found: int = 0  # steps that were there at the start
     loss: float | None = None
     clips_per_s: float | None = None
     eta_s: float | None = None
@@ -42,14 +45,16 @@ class Line:
         """Takes a progress event; what it does not say stays."""
         self.state = "running"
         self.step, self.steps = event["step"], event["steps"]
+        self.found = event.get("found", 0)
         self.loss = event.get("loss", self.loss)
         self.clips_per_s = event.get("clips_per_s", self.clips_per_s)
         self.eta_s = event.get("eta_s", self._guess_eta())
 
     def _guess_eta(self) -> float | None:
-        if self.started_s is None or not self.step or self.steps is None:
+        done = self.step - self.found
+        if self.started_s is None or not done or self.steps is None:
             return None
-        return (time.monotonic() - self.started_s) / self.step * (self.steps - self.step)
+        return (time.monotonic() - self.started_s) / done * (self.steps - self.step)
 
     def cells(self) -> list[str]:
         """State, step, loss, speed and time left as text."""
@@ -184,8 +189,8 @@ def header(recipe: Recipe, *, run: str, where: str) -> list[str]:
     return [
         f"rushes train {recipe.name}: {stages}",
         f"run      {run}",
-        f"clips    {recipe.data.train.uri}",
-        *([f"images   {recipe.data.images.uri}"] if recipe.data.images is not None else []),
+        *source_lines("clips    ", recipe.data.of(TRAIN)),
+        *source_lines("images   ", recipe.data.of(IMAGES)),
         f"tracking {recipe.tracking.uri} (experiment {recipe.tracking.experiment})",
         f"on       {where}",
     ]

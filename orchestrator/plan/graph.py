@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from orchestrator.recipe.data import MixedSource
 from orchestrator.recipe.digest import canonical, sampling_identity, sha256, stage_identity
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
@@ -40,6 +41,13 @@ def input_digest(recipe: Recipe, stage: Stage, *, data: Mapping[str, str]) -> st
         "seed": recipe.seed,
         "text": recipe.text.model_dump(mode="json"),
     }
+    weights = {
+        name: source.weight
+        for name in recipe.reads(stage)
+        if isinstance(source := recipe.data.sources[name], MixedSource)
+    }
+    if weights:
+        identity["weights"] = weights
     if stage.evaluate is not None:
         identity["samplers"] = {
             one: sampling_identity(recipe.stage(one)) for one in recipe.needs(stage)

@@ -1,13 +1,23 @@
 """Where clips come from."""
 
-from typing import Self
+from collections.abc import Callable
+from typing import Annotated, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    model_validator,
+)
 
 from models.config import Strict
-from orchestrator.recipe.fields import Size
+from orchestrator.recipe.fields import Size, Slug
 
 TRAIN, EVAL, IMAGES = "train", "eval", "images"
+MIX = "mix"
 
 
 class ClipShape(Strict):
@@ -43,6 +53,29 @@ class Source(Strict):
     digits: Digits | None = None
 
 
+class MixedSource(Source):
+    """A source in a mix: ``weight`` of the clips are drawn from it, relative to the others."""
+
+    weight: PositiveFloat = 1.0
+
+
+class Mix(Strict):
+    """Sources by name, from which every batch takes clips as they weigh."""
+
+    mix: dict[Slug, MixedSource] = Field(min_length=1)
+
+
+def _source_or_mix(value: object) -> str:
+    is_mix = isinstance(value, Mix) or (isinstance(value, dict) and "mix" in value)
+    return "<mix>" if is_mix else "<source>"
+
+
+Sources = Annotated[
+    Annotated[Source, Tag("<source>")] | Annotated[Mix, Tag("<mix>")],
+    Discriminator(_source_or_mix),
+]
+
+
 class Data(Strict):
     """Training and held-out clips, and the local cache in front of them.
 
@@ -51,9 +84,11 @@ class Data(Strict):
     reads them. With ``audit``, every rank keeps a log of the clips that it trained on.
     """
 
-    train: Source
+    train: Sources
     eval: Source
-    images: Source | None = None
+    images: Sources | None = None
+    shuffle_shards: PositiveInt = 16  # clips of so many shards are shuffled together
+    workers: NonNegativeInt = 1  # threads per rank that read ahead; 0: none, steps wait for clips
     cache_dir: str | None = None  # default: a folder under the system's temporary folder
     cache_bytes: PositiveInt = 20_000_000_000
     memory_bytes: NonNegativeInt = 512_000_000  # decoded samples kept in memory per worker
@@ -61,6 +96,38 @@ class Data(Strict):
 
     @property
     def sources(self) -> dict[str, Source]:
-        """The named ones, by field."""
-        named = {TRAIN: self.train, EVAL: self.eval, IMAGES: self.images}
-        return {name: source for name, source in named.items() if source is not None}
+        """All of them, by field: ``train``, or ``train.mix.NAME``, and so on."""
+        found: dict[str, Source] = {}
+        for field in (TRAIN, EVAL, IMAGES):
+            found |= self.of(field)
+        return found
+
+    def of(self, field: str) -> dict[str, Source]:
+        """The sources of one field, by field; none if the recipe has not got it."""
+        match getattr(self, field):
+            case Mix(mix=mix):
+                return {f"{field}.{MIX}.{name}": source for name, source in mix.items()}
+            case Source() as source:
+                return {field: source}
+            case _:
+                return {}
+
+    def moved(self, resolve: Callable[[str], str]) -> "Data":
+        """The same with every source's URI resolved."""
+        fields = (TRAIN, EVAL, IMAGES)
+        return self.model_copy(
+            update={name: _moved(getattr(self, name), resolve) for name in fields}
+        )
+
+
+def _moved(sources: Source | Mix | None, resolve: Callable[[str], str]) -> Source | Mix | None:
+    match sources:
+        case Mix(mix=mix):
+            moved = {
+                name: one.model_copy(update={"uri": resolve(one.uri)}) for name, one in mix.items()
+            }
+            return Mix(mix=moved)
+        case Source(uri=uri):
+            return sources.model_copy(update={"uri": resolve(uri)})
+        case None:
+            return None

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.recipe.recipe import Recipe
@@ -11,6 +12,9 @@ from orchestrator.recipe.stage import Stage
 _PLACEMENT = ("compute", "save")
 _SPEED = ("micro_batch", "checkpointing", "compile", "log_every", "preview", "sampler")
 _GUARD = ("health",)  # of no effect on training that is well
+# Came later: left out while they say what was done before, so that those runs go on.
+_LATER = {"batch_by": "clips"}
+_LATER_DATA = {"shuffle_shards": 16}
 
 
 def canonical(tree: Any) -> str:
@@ -34,6 +38,7 @@ def stage_identity(stage: Stage) -> dict[str, Any]:
     if tree["train"] is not None:
         for field in _SPEED + _GUARD:
             del tree["train"][field]
+        _drop(tree["train"], _LATER)
         if tree["train"]["augmentation"] is not None:
             del tree["train"]["augmentation"]["level"]  # of sampling alone
     return tree
@@ -52,10 +57,23 @@ def recipe_identity(recipe: Recipe) -> dict[str, Any]:
     for field in ("runs", "tracking", "price"):
         del tree[field]
     for source in recipe.data.sources:
-        tree["data"][source].pop("uri")
-    for field in ("cache_dir", "cache_bytes", "memory_bytes", "audit"):
+        _at(tree["data"], source).pop("uri")
+    for field in ("workers", "cache_dir", "cache_bytes", "memory_bytes", "audit"):
         del tree["data"][field]
+    _drop(tree["data"], _LATER_DATA)
     tree["stages"] = [stage_identity(stage) for stage in recipe.stages]
+    return tree
+
+
+def _drop(tree: dict[str, Any], values: Mapping[str, object]) -> None:
+    for field, value in values.items():
+        if tree[field] == value:
+            del tree[field]
+
+
+def _at(tree: dict[str, Any], field: str) -> dict[str, Any]:
+    for name in field.split("."):
+        tree = tree[name]
     return tree
 
 

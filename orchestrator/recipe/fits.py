@@ -14,8 +14,15 @@ from orchestrator.recipe.train import Clip, Train
 
 # What only some networks know what to do with, by the kind of network that does.
 _MEANING: dict[str, set[str]] = {
-    "video_autoencoder": {"image_share"},
-    "video_dit": {"image_share", "caption_drop", "condition_share", "sampler", "preview"},
+    "video_autoencoder": {"image_share", "batch_by"},
+    "video_dit": {
+        "image_share",
+        "batch_by",
+        "caption_drop",
+        "condition_share",
+        "sampler",
+        "preview",
+    },
     "video_unet": {
         "packed_images",
         "caption_drop",
@@ -41,7 +48,7 @@ def check_train(train: Train) -> None:
         default = Train.model_fields[field].default
         value = getattr(train, field)
         if value != default and field not in _MEANING[train.model.kind]:
-            shown = value if isinstance(value, float) else "..."
+            shown = value if isinstance(value, float | str) else "..."
             raise ValueError(f"{field}={shown} has no meaning for model.kind={train.model.kind}")
     match train.model:
         case AutoencoderConfig():

@@ -10,7 +10,7 @@ from models.sora.autoencoder_config import AutoencoderConfig
 from models.text.config import Byt5Config, TextConfig
 from models.text.pair_config import PretrainedPairConfig
 from orchestrator.recipe.chain import chain, makes_clips, result_stage
-from orchestrator.recipe.data import EVAL, IMAGES, TRAIN, Data
+from orchestrator.recipe.data import EVAL, IMAGES, TRAIN, Data, Mix
 from orchestrator.recipe.fields import Slug
 from orchestrator.recipe.price import Price
 from orchestrator.recipe.relations import check_stage
@@ -54,6 +54,10 @@ class Recipe(Strict):
         return tuple(one.id for one in self.stages if one.id in needed)
 
     def reads(self, stage: Stage) -> tuple[str, ...]:
+        """Sources that a stage reads, itself or as latents of them, by field of ``data``."""
+        return tuple(name for field in self.fields_of(stage) for name in self.data.of(field))
+
+    def fields_of(self, stage: Stage) -> tuple[str, ...]:
         """Fields of ``data`` whose clips or images a stage reads, itself or as latents of them."""
         if stage.evaluate is not None:
             return (EVAL,)
@@ -109,11 +113,18 @@ class Recipe(Strict):
     def _stages_fit(self) -> Self:
         for stage in self.stages:
             check_stage(stage, self._by_id, has_pretrained_pair=self.pair is not None)
-        if self.data.images is not None and not any(
-            IMAGES in self.reads(stage) for stage in self.stages
-        ):
+        encodes = [stage.id for stage in self.stages if stage.encode is not None]
+        if encodes and isinstance(self.data.train, Mix):
             raise ValueError(
-                f"data.images.uri={self.data.images.uri}: no stage reads it, wanted one with "
+                f"data.train.mix={', '.join(self.data.train.mix)}: stage {encodes[0]} encodes one "
+                "source, wanted data.train.uri"
+            )
+        if self.data.images is not None and not any(
+            IMAGES in self.fields_of(stage) for stage in self.stages
+        ):
+            name, source = next(iter(self.data.of(IMAGES).items()))
+            raise ValueError(
+                f"data.{name}.uri={source.uri}: no stage reads it, wanted one with "
                 "train.clip.frames: 1 or train.packed_images"
             )
         return self

@@ -65,6 +65,9 @@ class Train(Strict):
     steps: PositiveInt
     batch: PositiveInt  # clips per optimizer step, over all ranks
     micro_batch: PositiveInt  # clips per rank per forward
+    # With tokens, batch and micro_batch are of clips as large as ``clip``: a step of smaller ones
+    # takes so many times more of them as their tokens fit into one, in whole numbers.
+    batch_by: Literal["clips", "tokens"] = "clips"
     optim: Optim
     ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
     precision: Literal["fp32", "bf16"] = "fp32"

@@ -9,3 +9,11 @@ class TransientError(Exception):
 
 class NotFoundError(UserError):
     """The object is not there."""
+
+
+class PastEndError(UserError):
+    """The part that was asked for begins behind the object's end."""
+
+
+class RefusedError(UserError):
+    """The store does not permit this to these credentials."""

@@ -4,14 +4,16 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 from orchestrator.errors import UserError
 from orchestrator.storage.direct import LEAST_BYTES, write_direct
+from orchestrator.storage.entry import Entry
 from orchestrator.storage.errors import NotFoundError, TransientError
 from orchestrator.storage.retry import retrying
 from orchestrator.storage.uri import check_key
@@ -103,6 +105,19 @@ class FolderStore:
 
         return _call("list", top, walk)
 
+    def entry(self, key: str) -> Entry:
+        """Size of a file, and when it was written."""
+        path = self._path(key)
+        return _call("look at", path, lambda: _entry(key, path))
+
+    def entries(self, prefix: str) -> Sequence[Entry]:
+        """Files as ``list`` has them; one that vanishes meanwhile is left out."""
+        found: list[Entry] = []
+        for key in self.list(prefix):
+            with suppress(NotFoundError):
+                found.append(self.entry(key))
+        return found
+
     def delete(self, key: str) -> None:
         """Removes a file."""
         path = self._path(key)
@@ -130,6 +145,18 @@ class FolderStore:
     def _path(self, key: str) -> Path:
         check_key(key, uri=self.uri)
         return self._root / key
+
+
+def read_of(path: Path, call: Callable[[], T]) -> T:
+    """What a call gives that reads a file; it is made again where the file system fails."""
+    return _call("read", path, call)
+
+
+def _entry(key: str, path: Path) -> Entry:
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise FileNotFoundError
+    return Entry(key=key, size=found.st_size, tag=str(found.st_mtime_ns))
 
 
 def _call(verb: str, path: Path, call: Callable[[], T]) -> T:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from orchestrator.errors import UnavailableError
 from orchestrator.storage.errors import TransientError
+from orchestrator.storage.limit import Limit
 
 T = TypeVar("T")
 
@@ -17,36 +18,34 @@ def retrying(
     what: str,
     attempts: int = 20,
     first_wait_s: float = 0.2,
-    total_s: float = 90.0,
+    limit: Limit | None = None,
     sleep: Callable[[float], None] = time.sleep,
-    clock: Callable[[], float] = time.monotonic,
 ) -> T:
     """Calls until it succeeds, waiting about twice as long each time, at most ten seconds.
 
     A store that is down for a minute is outlasted.
 
     Args:
-        call: raises TransientError to be called again.
+        call: raises TransientError to be called again; what bounds one call is its own affair
+            (``bounded``).
         what: the operation and its URI, for the error.
         attempts: calls at most.
         first_wait_s: longest first wait; waits are drawn evenly from half to all of their bound.
-        total_s: no new call is made after this time.
+        limit: no new call is made after it; 90 s from now unless given.
         sleep: how to wait.
-        clock: seconds since some moment.
 
     Raises:
         UnavailableError: one line with the last cause, when attempts or time are used up.
     """
-    started_s = clock()
+    limit = limit or Limit()
     wait_s = first_wait_s
     for attempt in range(1, attempts + 1):
         try:
             return call()
         except TransientError as error:
-            spent_s = clock() - started_s
-            if attempt == attempts or spent_s + wait_s > total_s:
+            if attempt == attempts or wait_s > limit.left_s:
                 raise UnavailableError(
-                    f"{what}: gave up after {attempt} tries in {spent_s:.0f} s: {error}"
+                    f"{what}: gave up after {attempt} tries in {limit.spent_s:.0f} s: {error}"
                 ) from None
         sleep(wait_s * random.uniform(0.5, 1.0))
         wait_s = min(2 * wait_s, 10.0)

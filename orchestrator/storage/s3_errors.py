@@ -17,10 +17,11 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 from urllib3.exceptions import HTTPError
 
 from orchestrator.errors import UserError
-from orchestrator.storage.errors import NotFoundError, TransientError
+from orchestrator.storage.errors import NotFoundError, RefusedError, TransientError
 
 _MISSING = ("404", "NoSuchKey", "NoSuchUpload", "NotFound")
-_REFUSED = ("401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
+_REFUSED = (401, 403)
+_UNKNOWN = (501, 505)  # to the store: it will not learn it
 _PASSING = (  # answered with a 4xx
     "BadDigest",
     "IncompleteBody",
@@ -71,8 +72,8 @@ def _of_answer(error: ClientError, *, where: str, missing: str) -> Exception:
         return UserError(f"{where}: the bucket does not exist")
     if code in _MISSING:
         return NotFoundError(f"{where}: {missing}")
-    if code in _REFUSED:
-        return UserError(f"{where}: the store refused these credentials ({code})")
-    if status >= 500 or status in (408, 409, 429) or code in _PASSING:
+    if status in _REFUSED:
+        return RefusedError(f"{where}: the store refused these credentials ({code})")
+    if (status >= 500 and status not in _UNKNOWN) or status in (408, 409, 429) or code in _PASSING:
         return TransientError(f"the store answered {status} {code}")
     return UserError(f"{where}: the store answered {status} {code}")

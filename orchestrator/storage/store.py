@@ -1,11 +1,13 @@
 """One small interface to a folder or a bucket."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from orchestrator.storage.entry import Entry
 from orchestrator.storage.uri import FILE_SCHEMES, join_uri, local_path, resolve, scheme_of
 
-__all__ = ["Store", "join_uri", "open_store", "resolve"]
+__all__ = ["Entry", "Store", "join_uri", "open_store", "resolve"]
 
 
 class Store(Protocol):
@@ -46,6 +48,14 @@ class Store(Protocol):
 
     def list(self, prefix: str) -> list[str]:
         """Keys that start with ``prefix``, sorted."""
+        ...
+
+    def entry(self, key: str) -> Entry:
+        """Size and tag of an object."""
+        ...
+
+    def entries(self, prefix: str) -> Sequence[Entry]:
+        """As ``list``, with sizes and tags."""
         ...
 
     def delete(self, key: str) -> None:

@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Iterator
 
-from orchestrator.data.stream import StepBatch
+from orchestrator.data.batch import StepBatch
 from orchestrator.data.usage import Head, Part, Use, use_of
 from orchestrator.errors import UserError
 from orchestrator.storage.store import Store

@@ -1,7 +1,7 @@
 """The encode stage: training clips to latents (and frozen text states), shard by shard.
 
 A shard is the unit of work: one process encodes it whole, and one that is there already is not
-encoded again.
+encoded again, whichever run has encoded it.
 """
 
 from typing import Any
@@ -12,25 +12,25 @@ from models.sora.autoencoder import VideoAutoencoder
 from models.text.encoder import TextEncoder
 from models.text.states import EMPTY_CAPTION
 from orchestrator.data.decode import npy_bytes
+from orchestrator.data.head import IF_LOST
 from orchestrator.data.index import Bucket, Index, Sample, write_index
 from orchestrator.data.reader import Reader
-from orchestrator.data.shards import NewSample, is_written, read_written, write_shard
-from orchestrator.storage.store import Store, open_store
+from orchestrator.data.shards import (
+    NewSample,
+    is_written,
+    read_written,
+    write_shared_shard,
+)
+from orchestrator.recipe.data import TRAIN
+from orchestrator.storage.store import open_store
+from orchestrator.storage.uri import relative_to
+from orchestrator.train.encode_plan import EncodePlan, Unit
 from orchestrator.train.encoders import load_text
 from orchestrator.train.job import StageJob
+from orchestrator.train.latents import latents_uri
 from orchestrator.train.pipeline import load_autoencoder
 from orchestrator.train.pixels import as_pixels
-from orchestrator.train.sources import latents_uri
 from orchestrator.train.text_states import TextTable, encode_captions, preview_prompts
-
-Unit = dict[str, Any]
-
-
-def encode_units(job: StageJob) -> list[Unit]:
-    """Shards of the training clips that are not encoded yet, as JSON."""
-    target = _target(job)
-    index = Index.open(job.recipe.data.train.uri)
-    return [{"shard": shard} for shard in index.shards if not is_written(target, shard)]
 
 
 class Encoder:
@@ -41,8 +41,7 @@ class Encoder:
         assert spec is not None
         data = job.recipe.data
         self._batch = spec.batch
-        self._target = _target(job)
-        self._index = Index.open(data.train.uri)
+        self._index = Index.open(data.sources[TRAIN].uri)
         self._reader = Reader(
             self._index, cache_dir=data.cache_dir, cache_bytes=data.cache_bytes, memory_bytes=0
         )
@@ -53,9 +52,15 @@ class Encoder:
         )
         self._text = _frozen_text(job, device=self._device)
 
-    def __call__(self, unit: Unit) -> Unit:
-        """Encodes one shard and writes it; returns ``{"shard", "clips"}``."""
-        shard = unit["shard"]
+    def __call__(self, unit: Unit) -> dict[str, Any]:
+        """Encodes one shard and writes it, unless another run just has.
+
+        Returns:
+            ``{"shard", "clips"}``: its name, and how many clips were encoded.
+        """
+        shard, target = unit["shard"], open_store(unit["target"])
+        if is_written(target, shard):
+            return {"shard": shard, "clips": 0}
         buckets: dict[Bucket, list[int]] = {}
         for row, sample in zip(
             self._index.rows_of(shard), self._index.of_shard(shard), strict=True
@@ -65,7 +70,7 @@ class Encoder:
         for part in buckets.values():
             for first in range(0, len(part), self._batch):
                 new += self._encode(part[first : first + self._batch])
-        write_shard(self._target, shard, new)
+        write_shared_shard(target, shard, new)
         return {"shard": shard, "clips": len(new)}
 
     def _encode(self, rows: list[int]) -> list[NewSample]:
@@ -103,10 +108,9 @@ def _end_s(sample: Sample) -> float | None:
     return sample.start_s + sample.bucket[0] / sample.fps
 
 
-def finish_encode(job: StageJob) -> str:
-    """Writes the index over all encoded shards, in the clips' order; returns its digest."""
-    target = _target(job)
-    source = Index.open(job.recipe.data.train.uri)
+def finish_encode(job: StageJob, plan: EncodePlan) -> str:
+    """Writes the run's index of the encoded shards, in the clips' order; returns its digest."""
+    source = Index.open(job.recipe.data.sources[TRAIN].uri)
     text = _frozen_text(job, device=torch.device("cpu"))
     if text is not None:
         prompts = preview_prompts(job.recipe, encode=job.stage)
@@ -117,12 +121,19 @@ def finish_encode(job: StageJob) -> str:
             prompts=dict(zip(prompts, shown, strict=True)),
         )
         table.write(open_store(job.run), folder=job.folder)
-    written = [read_written(target, shard) for shard in source.shards]
-    return write_index(target, written, origin={"stage": job.stage, "clips": source.digest})
-
-
-def _target(job: StageJob) -> Store:
-    return open_store(latents_uri(job.run, stage=job.stage))
+    own, target = open_store(latents_uri(job.run, stage=job.stage)), open_store(plan.target)
+    return write_index(
+        own,
+        [read_written(target, shard) for shard in plan.shards],
+        origin={
+            "stage": job.stage,
+            "clips": source.digest,
+            "key": plan.key,
+            IF_LOST: f"rushes train encodes what is lost of stage {job.stage} again",
+        },
+        # Runs may be moved together with what is encoded.
+        base=None if target.uri == own.uri else relative_to(target.uri, folder=own.uri),
+    )
 
 
 def _latents(autoencoder: VideoAutoencoder, x_B3THW: torch.Tensor) -> torch.Tensor:

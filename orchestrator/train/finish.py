@@ -82,8 +82,9 @@ def _measure_latents(
     with torch.no_grad(), engine.ema_weights():
         for _ in range(max(1, STATISTICS_CLIPS // train.batch)):
             batch = stream.next()
-            for first in range(0, len(batch.slots), train.micro_batch):
-                samples = tuple(batch.samples[first : first + train.micro_batch])
+            size = train.micro_batch * (batch.plan.size // train.batch)
+            for first in range(0, len(batch.samples), size):
+                samples = tuple(batch.samples[first : first + size])
                 x = as_pixels(samples, frames=None).to(ranks.device)
                 statistics.update(module.encode(x).mean.float())
     stream.close()

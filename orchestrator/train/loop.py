@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from orchestrator.data.batch import StepBatch
 from orchestrator.data.index import Bucket
-from orchestrator.data.stream import StepBatch, Stream
+from orchestrator.data.stream import Stream
 from orchestrator.recipe.stage import Stage
 from orchestrator.train.engine.base import Engine
 from orchestrator.train.evidence import Refusal
@@ -94,7 +95,8 @@ class Loop:
                 batch = self.stream.next()
             self.took(batch)
             window.wait_s += self.stream.take_wait_s()
-            window.count(self.task.work(self._seen(batch, step=step)), clips=train.batch)
+            work = self.task.work(self._seen(batch, step=step))
+            window.count(work, clips=batch.plan.size)
             lr = learning_rate(step, optim=train.optim, steps=train.steps)
             refusal = self._step(batch, step=step, lr=lr, window=window)
             window.steps += 1
@@ -127,7 +129,7 @@ class Loop:
 
     def _seen(self, batch: StepBatch, *, step: int) -> Bucket:
         """Frames, height and width of what this step sees of every clip, on every rank."""
-        frames, height, width = batch.bucket
+        frames, height, width = batch.plan.bucket
         return (1 if self._is_of_images(step) else frames), height, width
 
     def _step(self, batch: StepBatch, *, step: int, lr: float, window: Window) -> Refusal | None:
@@ -154,7 +156,7 @@ class Loop:
             return None
         return Refusal(
             step=step,
-            position=batch.position,
+            position=batch.plan.position,
             lr=lr,
             networks=taken,
             losses=losses,
@@ -164,18 +166,20 @@ class Loop:
     def _micros(self, batch: StepBatch, *, step: int) -> Iterator[Micro]:
         train = self.stage.training
         images = self._is_of_images(step)
-        for first in range(0, len(batch.slots), train.micro_batch):
-            part = slice(first, first + train.micro_batch)
+        plan = batch.plan
+        size = train.micro_batch * (plan.size // train.batch)
+        for first in range(0, len(plan.slots), size):
+            part = slice(first, first + size)
             yield Micro(
                 samples=tuple(batch.samples[part]),
                 captions=batch.captions[part],
                 fps=batch.fps[part],
                 packed=batch.packed[part],
                 random=SlotRandom(
-                    batch.slots[part],
+                    plan.slots[part],
                     seed=self.seed,
                     stage=self.stage.id,
-                    step=batch.position,
+                    step=plan.position,
                 ),
                 step=step,
                 images=images,

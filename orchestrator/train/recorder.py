@@ -148,7 +148,7 @@ class Recorder:
         step_s = elapsed_s / step.window.steps
         return {
             "step_s": step_s,
-            "clips_per_s": self._train.batch / step_s,
+            "clips_per_s": step.window.clips / elapsed_s,
             "tokens_per_s": step.window.units / elapsed_s,
             "model_tflops": step.window.flops / elapsed_s / TERA,
             "data_wait_s": step.window.wait_s / step.window.steps,

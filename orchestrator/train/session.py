@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from orchestrator.data.stream import StepBatch, Stream
+from orchestrator.data.batch import StepBatch
+from orchestrator.data.stream import Stream
 from orchestrator.errors import RushesError, heard, told
 from orchestrator.storage.store import Store
 from orchestrator.train.audit import Audit

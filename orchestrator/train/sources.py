@@ -5,23 +5,18 @@ from collections.abc import Mapping
 from models.sora.dit_config import DiTConfig
 from orchestrator.data.index import Index
 from orchestrator.data.packing import Packing
+from orchestrator.data.pool import Part, alone, shapes_of
 from orchestrator.data.stream import Stream
 from orchestrator.errors import UserError
-from orchestrator.recipe.data import IMAGES
+from orchestrator.recipe.data import IMAGES, MixedSource, Source
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
-from orchestrator.storage.store import join_uri
+from orchestrator.train.budget import multiples
 from orchestrator.train.job import StageJob
+from orchestrator.train.latents import latents_uri
 from orchestrator.train.randomness import seed_of
 from orchestrator.train.ranks import Ranks
 from orchestrator.train.views import view_of
-
-LATENTS = "latents"  # folder of an encode stage's shards
-
-
-def latents_uri(run: str, *, stage: str) -> str:
-    """Where an encode stage keeps its shards."""
-    return join_uri(run, "stages", stage, LATENTS)
 
 
 def open_stream(job: StageJob, *, ranks: Ranks) -> Stream:
@@ -31,15 +26,18 @@ def open_stream(job: StageJob, *, ranks: Ranks) -> Stream:
     data = job.recipe.data
     packing = None
     if train.packed_images:
-        uri = images_uri(job.recipe, stage)
-        images = None if uri is None else Index.open(uri)
-        packing = Packing(share=train.packed_images, images=train.clip.frames, index=images)
+        images = images_of(job.recipe, stage)
+        packing = Packing(share=train.packed_images, images=train.clip.frames, parts=images)
+    parts = clips_of(job.recipe, stage, run=job.run)
     return Stream(
-        Index.open(clips_uri(job.recipe, stage, run=job.run)),
+        parts,
         seed=seed_of(job.recipe.seed, stage.id, "order"),
         batch=train.batch,
         rank=ranks.rank,
         world_size=ranks.world_size,
+        multiples=multiples(job.recipe, stage, buckets=shapes_of(parts)),
+        shuffle_shards=data.shuffle_shards,
+        workers=data.workers,
         cache_dir=data.cache_dir,
         cache_bytes=data.cache_bytes,
         memory_bytes=data.memory_bytes,
@@ -49,19 +47,30 @@ def open_stream(job: StageJob, *, ranks: Ranks) -> Stream:
     )
 
 
-def clips_uri(recipe: Recipe, stage: Stage, *, run: str) -> str:
-    """What a training stage draws its batches from: a source, or latents in the run's folder."""
+def clips_of(recipe: Recipe, stage: Stage, *, run: str) -> tuple[Part, ...]:
+    """What a training stage draws its batches from: sources, or latents in the run's folder."""
     if stage.latents is not None:
-        return latents_uri(run, stage=stage.latents)
-    return recipe.data.sources[recipe.reads(stage)[0]].uri
+        return alone(Index.open(latents_uri(run, stage=stage.latents)))
+    return _parts(recipe.data.of(recipe.fields_of(stage)[0]))
 
 
-def images_uri(recipe: Recipe, stage: Stage) -> str | None:
-    """What a training stage draws independent images from; None if that is its clips or nothing."""
-    names = recipe.reads(stage)
-    if stage.training.packed_images and len(names) > 1:
-        return recipe.data.sources[names[-1]].uri
-    return None
+def images_of(recipe: Recipe, stage: Stage) -> tuple[Part, ...]:
+    """What a stage draws independent images from; empty if that is its clips or nothing."""
+    fields = recipe.fields_of(stage)
+    if stage.training.packed_images and len(fields) > 1:
+        return _parts(recipe.data.of(fields[-1]))
+    return ()
+
+
+def _parts(sources: Mapping[str, Source]) -> tuple[Part, ...]:
+    return tuple(
+        Part(
+            name=field.rpartition(".")[2] if isinstance(source, MixedSource) else "",
+            index=Index.open(source.uri),
+            weight=source.weight if isinstance(source, MixedSource) else 1.0,
+        )
+        for field, source in sources.items()
+    )
 
 
 def check_clips(recipe: Recipe, indexes: Mapping[str, Index]) -> None:
@@ -111,7 +120,7 @@ def _check_bucket(recipe: Recipe, stage: Stage, bucket: tuple[int, int, int], *,
     uri = recipe.data.sources[name].uri
     field = f"data.{name}.uri={uri}: clips of {frames}x{size[0]}x{size[1]}"
     if view_of(recipe, stage) is not None:
-        wanted = 1 if name == IMAGES else train.clip.frames
+        wanted = 1 if name.split(".")[0] == IMAGES else train.clip.frames
         _check_view(stage, bucket, frames=wanted, field=field)
         return
     model = recipe.autoencoder_config(stage) if stage.latents else train.autoencoder

@@ -1,5 +1,6 @@
 """Finished weights in a run's folder: EMA tensors as safetensors beside a config.json."""
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -22,13 +23,25 @@ def read_config(store: Store, *, stage: str) -> dict[str, Any]:
     """
     key = f"stages/{stage}/{CONFIG}"
     if not store.exists(key):
-        raise UserError(f"stage {stage} has no finished weights in {store.uri}; train it first")
+        raise UserError(_untrained(store, stage))
     return read_json(store, key)
 
 
 def read_weights(store: Store, *, stage: str) -> dict[str, Tensor]:
     """EMA tensors of a finished training stage, by parameter and buffer name."""
     return load(store.get(f"stages/{stage}/{WEIGHTS}"))
+
+
+def weights_digest(store: Store, *, stage: str) -> str:
+    """Sha256 of a finished training stage's weights.
+
+    Raises:
+        UserError: if the stage has not been trained to its end.
+    """
+    key = f"stages/{stage}/{WEIGHTS}"
+    if not store.exists(key):
+        raise UserError(_untrained(store, stage))
+    return hashlib.sha256(store.get(key)).hexdigest()
 
 
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], *, stage: str) -> None:
@@ -48,6 +61,10 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], *, stage: str) -
             f"wanted {_shape(own.get(differing))}"
         )
     module.load_state_dict(dict(tensors))
+
+
+def _untrained(store: Store, stage: str) -> str:
+    return f"stage {stage} has no finished weights in {store.uri}; train it first"
 
 
 def _first(names: Iterable[str]) -> str:

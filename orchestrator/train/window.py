@@ -21,6 +21,7 @@ class Window:
     started_s: float = field(default_factory=time.monotonic)
     steps: int = 0
     wait_s: float = 0.0
+    clips: int = 0
     units: int = 0
     flops: float = 0.0
     skipped: int = 0  # steps that were not applied
@@ -40,6 +41,7 @@ class Window:
 
     def count(self, work: Work, *, clips: int) -> None:
         """Adds the work of a step over all ranks."""
+        self.clips += clips
         self.units += clips * work.units
         self.flops += clips * work.flops
 

@@ -2,7 +2,8 @@
 
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from orchestrator.data.decode import npz_bytes
 from orchestrator.data.index import Bucket, Index, write_index
 from orchestrator.data.shards import NewSample, shard_name, write_shard
-from orchestrator.storage.store import Store, open_store
+from orchestrator.storage.store import Entry, Store, open_store
 
 PER_SHARD = 4
 
@@ -64,6 +65,9 @@ class CountingStore:
         self._count(key)
         return self._store.get(key)
 
+    def local(self, key: str) -> Path | None:
+        return self._store.local(key)
+
     def get_range(self, key: str, *, start: int, length: int) -> bytes:
         self._count(key)
         return self._store.get_range(key, start=start, length=length)
@@ -79,6 +83,12 @@ class CountingStore:
 
     def list(self, prefix: str) -> list[str]:
         return self._store.list(prefix)
+
+    def entry(self, key: str) -> Entry:
+        return self._store.entry(key)
+
+    def entries(self, prefix: str) -> Sequence[Entry]:
+        return self._store.entries(prefix)
 
     def delete(self, key: str) -> None:
         self._store.delete(key)
@@ -99,3 +109,12 @@ def flip_bit(store: Store, key: str, *, offset: int) -> None:
     data = bytearray(store.get(key))
     data[offset] ^= 1
     store.put(key, bytes(data))
+
+
+def flip_bit_in_place(path: Path, *, offset: int) -> None:
+    """Damages one bit of a file that may be open."""
+    with path.open("r+b") as file:
+        file.seek(offset)
+        (byte,) = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte ^ 1]))

@@ -9,6 +9,7 @@ import pytest
 from orchestrator.data.audit import Epoch, Examiner, Report
 from orchestrator.data.index import Bucket, Index
 from orchestrator.data.packing import Packing
+from orchestrator.data.pool import alone
 from orchestrator.data.stream import Stream
 from orchestrator.data.usage import Head, Part, Use, use_of
 from tests.data.clips import write_source
@@ -35,7 +36,14 @@ def consumed(
 ) -> list[list[Use]]:
     """What ranks put down of steps, step by step."""
     streams = [
-        Stream(index, seed=5, batch=BATCH, rank=rank, world_size=world_size, packing=packing)
+        Stream(
+            alone(index),
+            seed=5,
+            batch=BATCH,
+            rank=rank,
+            world_size=world_size,
+            packing=packing,
+        )
         for rank in range(world_size)
     ]
     for stream in streams:
@@ -51,7 +59,13 @@ def examined(
     left_out: tuple[int, ...] = (),
     images: Index | None = None,
 ) -> Report:
-    examiner = Examiner(index, batch=BATCH, left_out=left_out, images=images)
+    examiner = Examiner(
+        alone(index),
+        batch=BATCH,
+        multiples={},
+        left_out=left_out,
+        images=() if images is None else alone(images),
+    )
     for uses in reversed(steps):
         examiner.step(uses)
     return examiner.report(start=start, stop=max(uses[0].step for uses in steps))
@@ -67,13 +81,14 @@ def test_whole_epochs_are_whole_at_any_world_size(index: Index, sizes: tuple[int
     ]
     report = examined(index, steps)
     assert report.faults == []
-    assert (report.steps, report.clips) == (STEPS, STEPS * BATCH)
+    assert (report.steps, report.clips.total()) == (STEPS, STEPS * BATCH)
     keys: dict[Bucket, list[str]] = defaultdict(list)  # in the order in which they came
     for uses in steps:
         by_slot = {slot: key for use in uses for slot, key in zip(use.slots, use.keys, strict=True)}
         keys[uses[0].bucket] += [by_slot[slot] for slot in range(BATCH)]
     wanted = [
         Epoch(
+            part="",
             bucket=bucket,
             number=first // SHAPES[bucket],
             clips=SHAPES[bucket],
@@ -106,7 +121,7 @@ def test_an_audit_that_begins_later_says_nothing_of_before(index: Index) -> None
 @pytest.mark.parametrize("has_own", [False, True])
 def test_packed_images_come_once_as_well(index: Index, tmp_path: Path, has_own: bool) -> None:
     stills = write_source(str(tmp_path), {(1, 8, 8): 9}) if has_own else None
-    packing = Packing(share=0.5, images=3, index=stills)
+    packing = Packing(share=0.5, images=3, parts=() if stills is None else alone(stills))
     steps = consumed(index, packing=packing)
     report = examined(index, steps, images=stills)
     assert report.faults == []

@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 
 from orchestrator.data.index import Bucket, Index
+from orchestrator.data.pool import alone
 from orchestrator.data.reader import Reader
 from orchestrator.data.sources import ensure_sources
 from orchestrator.data.stream import Stream
@@ -59,7 +60,7 @@ def test_a_damaged_shard_stops_the_stream_by_name(tmp_path: Path) -> None:
     sample = index.sample(2)
     flip_bit(index.store, sample.shard, offset=sample.members[0].offset)
     stream = Stream(
-        index, seed=0, batch=CLIPS, rank=0, world_size=1, cache_dir=str(tmp_path / "cache")
+        alone(index), seed=0, batch=CLIPS, rank=0, world_size=1, cache_dir=str(tmp_path / "cache")
     )
     with pytest.raises(UserError, match=rf"{sample.shard} is damaged: xxh64="):
         stream.next()
@@ -114,7 +115,7 @@ def test_a_stream_outlives_throttling_resets_and_cut_bodies(
         ):
             proxy.set(fault)
             stream = Stream(
-                index,
+                alone(index),
                 seed=0,
                 batch=12,
                 rank=0,

@@ -12,7 +12,14 @@ import pytest
 import xxhash
 
 from orchestrator.data.index import HEAD, TABLE, Bucket, Index, write_index
-from orchestrator.data.shards import is_written, read_written, shard_name, write_shard
+from orchestrator.data.shards import (
+    is_written,
+    read_written,
+    shard_name,
+    write_shard,
+    write_shared_shard,
+    written_among,
+)
 from orchestrator.data.sources import ensure_sources
 from orchestrator.errors import UserError
 from orchestrator.storage.store import Store, open_store
@@ -87,6 +94,40 @@ def test_rows_are_there_once_the_shard_is(store: Store) -> None:
     assert read_written(store, "a.tar") == written
     store.delete("a.tar")
     assert not is_written(store, "a.tar")
+
+
+def test_writers_of_other_bytes_leave_each_others_tars_whole(store: Store, tmp_path: Path) -> None:
+    ours, theirs = (
+        write_shared_shard(store, "a.tar", [replace(new_clip(number, WIDE), key="clip")])
+        for number in range(2)
+    )
+    assert ours.shard.name != theirs.shard.name
+    assert is_written(store, "a.tar")
+    assert read_written(store, "a.tar") == theirs
+    for name, written in (("ours", ours), ("theirs", theirs)):
+        beside = open_store(str(tmp_path / name))
+        write_index(beside, [written], origin={}, base="../clips")
+        index = Index.open(beside.uri)
+        (sample,) = index.of_shard(written.shard.name)
+        for member in sample.members:
+            data = store.get_range(sample.shard, start=member.offset, length=member.size)
+            assert xxhash.xxh64_hexdigest(data) == member.xxh64
+
+
+def test_equal_bytes_are_one_shared_shard(store: Store) -> None:
+    assert write_shared_shard(store, "a.tar", [new_clip(0, WIDE)]) == write_shared_shard(
+        store, "a.tar", [new_clip(0, WIDE)]
+    )
+    assert len(store.list("a-")) == 1
+
+
+def test_shards_are_known_once_rows_and_tar_are_there(store: Store) -> None:
+    names = [shard_name(number) for number in range(4)]
+    write_shard(store, names[0], [new_clip(0, WIDE)])
+    gone = write_shared_shard(store, names[1], [new_clip(1, WIDE)])
+    write_shared_shard(store, names[2], [new_clip(2, WIDE)])
+    store.delete(gone.shard.name)
+    assert written_among(store, names) == [names[0], names[2]]
 
 
 def test_rows_written_before_shards_had_hashes_are_completed(store: Store) -> None:

@@ -10,9 +10,11 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
+from orchestrator.data.batch import Plan, StepBatch
 from orchestrator.data.index import Bucket, Index
 from orchestrator.data.packing import Packing
-from orchestrator.data.stream import PREFETCHED_STEPS, StepBatch, Stream
+from orchestrator.data.pool import alone
+from orchestrator.data.stream import PREFETCHED_STEPS, Stream
 from orchestrator.errors import UserError
 from orchestrator.storage.errors import NotFoundError
 from orchestrator.storage.store import join_uri, open_store
@@ -43,7 +45,7 @@ def open_stream(
     index: Index, folder: Path, *, rank: int = 0, world_size: int = 1, seed: int = 5
 ) -> Stream:
     return Stream(
-        index,
+        alone(index),
         seed=seed,
         batch=BATCH,
         rank=rank,
@@ -58,13 +60,7 @@ def take(stream: Stream, steps: int) -> list[StepBatch]:
 
 def assert_same(some: list[StepBatch], others: list[StepBatch]) -> None:
     for one, other in zip(some, others, strict=True):
-        assert (one.step, one.slots, one.keys, one.captions, one.bucket) == (
-            other.step,
-            other.slots,
-            other.keys,
-            other.captions,
-            other.bucket,
-        )
+        assert (one.plan, one.keys, one.captions) == (other.plan, other.keys, other.captions)
         for arrays, others_arrays in zip(one.samples, other.samples, strict=True):
             np.testing.assert_array_equal(arrays["frames"], others_arrays["frames"])
 
@@ -94,7 +90,7 @@ def test_clips_are_what_was_written(index: Index, tmp_path: Path) -> None:
         for key, arrays, captions in zip(batch.keys, batch.samples, batch.captions, strict=True):
             number = int(key.removeprefix("clip-"))
             assert captions == (f"clip {number}", f"noise number {number}")
-            np.testing.assert_array_equal(arrays["frames"], frames_of(number, batch.bucket))
+            np.testing.assert_array_equal(arrays["frames"], frames_of(number, batch.plan.bucket))
     stream.close()
 
 
@@ -110,12 +106,14 @@ def test_every_world_size_draws_the_same_global_batches(
     for step in range(STEPS):
         whole = alone.read_step(step)
         parts = [rank.read_step(step) for rank in ranks]
-        assert {part.bucket for part in parts} == {whole.bucket}
+        assert {part.plan.bucket for part in parts} == {whole.plan.bucket}
         assert {len(part.keys) for part in parts} == {BATCH // world_size}
         by_slot = {
-            slot: key for part in parts for slot, key in zip(part.slots, part.keys, strict=True)
+            slot: key
+            for part in parts
+            for slot, key in zip(part.plan.slots, part.keys, strict=True)
         }
-        assert by_slot == dict(zip(whole.slots, whole.keys, strict=True))
+        assert by_slot == dict(zip(whole.plan.slots, whole.keys, strict=True))
 
 
 def test_another_world_size_goes_on_from_a_state(local_index: Index, tmp_path: Path) -> None:
@@ -137,8 +135,8 @@ def test_each_step_draws_from_one_shape(local_index: Index, tmp_path: Path) -> N
     stream = open_stream(local_index, tmp_path)
     steps = [stream.read_step(step) for step in range(23)]
     for batch in steps:
-        assert {arrays["frames"].shape for arrays in batch.samples} == {(*batch.bucket, 3)}
-    drawn = [batch.bucket for batch in steps]
+        assert {arrays["frames"].shape for arrays in batch.samples} == {(*batch.plan.bucket, 3)}
+    drawn = [batch.plan.bucket for batch in steps]
     assert {bucket: drawn.count(bucket) for bucket in SHAPES} == SHAPES
 
 
@@ -162,7 +160,7 @@ def test_error_ahead_reaches_every_later_call(local_index: Index, tmp_path: Path
     store.delete_prefix("shard-")
     stream = open_stream(local_index, tmp_path)
     for _ in range(2):
-        with pytest.raises(NotFoundError, match=r"clips/shard-00000\d\.tar: no such file") as told:
+        with pytest.raises(NotFoundError, match=r"/shard-\d+\.tar: the shard is missing") as told:
             stream.next()
         assert "\n" not in str(told.value)
     stream.close()
@@ -174,21 +172,20 @@ def test_reading_ahead_is_bounded(
 ) -> None:
     reached = threading.Event()
     read: list[int] = []
-    read_step = Stream.read_step
+    read_plan = Stream.read
 
-    def noted(stream: Stream, step: int) -> StepBatch:
-        read.append(step)
-        # One is taken, the queue is full, and one more waits to be put.
-        if len(read) == PREFETCHED_STEPS + 2:
+    def noted(stream: Stream, plan: Plan) -> StepBatch:
+        read.append(plan.step)
+        if len(read) == PREFETCHED_STEPS + 1:  # one of them is taken
             reached.set()
-        return read_step(stream, step)
+        return read_plan(stream, plan)
 
-    monkeypatch.setattr(Stream, "read_step", noted)
+    monkeypatch.setattr(Stream, "read", noted)
     stream = open_stream(local_index, tmp_path)
     stream.next()
     assert reached.wait(60)
-    assert read == list(range(PREFETCHED_STEPS + 2))
     stream.close()
+    assert read == list(range(PREFETCHED_STEPS + 1))
 
 
 def test_waiting_is_counted_once(local_index: Index, tmp_path: Path) -> None:
@@ -221,7 +218,7 @@ def test_packed_slots_hold_images_of_other_clips(local_index: Index, tmp_path: P
     def batches(world_size: int) -> list[StepBatch]:
         parts = [
             Stream(
-                local_index,
+                alone(local_index),
                 seed=5,
                 batch=BATCH,
                 rank=rank,
@@ -235,9 +232,9 @@ def test_packed_slots_hold_images_of_other_clips(local_index: Index, tmp_path: P
 
     def by_slot(parts: list[StepBatch]) -> dict[tuple[int, int], tuple[tuple[str, ...], ...]]:
         return {
-            (part.step, slot): tuple(image.captions for image in images)
+            (part.plan.step, slot): tuple(image.captions for image in images)
             for part in parts
-            for slot, images in zip(part.slots, part.packed, strict=True)
+            for slot, images in zip(part.plan.slots, part.packed, strict=True)
         }
 
     whole = by_slot(batches(1))
@@ -250,31 +247,36 @@ def test_packed_slots_hold_images_of_other_clips(local_index: Index, tmp_path: P
 
 def test_packed_slots_hold_images_of_their_own_source(local_index: Index, tmp_path: Path) -> None:
     images = write_source(str(tmp_path / "images"), {(1, 8, 8): 5, (1, 16, 16): 4})
-    packing = Packing(share=0.5, images=3, index=images)
+    packing = Packing(share=0.5, images=3, parts=alone(images))
 
     def stream(rank: int, world_size: int) -> Stream:
         return Stream(
-            local_index, seed=5, batch=BATCH, rank=rank, world_size=world_size, packing=packing
+            alone(local_index),
+            seed=5,
+            batch=BATCH,
+            rank=rank,
+            world_size=world_size,
+            packing=packing,
         )
 
     def packed(parts: list[Stream]) -> dict[tuple[int, int], tuple[tuple[str, ...], ...]]:
         batches = [part.read_step(step) for step in range(STEPS) for part in parts]
         return {
-            (batch.step, slot): tuple(image.captions for image in images)
+            (batch.plan.step, slot): tuple(image.captions for image in images)
             for batch in batches
-            for slot, images in zip(batch.slots, batch.packed, strict=True)
+            for slot, images in zip(batch.plan.slots, batch.packed, strict=True)
             if images
         }
 
-    alone = stream(0, 1)
-    whole = packed([alone])
+    one_rank = stream(0, 1)
+    whole = packed([one_rank])
     assert whole == packed([stream(rank, 3) for rank in range(3)])
     assert len({captions for found in whole.values() for captions in found}) == len(images)
     shapes = {
-        image.sample["frames"].shape for found in alone.read_step(0).packed for image in found
+        image.sample["frames"].shape for found in one_rank.read_step(0).packed for image in found
     }
     assert shapes == {(1, 8, 8, 3), (1, 16, 16, 3)}
-    state = alone.state_dict()
+    state = one_rank.state_dict()
     stream(0, 1).load_state_dict(state)
     with pytest.raises(UserError, match="the checkpoint was made with images="):
         open_stream(local_index, tmp_path).load_state_dict(state)
@@ -282,7 +284,7 @@ def test_packed_slots_hold_images_of_their_own_source(local_index: Index, tmp_pa
 
 def test_stream_without_captions_has_none_to_give(local_index: Index) -> None:
     stream = Stream(
-        local_index,
+        alone(local_index),
         seed=5,
         batch=BATCH,
         rank=0,
@@ -302,7 +304,7 @@ def test_view_is_what_is_kept_of_a_sample(local_index: Index) -> None:
         seen.append(1)
         return {"mean": arrays["frames"].mean()}
 
-    stream = Stream(local_index, seed=5, batch=BATCH, rank=0, world_size=1, view=view)
+    stream = Stream(alone(local_index), seed=5, batch=BATCH, rank=0, world_size=1, view=view)
     first, again = stream.read_step(0), stream.read_step(0)
     assert [list(sample) for sample in first.samples] == [["mean"]] * BATCH
     assert first.samples == again.samples
@@ -323,8 +325,8 @@ def test_left_out_batches_are_read_by_no_step_at_any_world_size(
     assert state == {**straight.state_dict(), "step": 3, "left_out": [2, 4, 5]}
     rest += take(stream, 2)
     stream.close()
-    assert [one.step for one in first + rest] == [0, 1, 2, 3, 4]
-    assert [one.position for one in first + rest] == [one.position for one in wanted]
+    assert [one.plan.step for one in first + rest] == [0, 1, 2, 3, 4]
+    assert [one.plan.position for one in first + rest] == [one.plan.position for one in wanted]
     assert [one.keys for one in first + rest] == [one.keys for one in wanted]
     for rank in range(2):
         half = open_stream(local_index, tmp_path, rank=rank, world_size=2)

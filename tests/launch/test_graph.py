@@ -1,6 +1,7 @@
 """The walk over a recipe's graph, with an executor that only pretends."""
 
 import json
+import shutil
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,11 +14,16 @@ import pytest
 from orchestrator.cascade.attempt import begin
 from orchestrator.cascade.done import read_done
 from orchestrator.cascade.run import Graph, Outcome, raise_first_failure
+from orchestrator.data.index import write_index
+from orchestrator.data.shards import write_shard
 from orchestrator.errors import FencedError, RushesError, StoppedError, UnavailableError, UserError
 from orchestrator.recipe.load import load_recipe, parse_recipe
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.storage.store import Store, open_store
+from orchestrator.storage.uri import relative_to
 from orchestrator.train.job import StageJob, StageResult
+from orchestrator.train.latents import ENCODED, encoded_uri, latents_uri
+from tests.data.clips import new_clip
 
 DEBUG = Path(__file__).parents[2] / "jobs" / "sora_debug.yaml"
 DATA = {"train": "a" * 64, "eval": "b" * 64}
@@ -130,6 +136,36 @@ def test_finished_stages_are_not_run_again(recipe: Recipe, tmp_path: Path) -> No
     outcomes, _ = run_graph(recipe, tmp_path / "run", executor)
     assert executor.started == []
     assert statuses(outcomes) == ["kept"] * 4
+
+
+def latents_beside_the_run(job: StageJob, stop: threading.Event) -> StageResult:
+    """What an encode stage leaves: an index in the run, its one shard beside it."""
+    shards = open_store(encoded_uri(job.run, key="k"))
+    own = latents_uri(job.run, stage=job.stage)
+    shard = write_shard(shards, "a.tar", [new_clip(0, (1, 8, 8))])
+    write_index(open_store(own), [shard], origin={}, base=relative_to(shards.uri, folder=own))
+    return StageResult(status="done", step=1)
+
+
+def test_latents_that_are_gone_are_encoded_again_for_a_stage_that_is_to_read_them(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    def fail(job: StageJob, stop: threading.Event) -> StageResult:
+        raise UnavailableError("store: 503")
+
+    def started(**behaviours: Behaviour) -> tuple[list[str], list[str]]:
+        executor = FakeExecutor(encode=latents_beside_the_run, **behaviours)
+        _, events = run_graph(recipe, tmp_path / "run", executor)
+        told = [one["text"] for one in events if one["kind"] == "note" and "failure" not in one]
+        return executor.started, told
+
+    assert started(dit=fail) == (["autoencoder", "encode", "dit"], [])
+    assert started(dit=fail) == (["dit"], [])
+    shutil.rmtree(tmp_path / ENCODED)
+    again = "was done, but shards of its latents are gone: it encodes them again"
+    assert started() == (["encode", "dit", "evaluate"], [again])
+    shutil.rmtree(tmp_path / ENCODED)
+    assert started() == ([], [])
 
 
 def test_a_failed_stage_stops_only_what_needs_it(branching: Recipe, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from orchestrator.recipe.recipe import Tracking
 from orchestrator.storage.attempts import newest_attempt
 from orchestrator.storage.store import open_store
 from orchestrator.tracking.tracker import Tracker
+from orchestrator.train.latents import ENCODED
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 280
@@ -193,6 +195,47 @@ def test_a_graph_that_is_stopped_between_trainings_goes_on_with_the_same_losses(
         assert curve(found, trained) == curve(wanted, trained)
     reports = [stages / "evaluate" / "report.json" for stages in (found, wanted)]
     assert len({report.read_text() for report in reports}) == 1
+
+
+def beside(straight: Path, *, name: str, folder: Path, kept: tuple[str, ...]) -> Path:
+    """The recipe of ``straight`` without evaluation, and a run beside it that has stages of it."""
+    runs = straight.parents[1]
+    tree = yaml.safe_load((runs.parent / "tiny.yaml").read_text())
+    tree["stages"] = [stage for stage in tree["stages"] if stage["id"] != "evaluate"]
+    tree["tracking"] = {"uri": f"sqlite:///{folder}/mlflow.db"}
+    for stage in kept:
+        shutil.copytree(straight / stage, runs / name / "stages" / stage)
+    path = folder / "beside.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+@pytest.mark.slow
+def test_a_run_beside_another_takes_over_what_that_has_encoded(
+    straight: tuple[Path, str], tmp_path: Path
+) -> None:
+    stages, _ = straight
+    path = beside(stages, name="second", folder=tmp_path, kept=("autoencoder",))
+    second = stages.parents[1] / "second"
+    code, out, err = ended(start(path, "--run", str(second)))
+    assert (code, err) == (0, ""), out + err
+    assert "encode: 1 of 1 shards were encoded before" in out.splitlines()
+    assert curve(second / "stages", "dit") == curve(stages, "dit")
+
+
+@pytest.mark.slow
+def test_a_run_whose_latents_were_deleted_encodes_them_again(
+    straight: tuple[Path, str], tmp_path: Path
+) -> None:
+    stages, _ = straight
+    path = beside(stages, name="third", folder=tmp_path, kept=("autoencoder", "encode"))
+    third = stages.parents[1] / "third"
+    shutil.rmtree(stages.parents[1] / ENCODED)
+    code, out, err = ended(start(path, "--run", str(third)))
+    assert (code, err) == (0, ""), out + err
+    again = "encode: was done, but shards of its latents are gone: it encodes them again"
+    assert again in out.splitlines()
+    assert curve(third / "stages", "dit") == curve(stages, "dit")
 
 
 def test_missing_clips_end_the_command_before_a_worker_starts(

@@ -1,11 +1,13 @@
 """What a run shows."""
 
 import io
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from orchestrator.launch import terminal
 from orchestrator.launch.terminal import LiveView, PlainView, duration, open_view
 
 
@@ -42,6 +44,19 @@ def test_in_a_terminal_a_stage_is_one_line_with_all_it_needs(out: io.StringIO) -
     last = out.getvalue().rsplit("\r", 1)[-1]
     for part in ("dit", "running", "20/1000", "loss 0.25", "3.0 clips/s", "1 min 01 s left"):
         assert part in last
+
+
+def test_what_was_there_at_the_start_says_nothing_about_the_speed(
+    out: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter([100.0, 110.0])
+    monkeypatch.setattr(terminal, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    view = open_view(Console(file=out))
+    view.event({"kind": "stage", "stage": "encode"})
+    for step in (80, 90):
+        view.event({"kind": "progress", "stage": "encode", "step": step, "steps": 100, "found": 80})
+    view.event({"kind": "end", "stage": "encode", "status": "FINISHED"})
+    assert out.getvalue().endswith("90/100  10 s left\n")
 
 
 def test_a_note_is_shown_and_the_reason_of_a_failure_is_left_to_the_end(out: io.StringIO) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from orchestrator.errors import UnavailableError, UserError
 from orchestrator.storage.errors import TransientError
+from orchestrator.storage.limit import Limit
 from orchestrator.storage.retry import retrying
 
 
@@ -49,14 +50,15 @@ def test_a_store_that_is_down_for_a_minute_is_outlasted() -> None:
             raise TransientError("down")
         return "answer"
 
-    assert retrying(call, what="get x", sleep=sleep, clock=lambda: now_s[0]) == "answer"
+    limit = Limit(clock=lambda: now_s[0])
+    assert retrying(call, what="get x", sleep=sleep, limit=limit) == "answer"
     assert now_s[0] < 75
 
 
 def test_time_is_bounded() -> None:
     call = Flaky(100)
     with pytest.raises(UnavailableError, match="after 1 tries"):
-        retrying(call, what="get x", total_s=0.1, first_wait_s=0.2, sleep=lambda _: None)
+        retrying(call, what="get x", limit=Limit(0.1), first_wait_s=0.2, sleep=lambda _: None)
     assert call.calls == 1
 
 

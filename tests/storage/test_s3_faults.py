@@ -9,21 +9,14 @@ import pytest
 
 from orchestrator.errors import UnavailableError, UserError
 from orchestrator.storage import s3 as s3_module
+from orchestrator.storage import s3_upload
+from orchestrator.storage.probe import honours_put_new
 from orchestrator.storage.retry import retrying
 from orchestrator.storage.store import open_store
-from tests.fault_proxy import Fault, FaultProxy, fault_proxy
-from tests.s3store import SECRET_KEY, S3Store
+from tests.fault_proxy import Fault, FaultProxy
+from tests.s3store import READER_KEY, SECRET_KEY, S3Store
 
 BODY = bytes(range(256)) * 400
-
-
-@pytest.fixture
-def proxy(s3: S3Store, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    """Between the store and its server, where ``bucket`` is."""
-    with fault_proxy(s3.port) as proxy:
-        for name, value in s3.environment(url=proxy.url).items():
-            monkeypatch.setenv(name, value)
-        yield proxy
 
 
 @pytest.fixture
@@ -93,7 +86,7 @@ def test_put_new_whose_answer_was_lost_has_won(proxy: FaultProxy, bucket: str) -
 @pytest.fixture
 def in_parts(monkeypatch: pytest.MonkeyPatch) -> bytes:
     """Data that goes up in three parts of the smallest size that S3 takes."""
-    monkeypatch.setattr(s3_module, "_PART_BYTES", 5 * 2**20)
+    monkeypatch.setattr(s3_upload, "PART_BYTES", 5 * 2**20)
     return BODY * 120  # 11.7 MiB
 
 
@@ -184,6 +177,31 @@ def test_wrong_credentials_are_not_shown(
         assert "hunter2" not in str(caught.value)
         assert SECRET_KEY not in str(caught.value)
         assert caught.value.__cause__ is None
+
+
+@pytest.mark.s3
+def test_a_bucket_that_may_only_be_read_is_told_of(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(bucket)
+    store.put("old", BODY)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", READER_KEY)
+    store.check()
+    assert store.get("old") == BODY
+    assert store.get_range("old", start=1, length=4) == BODY[1:5]
+    assert store.list("") == ["old"]
+    for key, call in (
+        ("new", lambda: store.put("new", b"x")),
+        ("new", lambda: store.put_new("new", b"x")),
+        ("large", lambda: store.put("large", bytes(33 * 2**20))),
+        ("old", lambda: store.delete("old")),
+    ):
+        wanted = rf"^{bucket}/{key}: cannot (put|delete): .* may read here but not write$"
+        with pytest.raises(UserError, match=wanted) as caught:
+            call()
+        assert caught.value.exit_code == 2
+    with pytest.raises(UserError, match=r"/\.probe-\w+: cannot put: .* not write$"):
+        honours_put_new(store)
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:9000", "http://key:hunter2@"])

@@ -70,6 +70,21 @@ def test_listing_takes_any_prefix(store: Store) -> None:
 
 
 @on_every_store
+def test_a_listing_says_how_large_objects_are_and_that_one_is_new(store: Store) -> None:
+    store.put("a/b", b"four")
+    store.put("c", b"")
+    first = store.entries("")
+    assert [(entry.key, entry.size) for entry in first] == [("a/b", 4), ("c", 0)]
+    assert store.entries("a") == [store.entry("a/b")]
+    store.put("a/b", b"more bytes")
+    assert store.entry("a/b").size == 10
+    assert store.entry("a/b").tag != first[0].tag
+    assert store.entry("c") == first[1]
+    with pytest.raises(NotFoundError, match="no/such"):
+        store.entry("no/such")
+
+
+@on_every_store
 def test_a_missing_object_is_named(store: Store) -> None:
     with pytest.raises(NotFoundError, match=r"place/no/such\.bin"):
         store.get("no/such.bin")

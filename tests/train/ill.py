@@ -11,7 +11,7 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 
-from orchestrator.data.stream import StepBatch
+from orchestrator.data.batch import StepBatch
 from orchestrator.recipe.load import parse_recipe
 from orchestrator.train.job import StageJob
 from orchestrator.train.loop import Loop
@@ -59,7 +59,7 @@ def ill(
     micros, loss_of = Loop._micros, AutoencoderTask.loss
 
     def noted(self: Loop, batch: StepBatch, *, step: int) -> Iterator[Micro]:
-        read.append(batch.position)
+        read.append(batch.plan.position)
         yield from micros(self, batch, step=step)
 
     def wrong(

@@ -22,7 +22,8 @@ from orchestrator.recipe.recipe import Recipe
 from orchestrator.storage.folder import FolderStore
 from orchestrator.train.checkpoint.save import Saver
 from orchestrator.train.checkpoint.snapshot import HostBuffers, HostFile
-from orchestrator.train.encode import Encoder, encode_units, finish_encode
+from orchestrator.train.encode import Encoder, finish_encode
+from orchestrator.train.encode_plan import plan_encode
 from orchestrator.train.evaluate import evaluate, evaluate_stage
 from orchestrator.train.job import StageResult
 from orchestrator.train.randomness import happens_at
@@ -55,10 +56,10 @@ def finish_stage(recipe: Recipe, stage: str, *, run_uri: str) -> Recorded:
     hooks = Recorded()
     job = job_of(recipe, stage, run_uri=run_uri)
     if stage == "encode":
-        encoder = Encoder(job)
-        for unit in encode_units(job):
+        encoder, plan = Encoder(job), plan_encode(job)
+        for unit in plan.units:
             encoder(unit)
-        finish_encode(job)
+        finish_encode(job, plan)
     else:
         assert run(job, hooks=hooks).status == "done"
     return hooks

@@ -16,6 +16,7 @@ from models.sora.model import TextToVideo
 from models.text.config import Byt5Config
 from models.text.encoder import TextEncoder, TextStates, Tokens
 from models.text.states import EMPTY_CAPTION
+from orchestrator.data.blocks import stacked
 from orchestrator.data.index import Bucket
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
@@ -91,8 +92,8 @@ class DiffusionTask:
 
     def _latents(self, micro: Micro) -> Tensor:
         frames = 1 if micro.images else None
-        stacked = np.stack([sample["latent"][:, :frames] for sample in micro.samples])
-        return torch.from_numpy(stacked.astype(np.float32)).to(self._device)
+        latents = stacked([sample["latent"][:, :frames] for sample in micro.samples])
+        return torch.from_numpy(latents.astype(np.float32)).to(self._device)
 
     def _captions(self, micro: Micro) -> Tokens | TextStates:
         dropped = (micro.random.uniform() < self._train.caption_drop).tolist()

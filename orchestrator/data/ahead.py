@@ -1,0 +1,96 @@
+"""Batches read before they are asked for, by threads, and handed out in order."""
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+from orchestrator.data.batch import Plan, StepBatch
+
+_TELL_EVERY = 16  # steps
+Task = tuple["Future[StepBatch]", Plan]
+
+
+class Ahead:
+    """Threads that read a step each; which steps is planned by who takes them.
+
+    They die with the process: a read that hangs does not keep it.
+
+    Args:
+        plan: the plan of a step; called by one thread alone.
+        read: its clips; called by several at once.
+        first: step that is taken first.
+        workers: threads.
+        steps: that are read, or are being read, and not taken.
+        planned: steps beyond those that are planned already.
+        soon: told of the plans beyond, every now and then.
+    """
+
+    def __init__(
+        self,
+        *,
+        plan: Callable[[int], Plan],
+        read: Callable[[Plan], StepBatch],
+        first: int,
+        workers: int,
+        steps: int,
+        planned: int,
+        soon: Callable[[Sequence[Plan]], None],
+    ) -> None:
+        self._plan = plan
+        self._read = read
+        self._soon = soon
+        self._step = first  # the next one to be planned
+        self._planned = planned
+        self._plans: deque[Plan] = deque()
+        self._begun = 0
+        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._coming: deque[Future[StepBatch]] = deque()
+        self._threads = [
+            threading.Thread(target=self._run, name="stream", daemon=True) for _ in range(workers)
+        ]
+        for _ in range(steps):
+            self._begin()
+        for thread in self._threads:
+            thread.start()
+
+    def take(self) -> StepBatch:
+        """The next step; waits until it is read.
+
+        Raises what reading it raised, at every later call too.
+        """
+        batch = self._coming[0].result()
+        self._coming.popleft()
+        self._begin()
+        return batch
+
+    def stop(self) -> None:
+        """Waits for what is being read, and reads no more."""
+        for future in self._coming:
+            future.cancel()
+        for _ in self._threads:
+            self._tasks.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _begin(self) -> None:
+        while len(self._plans) <= self._planned:
+            self._plans.append(self._plan(self._step))
+            self._step += 1
+        if self._begun % _TELL_EVERY == 0:
+            self._soon(list(self._plans))
+        self._begun += 1
+        future: Future[StepBatch] = Future()
+        self._coming.append(future)
+        self._tasks.put((future, self._plans.popleft()))
+
+    def _run(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            future, plan = task
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(self._read(plan))
+            except BaseException as error:  # handed to the consumer, who raises it
+                future.set_exception(error)

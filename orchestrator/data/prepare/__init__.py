@@ -1,0 +1,1 @@
+"""From raw videos and captions to indexed shards: one small file per step."""

@@ -1,0 +1,90 @@
+"""Tasks on Ray Data: each is a row of JSON, taken by whichever process is free. Imports Ray."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+import ray.data
+from ray.exceptions import RayError
+
+from orchestrator.data.prepare.executors import OnDone, answered
+from orchestrator.data.prepare.tasks import Task
+from orchestrator.data.prepare.work import work
+from orchestrator.errors import UnavailableError, UserError
+
+_ENV = {  # a process does one task at a time, with one thread
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONWARNINGS": "ignore",
+}
+_RETRIES = 1  # of a task whose process died
+
+
+class OnRay:
+    """Executor on the cluster that this process has joined.
+
+    Args:
+        look: called now and then; what it raises ends the run.
+        private: this Ray was started for us, and no node will join it.
+    """
+
+    def __init__(self, *, look: Callable[[], object], private: bool) -> None:
+        self._look = look
+        self._private = private
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        context.max_errored_blocks = -1  # a process that died; what tasks raise comes as JSON
+        _hush()
+
+    def run(self, tasks: Sequence[Task], *, on_done: OnDone) -> list[Task]:
+        """All tasks, as many at once as the cluster has CPUs (and GPUs) for."""
+        self._check_room(tasks[0])
+        rows = [{"number": number, "task": task.to_json()} for number, task in enumerate(tasks)]
+        left = dict(enumerate(tasks))
+        try:
+            done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+                _work,
+                num_cpus=tasks[0].cpus,
+                num_gpus=tasks[0].gpus or None,
+                max_retries=_RETRIES,
+                runtime_env={"env_vars": _ENV},
+            )
+            for row in done.iter_rows():
+                task = left.pop(row["number"])
+                answered(task, row["answer"])
+                on_done(task)
+                self._look()
+        except (RayError, ConnectionError) as error:
+            line = str(error).strip().splitlines()[0]
+            raise UnavailableError(
+                f"lost Ray: {type(error).__name__}: {line}; start the same command again, it goes "
+                "on with what is done"
+            ) from None
+        return list(left.values())
+
+    def _check_room(self, task: Task) -> None:
+        """A task that fits no node would wait for ever."""
+        if not self._private:
+            return
+        has = ray.cluster_resources()
+        for what, wanted in (("CPU", task.cpus), ("GPU", task.gpus)):
+            if wanted > has.get(what, 0):
+                raise UserError(
+                    f"{task.step}: wanted {wanted:g} {what}, this machine has "
+                    f"{has.get(what, 0):g}; a cluster that has more is named by RAY_ADDRESS"
+                )
+
+
+def _work(row: dict[str, Any]) -> dict[str, Any]:
+    return {"number": row["number"], "answer": work(row["task"])}
+
+
+def _hush() -> None:
+    """Ray Data tells of every process that died on the terminal; its log file has it, too."""
+    logger = logging.getLogger("ray.data")
+    for handler in list(logger.handlers):
+        if isinstance(handler, logging.StreamHandler):
+            logger.removeHandler(handler)

@@ -1,0 +1,198 @@
+"""Steps over units of videos: what each depends on, and doing what is not done yet."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from orchestrator.data.parallel import in_threads
+from orchestrator.data.prepare import clips, plugins, probe, scenes, score
+from orchestrator.data.prepare.executors import Executor, run_surviving
+from orchestrator.data.prepare.files import read_rows, write_rows
+from orchestrator.data.prepare.keys import unit_of, units_for
+from orchestrator.data.prepare.records import Listed, Row
+from orchestrator.data.prepare.tasks import STEPS, Task, digest_of, output_of, unit_name
+from orchestrator.recipe.prepare import Model, Prepare
+from orchestrator.storage.store import Store, join_uri
+
+T = TypeVar("T", bound=Row)
+
+OnProgress = Callable[[str, int, int], None]
+"""Told (step, done, all): videos, or shards."""
+
+LIST = "list"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step over videos: the steps that it reads from, and what of the configuration it uses."""
+
+    name: str
+    version: int
+    inputs: tuple[str, ...]
+    part: Any = None
+    model: int | None = None
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+
+def scoring_steps(config: Prepare) -> list[Step]:
+    """Everything before clips are chosen."""
+    cut = None if config.scenes is None else config.scenes.model_dump(mode="json")
+    raw = (LIST, "probe", "clips")
+    return [
+        Step("probe", probe.VERSION, (LIST,)),
+        Step("scenes", scenes.VERSION, (LIST, "probe"), part=cut),
+        Step(
+            *("clips", clips.VERSION),
+            inputs=(LIST, "probe", "scenes"),
+            part=[config.min_s, config.max_s],
+        ),
+        Step("score", score.VERSION, raw),
+        *(
+            model_step("score", model, number=number, inputs=raw)
+            for number, model in enumerate(config.scorers)
+        ),
+    ]
+
+
+def model_step(kind: str, model: Model, *, number: int, inputs: tuple[str, ...]) -> Step:
+    """A step of its own for a plug-in."""
+    return Step(
+        f"{kind}-{model.id}",
+        plugins.VERSION,
+        inputs,
+        part=model.model_dump(mode="json", exclude={"cpus", "gpus"}),
+        model=number,
+        cpus=model.cpus,
+        gpus=model.gpus,
+    )
+
+
+class Units:
+    """Videos in units of work, and the files that steps have for each unit.
+
+    Args:
+        store: the target.
+        listed: all videos and images.
+        config: what to make of them.
+        executor: who does the work.
+        on_progress: told how far a step is.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        listed: Sequence[Listed],
+        *,
+        config: Prepare,
+        executor: Executor,
+        on_progress: OnProgress,
+    ) -> None:
+        self.store = store
+        self.config = config
+        self._executor = executor
+        self._on_progress = on_progress
+        count = units_for(len(listed), per_unit=config.unit_videos)
+        groups: dict[str, list[Listed]] = {}
+        for row in listed:
+            number = unit_of(join_uri(row.root, row.name), units=count)
+            groups.setdefault(unit_name(number), []).append(row)
+        self.listed = {unit: tuple(groups[unit]) for unit in sorted(groups)}
+        self.digests: dict[str, dict[str, str]] = {
+            unit: {LIST: digest_of(rows)} for unit, rows in self.listed.items()
+        }
+        self._files: dict[tuple[str, str], str] = {}
+
+    def write(
+        self,
+        step: str,
+        rows: Mapping[str, Sequence[T]],
+        *,
+        kind: type[T],
+        digests: Mapping[str, str],
+    ) -> None:
+        """Writes rows by unit, those of them that are not there yet; for steps of the driver."""
+        there = self._there(step)
+        for unit, part in rows.items():
+            output = output_of(step, unit, digest=digests[unit])
+            self._files[step, unit] = output
+            if output not in there:
+                write_rows(self.store, output, part, kind=kind)
+
+    def run(self, step: Step, *, units: Sequence[str] | None = None) -> None:
+        """Does a step for all of these units (None: all) that it is not done for yet."""
+        names = self.listed if units is None else units
+        self.run_as(step, digests={unit: self._digest(step, unit) for unit in names})
+
+    def run_as(self, step: Step, *, digests: Mapping[str, str]) -> None:
+        """As ``run``, for units by the digest of all that the step depends on there."""
+        tasks = [self._task(step, unit, digest=digest) for unit, digest in digests.items()]
+        there = self._there(step.name)
+        todo = [task for task in tasks if task.output not in there]
+        self.do(step.name, todo, skipped=sum(len(one.videos) for one in tasks) - _weight(todo))
+        for task in tasks:
+            self.digests[task.unit][step.name] = digests[task.unit]
+            self._files[step.name, task.unit] = task.output
+
+    def do(self, step: str, tasks: Sequence[Task], *, skipped: int) -> None:
+        """Does tasks of a step and tells how far it is; so much of it was done before."""
+        done, total = skipped, skipped + _weight(tasks)
+        self._on_progress(step, done, total)
+
+        def on_done(task: Task) -> None:
+            nonlocal done
+            done += _weight([task])
+            self._on_progress(step, done, total)
+
+        if tasks:
+            run_surviving(self._executor, tasks, on_done=on_done)
+
+    def read(self, step: str, *, kind: type[T]) -> dict[str, list[T]]:
+        """Rows of a step by unit; units that it was not done for have none."""
+        units = [unit for unit in self.listed if (step, unit) in self._files]
+        found = in_threads(
+            lambda unit: read_rows(self.store, self._files[step, unit], kind=kind), units
+        )
+        return {unit: [] for unit in self.listed} | dict(zip(units, found, strict=True))
+
+    def forget_others(self, steps: Iterable[str] | None = None) -> None:
+        """Deletes what steps wrote for other configurations and other videos."""
+        wanted = {name.removesuffix(".parquet") for name in self._files.values()}
+        for name in self.store.list(f"{STEPS}/"):
+            step, _, file = name.removeprefix(f"{STEPS}/").partition("/")
+            is_old = f"{STEPS}/{step}/{file.partition('.')[0]}" not in wanted
+            if is_old and (steps is None or step in steps):
+                self.store.delete(name)
+
+    def forget(self, step: str) -> None:
+        """Deletes all that a step wrote."""
+        self.store.delete_prefix(f"{STEPS}/{step}/")
+
+    def adopt(self, step: str, unit: str, *, output: str) -> None:
+        """Keeps a file that is not of a unit of videos."""
+        self._files[step, unit] = output
+
+    def _there(self, step: str) -> set[str]:
+        return set(self.store.list(f"{STEPS}/{step}/"))
+
+    def _digest(self, step: Step, unit: str) -> str:
+        before = [self.digests[unit][name] for name in step.inputs]
+        return digest_of(step.name, step.version, step.part, before)
+
+    def _task(self, step: Step, unit: str, *, digest: str) -> Task:
+        return Task(
+            step=step.name,
+            target=self.store.uri,
+            unit=unit,
+            inputs={name: self._files[name, unit] for name in step.inputs},
+            output=output_of(step.name, unit, digest=digest),
+            videos=tuple(row.key for row in self.listed[unit]),
+            config=self.config.model_dump(mode="json"),
+            model=step.model,
+            cpus=step.cpus,
+            gpus=step.gpus,
+        )
+
+
+def _weight(tasks: Sequence[Task]) -> int:
+    return sum(max(1, len(task.videos)) for task in tasks)

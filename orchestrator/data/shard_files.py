@@ -1,0 +1,59 @@
+"""Shards as open files of this machine, wherever they come from."""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from orchestrator.storage.errors import NotFoundError
+from orchestrator.storage.files import OpenFile, OpenFiles
+from orchestrator.storage.folder import read_of
+from orchestrator.storage.store import Store
+
+MOST_OPEN = 32  # of one source; a process may have some 1,000, and many sources
+
+
+class ShardFiles(Protocol):
+    """Where a reader gets shards from; every method may be called by any thread."""
+
+    def open(self, shard: str) -> OpenFile:
+        """A shard, to be read in places.
+
+        Raises:
+            NotFoundError: if there is none.
+            UserError: if it cannot be read, or is not what its hash says.
+            UnavailableError: if its store cannot be reached.
+        """
+        ...
+
+    def forget(self, shard: str, *, seen: OpenFile) -> None:
+        """What was ``seen`` of a shard is damaged: it is to be opened, or fetched, anew."""
+        ...
+
+    def fetch_ahead(self, shards: Iterable[str]) -> None:
+        """Says which shards will be opened soon, the first of them first."""
+        ...
+
+
+class LocalShards:
+    """Shards that are files of this machine already, read where they lie."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._open = OpenFiles(most=MOST_OPEN)
+
+    def open(self, shard: str) -> OpenFile:
+        """As ``ShardFiles`` says."""
+        file = self._open.get(shard)
+        if file is None:
+            path = self._store.local(shard)
+            if path is None:
+                raise NotFoundError(f"{self._store.uri}/{shard}: no such file")
+            file = read_of(path, lambda: OpenFile(path))
+            self._open.put(shard, file)
+        return file
+
+    def forget(self, shard: str, *, seen: OpenFile) -> None:
+        """The file may have been replaced since: it is opened by its name again."""
+        self._open.drop(seen)
+
+    def fetch_ahead(self, shards: Iterable[str]) -> None:
+        """They are here."""

@@ -1,0 +1,166 @@
+"""Samples that are ``.npy`` files alone: read into place, side by side, without a copy."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from orchestrator.data.blocks import Blocks
+from orchestrator.data.decode import is_array, name_of
+from orchestrator.data.members import check_hash, is_npy, read_side_by_side
+from orchestrator.data.npy import Layout, layout_of, npy_view
+from orchestrator.data.rows import Bucket, Member, Sample
+from orchestrator.storage.files import OpenFile
+
+_MOST_LAYOUTS = 4096
+_ALIGNED = 64  # bytes, so that an array begins where a vector of any width may
+
+_OFFSET = attrgetter("offset")
+_Kind = tuple[Bucket, str, int]  # shape of the clip, extension and size of the member
+
+
+def is_plain(sample: Sample) -> bool:
+    """Whether all arrays of a sample are ``.npy`` files, so that nothing is to be decoded."""
+    return all(is_npy(one.ext) for one in sample.members if is_array(one.ext))
+
+
+class Together:
+    """Memory for the arrays of plain samples, those of one kind side by side (see ``stacked``).
+
+    What the headers of a kind say is learned from the first one of it that is read: from then on
+    the arrays of others are read straight to where they stay. Any thread may call.
+    """
+
+    def __init__(self) -> None:
+        self._blocks = Blocks()
+        self._layouts: dict[_Kind, _Known] = {}
+        self._lock = threading.Lock()
+
+    def place(self, samples: Sequence[Sample]) -> "Placed":
+        """Memory for plain samples, each to be read by its place among them."""
+        members = [_array_members(one) for one in samples]
+        first, *others = (
+            {(sample.bucket, one.ext, one.size) for one in some}
+            for sample, some in zip(samples, members, strict=True)
+        )
+        known = {
+            kind[1]: one for kind in first.intersection(*others) if (one := self._layouts.get(kind))
+        }
+        sizes = [
+            -(-len(samples) * one.layout.nbytes // _ALIGNED) * _ALIGNED for one in known.values()
+        ]
+        shared: dict[str, _Shared] = {}
+        if known:
+            block, start = self._blocks.take(sum(sizes)), 0
+            for (ext, one), size in zip(known.items(), sizes, strict=True):
+                shared[ext] = _Shared(one, block[start : start + size], samples=len(samples))
+                start += size
+        return Placed(samples, members, shared=shared, learn=self.learn)
+
+    def learn(self, sample: Sample, member: Member, layout: Layout) -> None:
+        """What a header said."""
+        has_place = layout.order == "C" and layout.nbytes > 0
+        if has_place and len(layout.header) + layout.nbytes == member.size:
+            with self._lock:
+                if len(self._layouts) < _MOST_LAYOUTS:
+                    self._layouts.setdefault(
+                        (sample.bucket, member.ext, member.size), _Known(layout)
+                    )
+
+
+class Placed:
+    """Samples and the memory that they are read into, by one thread."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        members: Sequence[Sequence[Member]],
+        *,
+        shared: "Mapping[str, _Shared]",
+        learn: Callable[[Sample, Member, Layout], None],
+    ) -> None:
+        self._samples = samples
+        self._members = members
+        self._shared = shared
+        self._learn = learn
+
+    def read(self, place: int, file: OpenFile) -> dict[str, Any]:
+        """The arrays of a sample by name, out of its shard.
+
+        Raises:
+            DamagedMember: if a member is not what its hash says.
+            ValueError: if one is no ``.npy`` file.
+        """
+        sample, members = self._samples[place], self._members[place]
+        pieces = [
+            shared.pieces(place) if (shared := self._shared.get(one.ext)) else _memory(one)
+            for one in members
+        ]
+        read_side_by_side(file, sample, members, pieces)
+        arrays: dict[str, Any] = {}
+        for member, piece in zip(members, pieces, strict=True):
+            shared = self._shared.get(member.ext)
+            if shared is None:
+                array = self._alone(sample, member, piece[0])
+            elif shared.is_this_kind():
+                check_hash(sample, member, seen=shared.known.hash_with(piece[1]))
+                array = shared.values[place]
+            else:  # another shape in as many bytes: it has no place here
+                piece = _memory(member)
+                read_side_by_side(file, sample, [member], [piece])
+                array = self._alone(sample, member, piece[0])
+            arrays[name_of(member.ext)] = array
+        return arrays
+
+    def _alone(self, sample: Sample, member: Member, data: memoryview) -> NDArray[Any]:
+        check_hash(sample, member, seen=xxhash.xxh64_hexdigest(data))
+        self._learn(sample, member, layout_of(data))
+        return npy_view(data)
+
+
+class _Known:
+    """A header, and its part of the hash of a file."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self._hash = xxhash.xxh64(layout.header)
+
+    def hash_with(self, array: memoryview) -> str:
+        """Xxh64 of the file that has this array behind the header."""
+        whole = self._hash.copy()
+        whole.update(array)
+        return whole.hexdigest()
+
+
+class _Shared:
+    """Room for arrays of one kind: ``values`` is [N, ...]."""
+
+    def __init__(self, known: _Known, memory: NDArray[np.uint8], *, samples: int) -> None:
+        layout = known.layout
+        own = memory[: samples * layout.nbytes]
+        self.known = known
+        self.values = own.view(layout.dtype).reshape(samples, *layout.shape)
+        self._memory = memoryview(own)
+        self._header = memoryview(bytearray(layout.header))  # as it was read last
+        self._size = layout.nbytes
+
+    def pieces(self, place: int) -> tuple[memoryview, ...]:
+        """Where the file of one of them goes: its header, and its array."""
+        return self._header, self._memory[place * self._size : (place + 1) * self._size]
+
+    def is_this_kind(self) -> bool:
+        """Whether the header that was read last is that of the kind."""
+        return self._header == self.known.layout.header
+
+
+def _array_members(sample: Sample) -> list[Member]:
+    """In the order in which they lie in the shard."""
+    return sorted((one for one in sample.members if is_array(one.ext)), key=_OFFSET)
+
+
+def _memory(member: Member) -> tuple[memoryview, ...]:
+    return (memoryview(np.empty(member.size, dtype=np.uint8)),)

@@ -1,0 +1,152 @@
+"""`rushes prepare`: raw videos to indexed shards, on Ray or in this process."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.data.prepare.executors import Executor, Here
+from orchestrator.data.prepare.fates import ROWS, Report
+from orchestrator.data.prepare.listing import list_source
+from orchestrator.data.prepare.prepare import prepare
+from orchestrator.errors import StoppedError, UserError
+from orchestrator.launch.data_table import say
+from orchestrator.launch.progress import Count, counting
+from orchestrator.launch.ray_session import Starting
+from orchestrator.launch.signals import stop_on_signal
+from orchestrator.recipe.prepare import Prepare
+from orchestrator.storage.store import join_uri, open_store, resolve
+from orchestrator.storage.uri import scheme_of
+
+_OF_ONE_PROCESS = ("memory",)  # other processes have another one
+
+
+def prepare_source(
+    source: str, target: str, *, config: Prepare, local: bool, console: Console
+) -> None:
+    """Prepares a source and prints what became of it.
+
+    Args:
+        source: a folder, a prefix, or a table of paths.
+        target: where shards go.
+        config: what to make of the videos.
+        local: without Ray, one video after the other.
+        console: where to show it.
+
+    Raises:
+        UserError: if there is nothing to prepare or nothing was kept, or a place cannot be used.
+        UnavailableError: if a store or Ray does not answer; the same command goes on.
+        StoppedError: after a signal, once what is under way is written.
+    """
+    uri, out = resolve(source), resolve(target)
+    if not local and {*_OF_ONE_PROCESS} & {scheme_of(uri), scheme_of(out)}:
+        raise UserError(f"{out}: only this process sees it, wanted --local or another place")
+    stop = threading.Event()
+    with stop_on_signal(stop), (_here if local else _on_ray)(stop) as executor:
+        store = open_store(out)
+        store.check()
+        listing = list_source(uri, target=out)
+        say(f"{uri}: {len(listing.rows):,} videos and images", console=console)
+        if listing.others:
+            say(f"not looked at: {listing.others:,} other files", console=console)
+        with _Bars(console=console, stop=stop) as on_progress:
+            report = prepare(
+                store,
+                listing,
+                source=uri,
+                config=config,
+                executor=executor(),
+                on_progress=on_progress,
+            )
+    console.print(report_table(report))
+    rows = join_uri(out, ROWS)
+    say(f"what became of every video and clip: {rows}", console=console)
+    if not report.kept:
+        raise UserError(f"{uri}: no clip was kept, wanted at least one; {rows} has the reasons")
+    say(f"shards and index: {out}", console=console)
+
+
+def report_table(report: Report) -> Table:
+    """What was found, kept and rejected, why, and in which shapes clips are stored."""
+    table = Table(title=None)
+    table.add_column("what")
+    table.add_column("count", justify="right")
+    table.add_row("videos and images", f"{report.videos:,}")
+    table.add_row("clips", f"{report.clips:,}")
+    table.add_row("clips kept", f"{report.kept:,}")
+    for title, rows in (
+        ("rejected", {f"{kind}, {why}": n for (kind, why), n in report.by_reason.items()}),
+        ("kept", {_shape(one): n for one, n in report.by_bucket.items()}),
+    ):
+        if rows:
+            table.add_section()
+        for name, count in sorted(rows.items(), key=lambda item: (-item[1], item[0])):
+            table.add_row(f"{title}: {name}", f"{count:,}")
+    return table
+
+
+def _shape(bucket: tuple[int, int, int]) -> str:
+    frames, height, width = bucket
+    return f"{frames} frame{'s' if frames > 1 else ''} of {height} x {width}"
+
+
+class _Bars:
+    """One bar for each step; a line when it is done. Raises when a signal came."""
+
+    def __init__(self, *, console: Console, stop: threading.Event) -> None:
+        self._console = console
+        self._stop = stop
+        self._step = ""
+        self._bars = ExitStack()
+        self._count: Count | None = None
+
+    def __enter__(self) -> Callable[[str, int, int], None]:
+        return self._on_progress
+
+    def __exit__(self, *error: object) -> None:
+        self._bars.close()
+
+    def _on_progress(self, step: str, done: int, total: int) -> None:
+        if step != self._step:
+            self._bars.close()
+            self._step = step
+            self._count = self._bars.enter_context(counting(step, total=total))
+        assert self._count is not None
+        self._count(done)
+        if done == total:
+            self._bars.close()
+            self._count = lambda done, total=None: None
+            say(f"{step:<12} {total:,}", console=self._console)
+        if self._stop.is_set():
+            raise StoppedError("stopped; the same command goes on with what is done")
+
+
+@contextmanager
+def _here(stop: threading.Event) -> Iterator[Callable[[], Executor]]:
+    del stop
+    yield Here
+
+
+@contextmanager
+def _on_ray(stop: threading.Event) -> Iterator[Callable[[], Executor]]:
+    """Ray starts while the caller lists the videos."""
+    del stop
+    starting = Starting(None)
+
+    def executor() -> Executor:
+        session = starting.result()
+        # Late: ray is imported in the thread that starts it.
+        import ray
+
+        from orchestrator.cascade.head import Head
+        from orchestrator.data.prepare.on_ray import OnRay
+
+        head = Head(ray.get_runtime_context().gcs_address)
+        return OnRay(look=head.check, private=session.private)
+
+    try:
+        yield executor
+    finally:
+        starting.close()
