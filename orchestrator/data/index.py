@@ -129,7 +129,7 @@ class Index:
     def buckets(self) -> dict[Bucket, list[int]]:
         """Rows of every (frames, height, width) that training sees, in order."""
         frames, height, width = (
-            pc.coalesce(self._table[f"bucket_{name}"], self._table[name])
+            pc.call_function("coalesce", [self._table[f"bucket_{name}"], self._table[name]])
             .to_numpy()
             .astype(np.int64)
             for name in ("frames", "height", "width")
@@ -166,9 +166,8 @@ class Index:
         apart = np.zeros(len(self), np.bool_)
         for name in BUCKET:
             seen = self._table[name].to_numpy()  # nan where it is null
-            apart |= ~np.isnan(seen) & (
-                seen != self._table[name.removeprefix("bucket_")].to_numpy()
-            )
+            stored = self._table[name.removeprefix("bucket_")].to_numpy()
+            apart |= ~np.isnan(seen) & (seen != stored)
         return int(apart.sum())
 
     @property

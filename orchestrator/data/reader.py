@@ -29,7 +29,7 @@ class BadSampleError(UserError):
 
 
 def arrays_of(sample: Sample, raw: Mapping[str, Buffer]) -> dict[str, Any]:
-    """All of a sample's members as arrays by name.
+    """A sample's members as arrays by name.
 
     Args:
         sample: as the index knows it.
@@ -43,10 +43,12 @@ def arrays_of(sample: Sample, raw: Mapping[str, Buffer]) -> dict[str, Any]:
 
 
 def seen_of(sample: Sample, raw: Mapping[str, Buffer], *, draw: float) -> dict[str, Any]:
-    """What training sees of a sample; as ``window_of`` or ``arrays_of``."""
-    if sample.is_windowed:
-        return window_of(sample, raw, draw=draw)
-    return arrays_of(sample, raw)
+    """What training sees of a sample, of a longer clip a window; as ``arrays_of``."""
+    return _checked(sample, lambda: _decoded(sample, raw, draw=draw))
+
+
+def _decoded(sample: Sample, raw: Mapping[str, Buffer], *, draw: float) -> dict[str, Any]:
+    return window_of(sample, raw, draw=draw) if sample.is_windowed else decode(raw)
 
 
 def _checked(sample: Sample, decoded: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -56,7 +58,7 @@ def _checked(sample: Sample, decoded: Callable[[], dict[str, Any]]) -> dict[str,
         raise
     except ValueError as error:
         raise ValueError(f"{sample.key} cannot be decoded: {error}") from None
-    wanted = (*sample.stored, 3)
+    wanted = (*sample.bucket, 3)
     if "frames" in arrays and arrays["frames"].shape != wanted:
         raise ValueError(f"{sample.key}: frames are {arrays['frames'].shape}, wanted {wanted}")
     return arrays
@@ -119,33 +121,34 @@ class Reader:
     def read_all(self, rows: Sequence[int], *, draws: Sequence[float] | None = None) -> list[Read]:
         """The samples in rows; arrays of one kind lie side by side (``stacked``) where they can.
 
-        Args:
-            rows: of the index; one may come several times.
-            draws: as for ``read``, one per row; None: 0 for each.
-
         Raises as ``read``.
+
+        Args:
+            rows: of the index.
+            draws: one for each row, see ``read``; None for all clips' beginnings.
         """
-        whole: dict[int, Read] = {}  # by row: no draw changes them
-        drawn: dict[int, Read] = {}  # by place
+        draws = [0.0] * len(rows) if draws is None else draws
+        read = {row: kept for row in rows if (kept := self._kept.get(row)) is not None}
+        windows: dict[tuple[int, float], Read] = {}
         plain: dict[int, Sample] = {}
-        for place, (row, draw) in enumerate(zip(rows, draws or [0.0] * len(rows), strict=True)):
-            if row in whole or row in plain:
+        for row, draw in zip(rows, draws, strict=True):
+            if row in read or row in plain or (row, draw) in windows:
                 continue
-            kept = self._kept.get(row)
-            sample = self._index.sample(row) if kept is None else kept[0]
-            if kept is not None:
-                whole[row] = kept
-            elif self._view is None and is_plain(sample) and not sample.is_windowed:
+            sample = self._index.sample(row)
+            if self._view is None and is_plain(sample) and not sample.is_windowed:
                 plain[row] = sample
+                continue
+            arrays = self._viewed(sample, draw=draw)
+            if has_one_window(sample):
+                read[row] = sample, self._kept.put(row, sample, arrays)
             else:
-                arrays = self._viewed(sample, draw=draw)
-                if has_one_window(sample):
-                    whole[row] = sample, self._kept.put(row, sample, arrays)
-                else:
-                    drawn[place] = sample, arrays
+                windows[row, draw] = sample, arrays
         for _, some in groupby(plain.items(), key=lambda one: one[1].bucket):
-            whole.update(self._read_together(list(some)))
-        return [drawn[place] if place in drawn else whole[row] for place, row in enumerate(rows)]
+            read.update(self._read_together(list(some)))
+        return [
+            windows[row, draw] if (row, draw) in windows else read[row]
+            for row, draw in zip(rows, draws, strict=True)
+        ]
 
     def fetch_ahead(self, rows: Iterable[int]) -> None:
         """Says which rows will be read soon, in this order; remote shards are fetched meanwhile.
@@ -165,12 +168,8 @@ class Reader:
 
     def _read_together(self, some: Sequence[tuple[int, Sample]]) -> dict[int, Read]:
         placed = self._together.place([sample for _, sample in some])
-
-        def read(place: int, sample: Sample, file: OpenFile) -> dict[str, Any]:
-            return _checked(sample, lambda: placed.read(place, file))
-
         return {
-            row: (sample, self._from_shard(sample, partial(read, place, sample)))
+            row: (sample, self._from_shard(sample, partial(placed.read, place)))
             for place, (row, sample) in enumerate(some)
         }
 
@@ -178,7 +177,7 @@ class Reader:
         def decoded(file: OpenFile) -> dict[str, Any]:
             wanted = (one for one in sample.members if is_array(one.ext))
             raw = {one.ext: read_member(file, sample, one) for one in wanted}
-            return seen_of(sample, raw, draw=draw)
+            return _decoded(sample, raw, draw=draw)
 
         arrays = self._from_shard(sample, decoded)
         return arrays if self._view is None else self._view(arrays)
@@ -190,10 +189,11 @@ class Reader:
         try:
             file = self._open(sample.shard)
             try:
-                return read(file)
+                return _checked(sample, lambda: read(file))
             except DamagedMember:
                 self._shards.forget(sample.shard, seen=file)
-                return read(self._open(sample.shard))
+                file = self._open(sample.shard)
+                return _checked(sample, lambda: read(file))
         except ValueError as error:
             where = f"{self._index.store.uri}/{sample.shard}"
             raise BadSampleError(f"{where}: {error}") from None

@@ -95,6 +95,11 @@ class _Piece:
         self._frames, self._height, self._width, self._fps = (
             _numbers(batch.column(name)) for name in ("frames", "height", "width", "fps")
         )
+        self._bucket = [  # none of the four, or all
+            _numbers(column.fill_null(0))
+            for column in map(batch.column, BUCKET)
+            if column.null_count < self._len
+        ]
         self._labels = _Texts(batch.column("labels"))
         captions, members = batch.column("captions"), batch.column("members")
         self._captions = _numbers(captions.offsets)
@@ -109,20 +114,20 @@ class _Piece:
             for column in map(batch.column, ("original", "start_s", "end_s"))
         ]
 
-        seen = [batch.column(name) for name in BUCKET]
-        self._seen = seen if seen[0].null_count < self._len else None
-
     def __len__(self) -> int:
         return self._len
 
     def sample(self, row: int) -> Sample:
         """The sample in a row of these."""
-        frames, fps = self._frames[row], self._fps[row]
+        stored = self._frames[row], self._height[row], self._width[row]
+        fps = self._fps[row]
+        bucket, seen_fps = stored, fps
+        if self._bucket and self._bucket[0][row]:
+            frames, height, width, seen_fps = (column[row] for column in self._bucket)
+            bucket = frames, height, width
         original, start_s, end_s = (
             None if column is None else column[row].as_py() for column in self._cut
         )
-        stored = (frames, self._height[row], self._width[row])
-        bucket, seen_fps = self._seen_as(row) or (stored, fps)
         return Sample(
             key=self._key[row],
             shard=self.shard[row],
@@ -138,18 +143,11 @@ class _Piece:
                 Member(self._ext[at], self._offset[at], self._size[at], self._xxh64[at])
                 for at in range(self._members[row], self._members[row + 1])
             ),
-            duration_s=frames / fps,
+            duration_s=stored[0] / fps,
             original=original,
             start_s=start_s,
             end_s=end_s,
         )
-
-    def _seen_as(self, row: int) -> tuple[Bucket, float] | None:
-        """Shape and rate that training sees; None for all of what is stored."""
-        if self._seen is None or not self._seen[0][row].is_valid:
-            return None
-        frames, height, width, fps = (column[row].as_py() for column in self._seen)
-        return (frames, height, width), fps
 
 
 class _Texts:

@@ -86,7 +86,7 @@ def torchcodec_frames(
     decoders: Any = import_module("torchcodec.decoders")
     try:
         decoder = decoders.VideoDecoder(
-            data, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact"
+            bytes(data), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact"
         )
         if len(decoder) != stored:
             return pyav_frames(data, numbers=numbers, stored=stored, fit=fit)

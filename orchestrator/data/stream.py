@@ -266,7 +266,7 @@ class Stream:
 def _read(
     readers: Sequence[Reader], draws: Sequence[Draw], *, windows: Sequence[float]
 ) -> list[Read]:
-    """The samples of draws, those of one part at once."""
+    """The samples of draws, those of one part at once; ``windows`` places the window of each."""
     read: dict[int, Read] = {}
     for part in dict.fromkeys(draw.part for draw in draws):
         places = [place for place, draw in enumerate(draws) if draw.part == part]

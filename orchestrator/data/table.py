@@ -35,7 +35,7 @@ _SINCE_2 = [
     ("start_s", pa.float64()),  # in the original
     ("end_s", pa.float64()),
 ]
-_SINCE_3 = [  # what training reads of the clip; null where that is all of it
+_SINCE_3 = [  # what training sees of the clip; null where that is all of it
     ("bucket_frames", pa.int32()),
     ("bucket_height", pa.int32()),
     ("bucket_width", pa.int32()),
@@ -86,7 +86,7 @@ def read_table(store: Store, *, samples: int) -> pa.Table:
 
 
 def has_windows(table: pa.Table) -> bool:
-    """Whether training reads something else of any clip than all of it."""
+    """Whether training sees something else of any clip than all of it."""
     return table.column(BUCKET[0]).null_count < table.num_rows
 
 

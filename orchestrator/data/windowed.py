@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from orchestrator.data.decode import decode, video_shape
 from orchestrator.data.fit import fit_array, fit_to
 from orchestrator.data.index import Sample
-from orchestrator.data.npy import Buffer, npy_view
+from orchestrator.data.npy import Buffer
 from orchestrator.data.seek import frames_at
 from orchestrator.data.window import num_windows, window_frames
 
@@ -36,15 +36,12 @@ def window_of(sample: Sample, raw: Mapping[str, Buffer], *, draw: float) -> dict
 
     Raises:
         ValueError: if a member cannot be decoded, is not what the index says, or is too short or
-            too small for its bucket; the text begins with the key.
+            too small for its bucket.
     """
-    try:
-        numbers = window_frames(draw, **_in_time(sample))
-        arrays: dict[str, Any] = {}
-        for ext, data in raw.items():
-            arrays |= _member(sample, ext, data, numbers=numbers)
-    except ValueError as error:
-        raise ValueError(f"{sample.key} cannot be decoded: {error}") from None
+    numbers = window_frames(draw, **_in_time(sample))
+    arrays: dict[str, Any] = {}
+    for ext, data in raw.items():
+        arrays |= _member(sample, ext, data, numbers=numbers)
     return arrays
 
 
@@ -52,37 +49,27 @@ def check_windows(sample: Sample, raw: Mapping[str, Buffer]) -> None:
     """Decodes all that is stored of a sample, and its first and last window; keeps nothing.
 
     Raises:
-        ValueError: as ``window_of``.
+        ValueError: as ``window_of``; the text begins with the key.
     """
-    for ext, data in raw.items():
-        if ext.rpartition(".")[2] == "mp4":
-            try:
-                seen = video_shape(data)
-            except ValueError as error:
-                raise ValueError(f"{sample.key} cannot be decoded: {error}") from None
-            if seen != sample.stored:
-                raise ValueError(f"{sample.key}: frames are {seen}, wanted {sample.stored}")
-    for draw in (0.0, _LAST_DRAW):
-        window_of(sample, raw, draw=draw)
+    try:
+        for ext, data in raw.items():
+            if ext.rpartition(".")[2] == "mp4" and (seen := video_shape(data)) != sample.stored:
+                raise ValueError(f"frames are {seen}, wanted {sample.stored}")
+        for draw in (0.0, _LAST_DRAW):
+            window_of(sample, raw, draw=draw)
+    except ValueError as error:
+        raise ValueError(f"{sample.key} cannot be decoded: {error}") from None
 
 
 def _member(
     sample: Sample, ext: str, data: Buffer, *, numbers: NDArray[np.int64]
 ) -> dict[str, Any]:
     size, stored = sample.bucket[1:], sample.stored[1:]
-    match ext.rpartition("."):
-        case _, _, "mp4":
-            frames = frames_at()(
-                data,
-                numbers=numbers.tolist(),
-                stored=sample.stored[0],
-                fit=fit_to(size, stored=stored),
-            )
-            return {_FRAMES: np.stack(frames)}
-        case (("" | "frames"), _, "npy"):
-            arrays = {_FRAMES: npy_view(data)}
-        case _:
-            arrays = decode({ext: data})
+    if ext.rpartition(".")[2] == "mp4":
+        fit = fit_to(size, stored=stored)
+        frames = frames_at()(data, numbers=numbers.tolist(), stored=sample.stored[0], fit=fit)
+        return {_FRAMES: np.stack(frames)}
+    arrays = decode({ext: data})  # of an .npy file nothing is copied yet
     if _FRAMES in arrays:
         frames_THWC = arrays[_FRAMES]
         wanted = (*sample.stored, 3)

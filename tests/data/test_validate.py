@@ -136,7 +136,7 @@ def test_clips_are_decoded_beyond_their_windows(tmp_path: Path) -> None:
     spoilt_told, longer_told = validated(tmp_path).faults
     assert spoilt_told.startswith("shard-000000.tar: spoilt cannot be decoded: ")
     assert longer_told == (
-        "shard-000000.tar: longer: frames are (20, 48, 128), wanted (30, 48, 128)"
+        "shard-000000.tar: longer cannot be decoded: frames are (20, 48, 128), wanted (30, 48, 128)"
     )
 
 

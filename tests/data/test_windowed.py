@@ -13,16 +13,17 @@ from orchestrator.data.buckets import RatedBucket, parse_bucket
 from orchestrator.data.decode import decode, npy_bytes, npz_bytes
 from orchestrator.data.fit import fit_array
 from orchestrator.data.index import Bucket, Index, write_index
-from orchestrator.data.npy import npy_view
 from orchestrator.data.packing import Packing
+from orchestrator.data.pool import alone
 from orchestrator.data.reader import Reader
 from orchestrator.data.seek import frames_at, pyav_frames
 from orchestrator.data.shards import NewSample, write_shard
 from orchestrator.data.stream import Stream
 from orchestrator.errors import UserError
 from orchestrator.storage.store import open_store
-from tests.data.clips import CountingStore, flip_bit
+from tests.data.clips import flip_bit
 from tests.data.films import film_of, number_of, numbered
+from tests.data.test_reader import Seen
 
 STORED: Bucket = (60, 48, 128)
 SMALL = parse_bucket("9x24x40@8")
@@ -101,31 +102,31 @@ def test_bucket_of_all_that_is_stored_reads_what_no_bucket_reads(tmp_path: Path)
     np.testing.assert_array_equal(one["frames"], decode(members_of("mp4"))["frames"])
 
 
-def test_rows_of_an_npy_are_read_where_they_lie() -> None:
-    data = npy_bytes(numbered(4))
-    assert np.shares_memory(npy_view(data), np.frombuffer(data, np.uint8))
-    np.testing.assert_array_equal(npy_view(data), numbered(4))
-    turned = np.asfortranarray(numbered(2))
-    np.testing.assert_array_equal(npy_view(npy_bytes(turned)), turned)
-    with pytest.raises(ValueError, match="an array of 73727 bytes, wanted 73728"):
-        npy_view(data[:-1])
-
-
-def reads(index: Index, *, draws: tuple[float, ...]) -> int:
-    index.store = store = CountingStore(index.store)
-    reader = open_reader(index)
-    for draw in draws:
+def decoded(index: Index) -> int:
+    """How often a clip is decoded that is read with three draws."""
+    seen = Seen()
+    reader = Reader(index, cache_dir=None, cache_bytes=10**9, memory_bytes=10**9, view=seen)
+    for draw in DRAWS:
         reader.read(0, draw=draw)
-    return store.reads.total()
+    return seen.clips
+
+
+def test_a_clip_may_be_read_twice_at_once(tmp_path: Path) -> None:
+    index = write(tmp_path, clip("npy", seen_as=SAME_SIZE), clip("npy", number=1, seen_as=None))
+    rows = (0, 1, 0, 0, 1)
+    read = open_reader(index).read_all(rows, draws=(0.0, 0.0, 0.5, 0.0, 0.9))
+    firsts = [number_of(arrays["frames"][0]) for _, arrays in read]
+    assert firsts == [0, 0, (LAST + 1) // 2, 0, 0]
+    assert [sample.bucket for sample, _ in read] == [(SAME_SIZE.shape, STORED)[row] for row in rows]
 
 
 def test_windows_are_kept_only_where_every_draw_gives_the_same(tmp_path: Path) -> None:
     only = parse_bucket("20x24x40@8")  # 58 of the 60 frames; three places
-    assert reads(write(tmp_path / "a", clip()), draws=DRAWS) == 3
-    assert reads(write(tmp_path / "b", clip(seen_as=only)), draws=DRAWS) == 3
+    assert decoded(write(tmp_path / "a", clip())) == 3
+    assert decoded(write(tmp_path / "b", clip(seen_as=only))) == 3
     all_frames = parse_bucket("60x24x40@24")
-    assert reads(write(tmp_path / "c", clip(seen_as=all_frames)), draws=DRAWS) == 1
-    assert reads(write(tmp_path / "d", clip(seen_as=None)), draws=DRAWS) == 1
+    assert decoded(write(tmp_path / "c", clip(seen_as=all_frames))) == 1
+    assert decoded(write(tmp_path / "d", clip(seen_as=None))) == 1
 
 
 def test_damage_outside_the_window_is_found_before_decoding(tmp_path: Path) -> None:
@@ -165,13 +166,13 @@ def windows(index: Index, *, world_size: int, steps: range, seed: int = 5) -> di
     """First frames of the windows of every clip, in the order of steps."""
     firsts: dict[str, list[int]] = defaultdict(list)
     streams = [
-        Stream(index, seed=seed, batch=BATCH, rank=rank, world_size=world_size)
+        Stream(alone(index), seed=seed, batch=BATCH, rank=rank, world_size=world_size)
         for rank in range(world_size)
     ]
     for step in steps:
         for stream in streams:
             batch = stream.read_step(step)
-            assert (batch.bucket, set(batch.fps)) == (SAME_SIZE.shape, {8.0})
+            assert (batch.plan.bucket, set(batch.fps)) == (SAME_SIZE.shape, {8.0})
             for key, arrays in zip(batch.keys, batch.samples, strict=True):
                 numbers = [number_of(frame) for frame in arrays["frames"]]
                 assert numbers == [numbers[0] + 3 * at for at in range(9)]
@@ -209,18 +210,20 @@ def test_images_of_packed_slots_are_from_windows_too(four: Index) -> None:
     def packed(world_size: int) -> list[np.ndarray]:
         packing = Packing(share=1.0, images=2)
         streams = [
-            Stream(four, seed=5, batch=BATCH, rank=rank, world_size=world_size, packing=packing)
+            Stream(
+                alone(four), seed=5, batch=BATCH, rank=rank, world_size=world_size, packing=packing
+            )
             for rank in range(world_size)
         ]
         slots: dict[int, list[np.ndarray]] = {}
         for stream in streams:
             batch = stream.read_step(3)
-            for slot, images in zip(batch.slots, batch.packed, strict=True):
+            for slot, images in zip(batch.plan.slots, batch.packed, strict=True):
                 slots[slot] = [image.sample["frames"] for image in images]
         return [frames for slot in sorted(slots) for frames in slots[slot]]
 
-    alone, apart = packed(1), packed(2)
-    assert len(alone) == len(apart) == 2 * BATCH
-    for one, other in zip(alone, apart, strict=True):
+    one_rank, two_ranks = packed(1), packed(2)
+    assert len(one_rank) == len(two_ranks) == 2 * BATCH
+    for one, other in zip(one_rank, two_ranks, strict=True):
         np.testing.assert_array_equal(one, other)
-    assert len({number_of(frames[0]) for frames in alone}) > 1
+    assert len({number_of(frames[0]) for frames in one_rank}) > 1

@@ -105,7 +105,7 @@ def test_views_are_made_of_windows(tmp_path: Path) -> None:
     job = StageJob(recipe=recipe, stage="ssr2", run=f"{tmp_path}/run", attempt=1)
     with closing(open_stream(job, ranks=ALONE)) as stream:
         batch = stream.next()
-    assert batch.bucket == (8, 16, 16)
+    assert batch.plan.bucket == (8, 16, 16)
     assert set(batch.fps) == {8.0}
     sizes = {name: view.shape for name, view in batch.samples[0].items()}
     assert sizes["frames"] == (8, 16, 16, 3)
