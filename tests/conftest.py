@@ -6,10 +6,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling, LoadScopeScheduling
 
 from tests.recoveries import KEY, Recoveries, table
 from tests.s3store import S3Store
+
+# No test says how long anything may take.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 SHARE_RUNS = "tests/numerics/"  # fixtures ``gangs`` and ``runs``
 

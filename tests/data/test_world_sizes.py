@@ -88,7 +88,6 @@ def by_slot(batches: list[StepBatch]) -> list[tuple[Any, ...]]:
 
 @settings(
     max_examples=25,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
     phases=(Phase.explicit, Phase.reuse, Phase.generate),  # a smaller case takes minutes to find
 )

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import UserError
@@ -22,7 +22,6 @@ def stage_of(*, batch: int, micro_batch: int, workers: int, min_workers: int | N
     return parse_recipe(tree | {"stages": [first]}, origin="sizes").stages[0]
 
 
-@settings(deadline=None)
 @given(least=SIZES, factor=SIZES, micro_batch=st.integers(1, 4), passes=st.integers(1, 6))
 def test_every_legal_size_trains_the_same_batch(
     least: int, factor: int, micro_batch: int, passes: int

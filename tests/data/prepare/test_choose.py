@@ -108,7 +108,7 @@ def test_clips_of_one_scene_are_no_doubles() -> None:
     assert doubles([*clips, candidate(3, 5, 5, 5)], distance=4) == {"c-00003": "c-00001"}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32), st.integers(0, 6))
 def test_doubles_are_those_of_a_comparison_of_all_with_all(seed: int, distance: int) -> None:
     draw = random.Random(seed)
