@@ -58,6 +58,12 @@ def test_rates_that_differ_by_a_thousandth_are_one() -> None:
     assert numbers.tolist() == list(range(121))
 
 
+def test_rates_that_differ_by_less_than_a_twentieth_repeat_a_frame_at_times() -> None:
+    numbers = window_frames(0, frames=51, fps=25, stored=49, stored_fps=24)
+    assert sorted(set(numbers.tolist())) == list(range(49))
+    assert Counter(np.diff(numbers).tolist()) == {1: 48, 0: 2}
+
+
 @pytest.mark.parametrize(
     ("frames", "fps", "stored", "own", "told"),
     [
