@@ -152,8 +152,8 @@ class Index:
         """How many of the rows, in their order, lie in one shard after another."""
         shards = self._table["shard"].take(pa.array(rows, pa.int64())).combine_chunks()
         codes = shards.dictionary_encode().indices.to_numpy()
-        starts = np.flatnonzero(np.diff(codes)) + 1
-        return np.diff([0, *starts, len(codes)]).tolist()
+        ends = np.append(np.flatnonzero(np.diff(codes)) + 1, len(codes))
+        return np.diff(ends, prepend=0).tolist()
 
     @property
     def durations_s(self) -> NDArray[np.float64]:
@@ -173,7 +173,8 @@ class Index:
     @property
     def wordings(self) -> Counter[int]:
         """How many samples have so many captions."""
-        return Counter(pc.list_value_length(self._table["captions"]).to_pylist())
+        lengths = pc.call_function("list_value_length", [self._table["captions"]])
+        return Counter(lengths.to_pylist())
 
     @property
     def uncaptioned(self) -> int:
