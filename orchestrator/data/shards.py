@@ -17,6 +17,7 @@ import xxhash
 from orchestrator.data.buckets import RatedBucket
 from orchestrator.data.index import Bucket, Shard, WrittenShard
 from orchestrator.data.names import key_and_ext, unsafe
+from orchestrator.data.parallel import in_threads
 from orchestrator.storage.store import Store
 
 _TAR = ".tar"
@@ -80,7 +81,9 @@ def is_written(store: Store, shard: str) -> bool:
 def written_among(store: Store, shards: Iterable[str]) -> list[str]:
     """Those of the shards that were written whole before; lists their folder once."""
     there = set(store.list(""))
-    return [one for one in shards if one + ROWS_SUFFIX in there and _tar_of(store, one) in there]
+    begun = [one for one in shards if one + ROWS_SUFFIX in there]
+    tars = in_threads(lambda shard: _tar_of(store, shard), begun)
+    return [one for one, tar in zip(begun, tars, strict=True) if tar in there]
 
 
 def read_written(store: Store, shard: str) -> WrittenShard:

@@ -14,6 +14,7 @@ from models.text.states import EMPTY_CAPTION
 from orchestrator.data.decode import npy_bytes
 from orchestrator.data.head import IF_LOST
 from orchestrator.data.index import Bucket, Index, Sample, write_index
+from orchestrator.data.parallel import in_threads
 from orchestrator.data.reader import Reader
 from orchestrator.data.shards import (
     NewSample,
@@ -124,7 +125,7 @@ def finish_encode(job: StageJob, plan: EncodePlan) -> str:
     own, target = open_store(latents_uri(job.run, stage=job.stage)), open_store(plan.target)
     return write_index(
         own,
-        [read_written(target, shard) for shard in plan.shards],
+        in_threads(lambda shard: read_written(target, shard), plan.shards),
         origin={
             "stage": job.stage,
             "clips": source.digest,
