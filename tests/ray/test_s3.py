@@ -100,6 +100,7 @@ def test_a_gang_stopped_in_a_bucket_goes_on_with_the_same_losses(
     kept = set(open_store(run).list(""))
     assert {f"stages/{stage}/DONE" for stage in stages} | {"recipe.json"} <= kept
     assert "stages/dit/weights/ema.safetensors" in kept
+    assert [key for key in open_store(f"{bucket}/runs/.encoded").list("") if key.endswith(".tar")]
     assert not (tmp_path / "runs").exists()
 
     plain = recipe_in(bucket, folder=tmp_path, stages=stages[:3])

@@ -405,12 +405,23 @@ def test_a_run_that_is_moved_alone_encodes_beside_its_new_place(
     assert is_done(moved, store)
 
 
-def test_runs_in_a_bucket_share_beside_them(source: Path, tmp_path: Path) -> None:
-    root = f"memory://bucket/{tmp_path.name}"
-    first, second = (encode_job(encoding_recipe(source), f"{root}/{name}") for name in "ab")
+@pytest.fixture(params=["memory", pytest.param("s3", marks=pytest.mark.s3)])
+def runs(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A place for runs that is no folder."""
+    if request.param == "s3":
+        return request.getfixturevalue("bucket")
+    return f"memory://bucket/{tmp_path.name}"
+
+
+def test_runs_in_a_bucket_share_beside_them(source: Path, runs: str, tmp_path: Path) -> None:
+    first, second = (encode_job(encoding_recipe(source), f"{runs}/{name}") for name in "ab")
     encode(first, logs=tmp_path)
     assert progress(encode(second, logs=tmp_path)) == [(SHARDS, SHARDS)]
     index = index_of(second)
-    assert index.store.uri == f"{root}/{ENCODED}/{plan_encode(second).key}"
+    assert index.store.uri == f"{runs}/{ENCODED}/{plan_encode(second).key}"
     reader = Reader(index, cache_dir=str(tmp_path / "c"), cache_bytes=10**9, memory_bytes=0)
     assert reader.read(0)[1]["latent"].shape == (4, 3, 4, 4)
+    store = finish(second)
+    assert is_done(second, store)
+    index.store.delete_prefix("shard-")
+    assert not is_done(second, store)
