@@ -20,7 +20,7 @@ VERSION = 1
 
 _SAMPLES_PER_S = 4.0  # frames that are looked at
 _SHORT_SIDE = 128  # pixels of these
-_BLACK = 16.0  # mean of a black frame at most, of 255
+_DARK, _BLACK = 25, 0.98  # levels of a dark pixel, and their share in a black frame
 _CHANGED = 8  # levels that a pixel differs by at least
 _STATIC = 0.001  # share of such pixels that is none
 _HASHED = (1 / 6, 1 / 2, 5 / 6)  # of a clip
@@ -31,7 +31,8 @@ def score(row: Listed, probed: Probed, clips: Sequence[Clip]) -> list[Scored]:
     """Scores and hashes of a video's clips, in one pass.
 
     ``motion``: mean change of brightness between frames a quarter of a second apart, of 1.
-    ``static``: share of such pairs in which nothing changes. ``black``: share of frames.
+    ``static``: share of such pairs in which nothing changes. ``black``: share of frames that are
+    dark all over (a moon at night is not).
     ``sharpness``: variance of the Laplacian at a short side of 128 pixels, in the mean.
     ``brightness``: mean, of 1. Images have no motion and are not static.
 
@@ -84,10 +85,9 @@ class _Sums:
         return self
 
     def _add(self, gray_HW: NDArray[np.uint8]) -> None:
-        mean = float(gray_HW.mean())
         self.frames += 1
-        self.brightness += mean / 255
-        self.black += mean <= _BLACK
+        self.brightness += float(gray_HW.mean()) / 255
+        self.black += bool((gray_HW <= _DARK).mean() >= _BLACK)
         self.sharpness += float(cv2.Laplacian(gray_HW, cv2.CV_64F).var())
         self.hashes.append(hash_of(gray_HW))
         if self.last_HW is not None and self.last_HW.shape == gray_HW.shape:

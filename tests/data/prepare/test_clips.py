@@ -102,6 +102,14 @@ def test_scores_tell_motion_stillness_and_black_apart(tmp_path: Path) -> None:
     )
 
 
+def test_a_moon_at_night_is_not_black(tmp_path: Path) -> None:
+    night = np.zeros((64, 64, 3), dtype=np.uint8)
+    night[20:32, 20:32] = 200  # less bright in the mean than the limit for a dark pixel
+    assert night.mean() < 25
+    (one,) = scores_of(film(tmp_path / "a.mp4", [iter([night] * 24)]))
+    assert one.scores["black"] == 0.0
+
+
 def test_blur_lowers_sharpness(tmp_path: Path) -> None:
     sharp = next(scene(1, frames=1))
     blurred = sharp.copy()
