@@ -60,3 +60,14 @@ def test_what_is_no_number_is_never_in_a_range() -> None:
     assert Range(min=0.0).misses(float("nan")) is not None
     assert Range(max=1.0).misses(float("nan")) is not None
     assert Range(min=0.5, max=0.5).misses(0.5) is None
+
+
+def test_the_documented_configuration_is_one(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    path = tmp_path / "prepare.yaml"
+    path.write_text(text.split("```yaml\n")[1].split("```")[0])
+    config = load_prepare(path)
+    assert (config.min_s, config.max_s, config.keep["motion"]) == (2.0, 10.0, Range(min=0.01))
+    assert [one.scores for one in config.scorers] == [("aesthetic",)]
+    changed = Prepare.model_fields.keys() - config.model_fields_set
+    assert not changed
