@@ -5,6 +5,7 @@
 
 import errno
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -109,7 +110,8 @@ def image(root: str, name: str, *, size: int) -> Pixels:
         BrokenError: if it is none.
         RushesError: if its store does not answer.
     """
-    with opened(root, name, size=size) as file:
+    with opened(root, name, size=size) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of large images before it refuses larger
         try:
             with PIL.Image.open(file, formats=("JPEG", "PNG", "WEBP")) as opened_image:
                 height, width = opened_image.height, opened_image.width

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 from orchestrator.data.prepare import choose as choosing
 from orchestrator.data.prepare import pack, transcode
@@ -71,8 +72,16 @@ def prepare(
         *(choosing.VERSION, transcode.VERSION, pack.VERSION),
     ]
     origin = origin_of(source, digest=digest_of(digests, tree, versions), config=tree)
-    if is_published(store, origin):
-        return read_report(store)
+    if not is_published(store, origin):
+        _make(units, source=source, origin=origin)
+    if not config.keep_encoded:
+        units.forget(ENCODE)
+    return read_report(store)
+
+
+def _make(units: Units, *, source: str, origin: dict[str, Any]) -> None:
+    config = units.config
+    digests = {unit: of[LIST] for unit, of in units.digests.items()}
     units.write(LIST, units.listed, kind=Listed, digests=digests)
     for step in scoring_steps(config):
         units.run(step)
@@ -83,10 +92,6 @@ def prepare(
     planned = list(planned_of(finished, config=config, source=source))
     fates = _fates(units, finished, shards={one.key: one.shard for one in planned})
     publish(units, planned, fates, origin=origin)
-    units.forget_others()
-    if not config.keep_encoded:
-        units.forget(ENCODE)
-    return read_report(store)
 
 
 def _looked(units: Units) -> dict[str, list[Looked]]:

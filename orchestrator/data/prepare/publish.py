@@ -49,11 +49,14 @@ def publish(
 ) -> None:
     """Writes shards that are not there yet, then rows, then the index, if there are clips.
 
+    Before the index, what steps wrote for other configurations is deleted.
+
     Raises:
         RushesError: what a store raised.
     """
     shards = _pack(units, planned)
     write_fates(units.store, fates)
+    units.forget_others()
     if shards:
         write_index(
             units.store, [read_written(units.store, shard) for shard in shards], origin=origin

@@ -222,7 +222,7 @@ def test_what_is_done_is_not_done_again(raw: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "steps"),
     [
-        ("shard_bytes=1000000000", {"shards"}),
+        ("shard_bytes=1000000000", set()),
         ("keep.brightness.max=0.9", set()),
         ("encoding.crf=20", {"encode", "shards"}),
         ("scenes.threshold=30", {"scenes", "clips", "score"}),
@@ -235,8 +235,7 @@ def test_another_configuration_does_anew_what_hangs_on_it(
     shutil.copytree(prepared, tmp_path / "out")
     counting = Counting()
     run(raw, tmp_path / "out", config=configured(override), executor=counting)
-    wanted = steps - {"shards"} if override.startswith("shard_bytes") else steps
-    assert set(counting.done) == wanted
+    assert set(counting.done) == steps
     run(raw, tmp_path / "alone", config=configured(override))
     assert files_of(tmp_path / "out") == files_of(tmp_path / "alone")
 
@@ -378,24 +377,39 @@ def test_a_table_is_prepared(raw: Path, tmp_path: Path) -> None:
     assert index.sample(0).captions == ("a green film", "green")
 
 
-def test_a_bucket_is_prepared_into_a_bucket(raw: Path) -> None:
-    source, target = open_store("memory://raw-films"), "memory://prepared-films"
+@pytest.fixture
+def place(request: pytest.FixtureRequest) -> str:
+    if request.param == "memory":
+        return "memory://prepare"
+    return request.getfixturevalue("bucket")
+
+
+@pytest.mark.parametrize(
+    "place", ["memory", pytest.param("s3", marks=pytest.mark.s3)], indirect=True
+)
+def test_a_bucket_is_prepared_into_a_bucket(raw: Path, place: str) -> None:
+    source, target = open_store(f"{place}/films"), f"{place}/prepared"
     for name in ("green.mkv", "p.png", "bad/cut.mp4"):
         source.put(name, (raw / name).read_bytes())
-    report = prepare(
-        open_store(target),
-        list_source(source.uri, target=target),
-        source=source.uri,
-        config=configured(),
-        executor=Here(),
-        on_progress=lambda *_: None,
-    )
+
+    def again(executor: Here) -> Report:
+        return prepare(
+            open_store(target),
+            list_source(source.uri, target=target),
+            source=source.uri,
+            config=configured(),
+            executor=executor,
+            on_progress=lambda *_: None,
+        )
+
+    counting = Counting()
+    report = again(Here())
+    assert again(counting) == report
+    assert not counting.done
     assert report.kept == 2
     index = Index.open(target)
-    assert {index.sample(row).original for row in range(2)} == {
-        None,
-        "memory://raw-films/green.mkv",
-    }
+    originals = {index.sample(row).original for row in range(2)}
+    assert originals == {None, f"{place}/films/green.mkv"}
     assert validate_clips(index, on_clips=lambda *_: None).faults == ()
 
 
