@@ -89,6 +89,10 @@ def prepare(
     local: Annotated[
         bool, typer.Option("--local", help="no Ray: one video after the other, in this process")
     ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", metavar="N", min=1, help="at once, at most; default: all CPUs"),
+    ] = None,
 ) -> None:
     """Turn raw videos and captions into indexed shards; goes on with what is there."""
     from rich.console import Console
@@ -97,7 +101,7 @@ def prepare(
     from orchestrator.recipe.prepare import load_prepare
 
     loaded = load_prepare(config, overrides=overrides or ())
-    prepare_source(source, target, config=loaded, local=local, console=Console())
+    prepare_source(source, target, config=loaded, local=local, workers=workers, console=Console())
 
 
 @app.command()

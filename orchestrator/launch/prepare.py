@@ -25,7 +25,13 @@ _OF_ONE_PROCESS = ("memory",)  # other processes have another one
 
 
 def prepare_source(
-    source: str, target: str, *, config: Prepare, local: bool, console: Console
+    source: str,
+    target: str,
+    *,
+    config: Prepare,
+    local: bool,
+    workers: int | None,
+    console: Console,
 ) -> None:
     """Prepares a source and prints what became of it.
 
@@ -34,6 +40,7 @@ def prepare_source(
         target: where shards go.
         config: what to make of the videos.
         local: without Ray, one video after the other.
+        workers: processes at once, at most; None for as many as the cluster has room for.
         console: where to show it.
 
     Raises:
@@ -42,6 +49,8 @@ def prepare_source(
         StoppedError: after a signal, once what is under way is written.
     """
     uri, out = resolve(source), resolve(target)
+    if local and workers is not None:
+        raise UserError(f"--workers {workers}: --local has one process, wanted one or the other")
     if not local and {*_OF_ONE_PROCESS} & {scheme_of(uri), scheme_of(out)}:
         raise UserError(f"{out}: only this process sees it, wanted --local or another place")
     store = open_store(out)
@@ -53,7 +62,7 @@ def prepare_source(
         if listing.others:
             say(f"not looked at: {listing.others:,} other files", console=console)
         with (
-            nullcontext(Here()) if local else closing(_Ray()) as executor,
+            nullcontext(Here()) if local else closing(_Ray(workers=workers)) as executor,
             _Bars(console=console, stop=stop) as on_progress,
         ):
             report = prepare(
@@ -130,7 +139,8 @@ class _Bars:
 class _Ray:
     """Executor that joins or starts Ray when there is something to do."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, workers: int | None) -> None:
+        self._workers = workers
         self._starting: Starting | None = None
         self._executor: Executor | None = None
 
@@ -155,4 +165,4 @@ class _Ray:
         from orchestrator.data.prepare.on_ray import OnRay
 
         head = Head(ray.get_runtime_context().gcs_address)
-        return OnRay(look=head.check, private=session.private)
+        return OnRay(look=head.check, private=session.private, workers=self._workers)

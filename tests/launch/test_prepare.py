@@ -70,6 +70,7 @@ def test_a_config_is_read_and_overridden(
     [
         (("nowhere", "out"), "no videos or images"),
         (("raw", "raw"), "both SOURCE and TARGET"),
+        (("raw", "out", "--workers", "2"), "--workers 2: --local has one process"),
         (("raw", "out", "--set", "bucket=1"), "prepare: bucket: unknown key"),
         (("raw", "out", "--config", "gone.yaml"), "config gone.yaml: No such file"),
         (("table.csv", "out"), "columns are file; wanted path"),

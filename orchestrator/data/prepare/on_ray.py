@@ -28,11 +28,15 @@ class OnRay:
     Args:
         look: called now and then; what it raises ends the run.
         private: this Ray was started for us, and no node will join it.
+        workers: processes at once, at most; None for as many as there are CPUs (and GPUs) for.
     """
 
-    def __init__(self, *, look: Callable[[], object], private: bool) -> None:
+    def __init__(
+        self, *, look: Callable[[], object], private: bool, workers: int | None = None
+    ) -> None:
         self._look = look
         self._private = private
+        self._workers = workers
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
@@ -40,13 +44,14 @@ class OnRay:
         _hush()
 
     def run(self, tasks: Sequence[Task], *, on_done: OnDone) -> list[Task]:
-        """All tasks, as many at once as the cluster has CPUs (and GPUs) for."""
+        """All tasks, several at once."""
         self._check_room(tasks[0])
         rows = [{"number": number, "task": task.to_json()} for number, task in enumerate(tasks)]
         left = dict(enumerate(tasks))
         try:
             done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
                 _work,
+                compute=ray.data.TaskPoolStrategy(size=self._workers),
                 num_cpus=tasks[0].cpus,
                 num_gpus=tasks[0].gpus or None,
                 max_retries=_RETRIES,
