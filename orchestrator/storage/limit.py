@@ -5,11 +5,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import suppress
-from functools import cache
-from queue import SimpleQueue
-from typing import TypeAlias, TypeVar
+from functools import cache, partial
+from queue import Empty, SimpleQueue
+from typing import NoReturn, TypeAlias, TypeVar
 
 from orchestrator.storage.errors import TransientError
 
@@ -83,28 +82,37 @@ def bounded(call: Callable[[], T], *, limit: Limit) -> T:
     Raises:
         TransientError: if no answer came in time.
     """
-    done: Future[T] = Future()
+    answers: SimpleQueue[Callable[[], T]] = SimpleQueue()  # cheaper than a future
 
     def run() -> None:
         try:
-            done.set_result(call())
+            value = call()
         except BaseException as error:
-            done.set_exception(error)
+            answers.put(partial(_raise, error))
+        else:
+            answers.put(lambda: value)
 
     worker = _idle_worker()
     worker.put(run)
     try:
-        while not done.done():
-            left_s = limit.left_s
-            if left_s <= 0:
-                raise TransientError("no whole answer came in time")
-            with suppress(TimeoutError):
-                done.exception(timeout=left_s)
+        answer = _first(answers, limit=limit)
     except BaseException:
         worker.put(None)
         raise
     _idle(os.getpid()).append(worker)
-    return done.result()
+    return answer()
+
+
+def _first(answers: "SimpleQueue[T]", *, limit: Limit) -> T:
+    """Waits for it; the limit may grow meanwhile."""
+    while (left_s := limit.left_s) > 0:
+        with suppress(Empty):
+            return answers.get(timeout=left_s)
+    raise TransientError("no whole answer came in time")
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
 
 
 def _idle_worker() -> _Worker:

@@ -43,7 +43,8 @@ class _CaughtError(Exception):
 
 def environment() -> Environment:
     """What boto3 goes by."""
-    return tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+    names = (name for name in os.environ if name.startswith("AWS_"))
+    return tuple(sorted((name, os.environ.get(name, "")) for name in names))
 
 
 @cache

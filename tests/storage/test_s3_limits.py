@@ -21,6 +21,7 @@ CALLS: dict[str, Callable[[Store], object]] = {
     "put_new": lambda store: store.put_new("b", BODY),
     "parts": lambda store: store.put("b", LARGE),
     "exists": lambda store: store.exists("a"),
+    "entry": lambda store: store.entry("a"),
     "list": lambda store: store.list(""),
     "delete": lambda store: store.delete("a"),
     "check": lambda store: store.check(),
