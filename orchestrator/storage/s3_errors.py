@@ -51,7 +51,7 @@ def translated(where: str, *, missing: str) -> Iterator[None]:
     except NoCredentialsError:
         raise UserError(f"{where}: no credentials, wanted AWS_ACCESS_KEY_ID or a profile") from None
     except (BotoConnectionError, HTTPClientError, HTTPError, OSError) as error:
-        raise TransientError(f"{type(error).__name__}: cannot talk to the store") from None
+        raise _of_network(error) from None
     except (FlexibleChecksumError, IncompleteReadError) as error:
         raise TransientError(f"{type(error).__name__}: the body came damaged") from None
     except (CredentialRetrievalError, MetadataRetrievalError) as error:
@@ -63,6 +63,13 @@ def translated(where: str, *, missing: str) -> Iterator[None]:
 def code_of(error: ClientError) -> str:
     """The store's word for an error, or the status where there is none."""
     return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _of_network(error: Exception) -> Exception:
+    inner = error.kwargs.get("error") if isinstance(error, HTTPClientError) else None
+    if isinstance(inner, TransientError):  # raised by a body that is read, and wrapped
+        return inner
+    return TransientError(f"{type(error).__name__}: cannot talk to the store")
 
 
 def _of_answer(error: ClientError, *, where: str, missing: str) -> Exception:

@@ -1,7 +1,12 @@
 """What boto3 raises, as our errors: by the status, and by the store's word for it."""
 
 import pytest
-from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
+from botocore.exceptions import (
+    ClientError,
+    EndpointConnectionError,
+    HTTPClientError,
+    NoCredentialsError,
+)
 
 from orchestrator.errors import UserError
 from orchestrator.storage.errors import NotFoundError, RefusedError, TransientError
@@ -26,6 +31,7 @@ def answer(status: int, code: str) -> ClientError:
         (answer(400, "BadDigest"), TransientError, "400 BadDigest"),
         (EndpointConnectionError(endpoint_url="http://key:hunter2@x"), TransientError, "cannot"),
         (ConnectionResetError(), TransientError, "cannot talk"),
+        (HTTPClientError(error=TransientError("its time was up")), TransientError, "^its time"),
         (answer(404, "NoSuchKey"), NotFoundError, f"{WHERE}: gone"),
         (answer(404, "404"), NotFoundError, f"{WHERE}: gone"),
         (answer(404, "NoSuchBucket"), UserError, f"{WHERE}: the bucket does not exist"),
