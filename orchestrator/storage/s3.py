@@ -267,6 +267,7 @@ def _part(s3: Any, bucket: str, name: str, *, start: int, length: int, limit: Li
         raise
     seen = answer.get("ContentRange", "the whole object")
     if not seen.startswith(f"bytes {start}-"):
+        answer["Body"].close()
         raise UserError(f"s3://{bucket}/{name}: the store gave {seen}, wanted {span}")
     return _read(answer, limit=limit)
 
