@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -59,10 +60,13 @@ def client(_pid: int, environment: Environment, *, read_s: float) -> Any:
         read_s: longest silence of the store while its answer is waited for.
 
     Raises:
-        UserError: if the endpoint is none.
+        UserError: if the endpoint, or the file of certificates, is none.
         BotoCoreError: if the profile is none.
     """
     core = botocore.session.get_session()
+    roots = core.get_config_variable("ca_bundle")
+    if roots and not Path(roots).is_file():
+        raise UserError(f"AWS_CA_BUNDLE: {roots}: no such file, wanted certificates as PEM")
     names = dict(environment)
     is_custom = bool(names.get("AWS_ENDPOINT_URL_S3") or names.get("AWS_ENDPOINT_URL"))
     has_style = "addressing_style" in (core.get_scoped_config().get("s3") or {})

@@ -12,6 +12,7 @@ from botocore.exceptions import (
     IncompleteReadError,
     MetadataRetrievalError,
     NoCredentialsError,
+    SSLError,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from urllib3.exceptions import HTTPError
@@ -21,6 +22,7 @@ from orchestrator.storage.errors import NotFoundError, RefusedError, TransientEr
 
 _MISSING = ("404", "NoSuchKey", "NoSuchUpload", "NotFound")
 _REFUSED = (401, 403)
+_UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
 _UNKNOWN = (501, 505)  # to the store: it will not learn it
 _PASSING = (  # answered with a 4xx
     "BadDigest",
@@ -51,7 +53,7 @@ def translated(where: str, *, missing: str) -> Iterator[None]:
     except NoCredentialsError:
         raise UserError(f"{where}: no credentials, wanted AWS_ACCESS_KEY_ID or a profile") from None
     except (BotoConnectionError, HTTPClientError, HTTPError, OSError) as error:
-        raise _of_network(error) from None
+        raise _of_network(error, where=where) from None
     except (FlexibleChecksumError, IncompleteReadError) as error:
         raise TransientError(f"{type(error).__name__}: the body came damaged") from None
     except (CredentialRetrievalError, MetadataRetrievalError) as error:
@@ -65,7 +67,12 @@ def code_of(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def _of_network(error: Exception) -> Exception:
+def _of_network(error: Exception, *, where: str) -> Exception:
+    if isinstance(error, SSLError) and _UNTRUSTED in str(error):
+        return UserError(
+            f"{where}: the store's certificate is not trusted, wanted its authority's in the file "
+            "that AWS_CA_BUNDLE names"
+        )
     inner = error.kwargs.get("error") if isinstance(error, HTTPClientError) else None
     if isinstance(inner, TransientError):  # raised by a body that is read, and wrapped
         return inner

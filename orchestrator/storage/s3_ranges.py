@@ -29,7 +29,7 @@ _WHOLE = timedelta(hours=1)  # of a request that nobody waits for any more
 _FRESH = timedelta(minutes=9)  # botocore renews credentials that have less than ten left
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
-_NOT_A_PART = ("NotPartial", "UnexpectedRange", "NoContentRange")
+_BOTO3_SAYS_WHY = ("NotPartial", "UnexpectedRange", "NoContentRange", "InvalidCertificate")
 _ELSEWHERE = ("AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
 
 
@@ -59,7 +59,7 @@ def read_range(s3: Any, bucket: str, name: str, *, start: int, length: int) -> b
         TransientError: if the body is shorter than announced, or the network fails.
         UnfitError: in a process forked from one that uses obstore, whose threads it lacks; for a
             key with an empty part; when the bucket is in another region; when the answer is not
-            the part that was asked for.
+            the part that was asked for; when the store's certificate is not trusted.
     """
     if _owner() != os.getpid():
         raise UnfitError("forked")
@@ -125,8 +125,8 @@ def _client(s3: Any, bucket: str) -> _Client:
 def _nothing_or_error(text: str) -> bytes:
     """What the words of obstore stand for: it has no codes."""
     status, code = _STATUS.search(text), _CODE.search(text)
-    if status is None and any(word in text for word in _NOT_A_PART):
-        raise UnfitError("not the part that was asked for")
+    if status is None and any(word in text for word in _BOTO3_SAYS_WHY):
+        raise UnfitError("not the part that was asked for, or a certificate")
     if status is None and "redirect" not in text:
         raise TransientError("obstore: cannot talk to the store")
     if status is None or (code is not None and code[1] in _ELSEWHERE):
