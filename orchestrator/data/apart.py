@@ -4,11 +4,12 @@ from typing import Any
 
 import xxhash
 
+from orchestrator.data.bad import BadSampleError
 from orchestrator.data.decode import is_array
 from orchestrator.data.head import told_missing
 from orchestrator.data.index import Index
 from orchestrator.data.members import DamagedMember, check_hash
-from orchestrator.data.reader import BadSampleError, seen_of
+from orchestrator.data.reader import seen_of
 from orchestrator.data.rows import Member, Sample
 from orchestrator.storage.errors import NotFoundError
 

@@ -26,6 +26,7 @@ class Epoch:
         clips: in the bucket.
         used: of them.
         left_out: of them, in batches that a rewind has left out.
+        bad: of them, could not be read; others stood in.
     """
 
     part: str
@@ -34,11 +35,12 @@ class Epoch:
     clips: int
     used: int
     left_out: int
+    bad: int = 0
 
     @property
     def is_whole(self) -> bool:
-        """Whether every clip was used, but for those that were left out on purpose."""
-        return self.used + self.left_out == self.clips
+        """Whether every clip was used, but for those left out on purpose and those that are bad."""
+        return self.used + self.left_out + self.bad == self.clips
 
 
 @dataclass
@@ -162,14 +164,16 @@ class Examiner:
     def _clips(self, use: Use, *, size: int, places: dict[str, list[int]]) -> None:
         own = use.places or [use.ordinal * size + slot for slot in use.slots]
         parts = use.parts or [""] * len(use.slots)
-        for part, place, key in zip(parts, own, use.keys, strict=True):
+        for slot, part, place, key in zip(use.slots, parts, own, use.keys, strict=True):
             self._report.clips[part] += 1
             course = self._courses.get((part, use.bucket))
-            if course is None or not course.clip(key, place=place):
-                self._report.faults.append(
-                    f"step {use.step}: {shown(key)} is no clip of {_of(part, use.bucket)} in the "
-                    "index"
-                )
+            unknown = [key]
+            if course is not None:
+                unknown = course.clip(key, place=place, instead=use.instead.get(slot))
+            self._report.faults += [
+                f"step {use.step}: {shown(one)} is no clip of {_of(part, use.bucket)} in the index"
+                for one in unknown
+            ]
             if course is not None:
                 places.setdefault(part, []).append(place)
 
@@ -181,13 +185,16 @@ class Examiner:
         first = (ordinal * size + slot) * len(keys)
         places = use.packed_places.get(slot, range(first, first + len(keys)))
         parts = use.packed_parts.get(slot, [""] * len(keys))
-        for part, place, key in zip(parts, places, keys, strict=True):
+        instead = use.images_instead.get(slot, {})
+        for number, (part, place, key) in enumerate(zip(parts, places, keys, strict=True)):
             own = self._packed.get((part, use.bucket))
             course = self._images.get(part) if self._images else own
-            if course is None or not course.clip(key, place=place):
-                self._report.faults.append(
-                    f"step {use.step}: {shown(key)} is no image of the index"
-                )
+            unknown = [key]
+            if course is not None:
+                unknown = course.clip(key, place=place, instead=instead.get(number))
+            self._report.faults += [
+                f"step {use.step}: {shown(one)} is no image of the index" for one in unknown
+            ]
 
     def _image_courses(self) -> Iterable[tuple[str, Course]]:
         for part, course in sorted(self._images.items()):
@@ -239,6 +246,7 @@ class Examiner:
                     clips=len(self._keys[part, bucket]),
                     used=times.used,
                     left_out=times.left_out,
+                    bad=times.bad,
                 )
             )
             name = f"clips of {_of(part, bucket)}, epoch {times.number + 1}"

@@ -40,6 +40,8 @@ class StepBatch:
     Attributes:
         plan: which they are.
         keys: sample keys.
+        instead: key of the slot's own clip if that cannot be read and the one in ``keys`` stands in
+            for it, else None.
         parts: names of the sources in a mix; empty where clips are of one.
         samples: decoded arrays by name.
         captions: wordings; none if the stream reads no captions.
@@ -49,6 +51,7 @@ class StepBatch:
 
     plan: Plan
     keys: tuple[str, ...]
+    instead: tuple[str | None, ...]
     parts: tuple[str, ...]
     samples: tuple[dict[str, Any], ...]
     captions: tuple[tuple[str, ...], ...]

@@ -21,12 +21,14 @@ class Times:
         number: from 0.
         used: clips that came.
         left_out: clips in batches that a rewind has left out.
+        bad: clips that others stood in for.
         faults: what is wrong with it.
     """
 
     number: int
     used: int
     left_out: int
+    bad: int
     faults: tuple[str, ...]
 
 
@@ -45,26 +47,33 @@ class Keys:
 
 
 class Counts:
-    """How often each of some clips came."""
+    """How often each of some clips came, or would have: one that is bad comes by another."""
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
+        self._own: NDArray[np.int32] = np.zeros(len(keys.keys), dtype=np.int32)
         self._times: NDArray[np.int32] = np.zeros(len(keys.keys), dtype=np.int32)
 
-    def add(self, key: str) -> bool:
-        """Whether there is such a clip."""
-        place = self._keys.place.get(key)
+    def add(self, key: str, *, instead: str | None) -> list[str]:
+        """Takes a clip, or one that stood in for another; those that are none of these clips."""
+        place = self._keys.place.get(key if instead is None else instead)
         if place is not None:
             self._times[place] += 1
-        return place is not None
+            self._own[place] += instead is None
+        return [one for one in (key, instead) if one is not None and one not in self._keys.place]
 
     @property
     def used(self) -> int:
         """Clips that came."""
-        return int(np.minimum(self._times, self._keys.wanted).sum())
+        return int(np.minimum(self._own, self._keys.wanted).sum())
+
+    @property
+    def bad(self) -> int:
+        """Clips that came by others alone."""
+        return int(np.minimum(self._times, self._keys.wanted).sum()) - self.used
 
     def missing(self) -> list[str]:
-        """Clips that never came."""
+        """Clips that never came, nor another for them."""
         return [self._keys.keys[place] for place in np.flatnonzero(self._times < self._keys.wanted)]
 
     def twice(self) -> tuple[str, ...]:
@@ -97,11 +106,11 @@ class Course:
             for fault in counts.twice():
                 yield number, fault
 
-    def clip(self, key: str, *, place: int) -> bool:
-        """Counts a clip; whether there is such a one."""
+    def clip(self, key: str, *, place: int, instead: str | None) -> list[str]:
+        """Counts a clip, or the bad one that it stood in for; those that are none of these."""
         epoch = place // len(self._keys)
         counts = self._epochs.setdefault(epoch, Counts(self._keys))
-        return counts.add(key)
+        return counts.add(key, instead=instead)
 
     def batch(self, ordinal: int, *, places: Sequence[int]) -> bool:
         """Notes where a batch stands; whether its places follow each other."""
@@ -130,16 +139,22 @@ class Course:
         for number in range(begin // size, (end - 1) // size + 1):
             counts = self._epochs.get(number) or Counts(self._keys)
             faults = counts.twice()
-            used, wanted = counts.used, size - left_out[number]
+            came, wanted = counts.used + counts.bad, size - left_out[number]
             is_all_there = begin <= number * size and (number + 1) * size <= end
-            if is_all_there and used != wanted:
+            if is_all_there and came != wanted:
                 missing = counts.missing()
                 faults = (
                     *faults,
                     f"{len(missing)} of {size} clips never came, wanted {left_out[number]}: "
                     f"{some(missing)}",
                 )
-            yield Times(number=number, used=used, left_out=left_out[number], faults=faults)
+            yield Times(
+                number=number,
+                used=counts.used,
+                left_out=left_out[number],
+                bad=counts.bad,
+                faults=faults,
+            )
 
 
 def some(values: Sequence[object]) -> str:

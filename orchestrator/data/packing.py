@@ -11,9 +11,13 @@ from orchestrator.data.schedule import is_packed
 
 @dataclass(frozen=True)
 class Image:
-    """A clip, or a single frame, that gives one image to a packed slot, and its wordings."""
+    """A clip, or a single frame, that gives one image to a packed slot, and its wordings.
+
+    ``instead`` is the key of the one that it stands in for, if that cannot be read.
+    """
 
     key: str
+    instead: str | None
     sample: dict[str, Any]
     captions: tuple[str, ...]
     part: str

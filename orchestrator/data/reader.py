@@ -1,31 +1,29 @@
 """Samples of an index as arrays: fetched, checked against their hashes, decoded, kept."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property, partial
 from itertools import groupby
 from typing import Any
 
+from orchestrator.data.bad import BadSample, BadSampleError, BadSamples
 from orchestrator.data.cache import ShardCache
 from orchestrator.data.decode import decode, is_array
 from orchestrator.data.head import told_missing
-from orchestrator.data.index import Index, Sample
+from orchestrator.data.index import Bucket, Index, Sample
 from orchestrator.data.kept import Kept
 from orchestrator.data.members import DamagedMember, read_member
 from orchestrator.data.npy import Buffer
 from orchestrator.data.shard_files import LocalShards, ShardFiles
 from orchestrator.data.together import Together, is_plain
 from orchestrator.data.windowed import has_one_window, window_of
-from orchestrator.errors import UserError
 from orchestrator.storage.errors import NotFoundError
 from orchestrator.storage.files import OpenFile
 from orchestrator.storage.uri import FILE_SCHEMES, scheme_of
 
 View = Callable[[Mapping[str, Any]], dict[str, Any]]
 Read = tuple[Sample, dict[str, Any]]
-
-
-class BadSampleError(UserError):
-    """A sample is damaged, also after it was fetched again, or cannot be decoded."""
 
 
 def arrays_of(sample: Sample, raw: Mapping[str, Buffer]) -> dict[str, Any]:
@@ -76,6 +74,8 @@ class Reader:
         cache_bytes: budget of that folder, over all sources.
         memory_bytes: budget of decoded samples; the least recently used leave first.
         view: what is made of a sample's arrays once it is decoded, and kept in their place.
+        bad: takes samples that cannot be read, in whose place others are read; None: they are an
+            error.
     """
 
     def __init__(
@@ -86,8 +86,10 @@ class Reader:
         cache_bytes: int,
         memory_bytes: int,
         view: View | None = None,
+        bad: BadSamples | None = None,
     ) -> None:
         self._index = index
+        self._bad = bad
         self._view = view
         self._kept = Kept(budget_bytes=memory_bytes)
         self._together = Together()
@@ -96,8 +98,13 @@ class Reader:
         if scheme_of(index.store.uri) in FILE_SCHEMES:
             self._shards = LocalShards(index.store)
         else:
+            # Where samples may be bad, one must not take its whole shard along: the hashes of
+            # members decide.
             self._shards = ShardCache(
-                index.store, folder=cache_dir, budget_bytes=cache_bytes, hashes=index.hashes
+                index.store,
+                folder=cache_dir,
+                budget_bytes=cache_bytes,
+                hashes=index.hashes if bad is None else {},
             )
 
     def read(self, row: int, *, draw: float = 0.0) -> Read:
@@ -112,7 +119,7 @@ class Reader:
 
         Raises:
             BadSampleError: if a member is not what its hash says, also after it was fetched again,
-                or cannot be decoded.
+                or cannot be decoded, and no more such samples are allowed.
             UserError: if its shard is not what its hash says, after it was fetched again.
             NotFoundError: if its shard is missing.
         """
@@ -121,34 +128,46 @@ class Reader:
     def read_all(self, rows: Sequence[int], *, draws: Sequence[float] | None = None) -> list[Read]:
         """The samples in rows; arrays of one kind lie side by side (``stacked``) where they can.
 
-        Raises as ``read``.
+        In place of a bad sample stands the next good one of its bucket in the order of rows, and
+        after the last the first: whoever reads it finds the same. Raises as ``read``.
 
         Args:
             rows: of the index.
             draws: one for each row, see ``read``; None for all clips' beginnings.
         """
         draws = [0.0] * len(rows) if draws is None else draws
-        read = {row: kept for row in rows if (kept := self._kept.get(row)) is not None}
+        read: dict[int, Read] = {}
         windows: dict[tuple[int, float], Read] = {}
         plain: dict[int, Sample] = {}
         for row, draw in zip(rows, draws, strict=True):
-            if row in read or row in plain or (row, draw) in windows:
+            if row in read or row in plain or (row, draw) in windows or self._is_bad(row):
+                continue
+            if (kept := self._kept.get(row)) is not None:
+                read[row] = kept
                 continue
             sample = self._index.sample(row)
             if self._view is None and is_plain(sample) and not sample.is_windowed:
                 plain[row] = sample
                 continue
-            arrays = self._viewed(sample, draw=draw)
-            if has_one_window(sample):
-                read[row] = sample, self._kept.put(row, sample, arrays)
-            else:
-                windows[row, draw] = sample, arrays
+            with self._noting_bad(row, sample):
+                arrays = self._viewed(sample, draw=draw)
+                if has_one_window(sample):
+                    read[row] = sample, self._kept.put(row, sample, arrays)
+                else:
+                    windows[row, draw] = sample, arrays
         for _, some in groupby(plain.items(), key=lambda one: one[1].bucket):
             read.update(self._read_together(list(some)))
         return [
-            windows[row, draw] if (row, draw) in windows else read[row]
+            read.get(row) or windows.get((row, draw)) or self._substitute(row, draw=draw)
             for row, draw in zip(rows, draws, strict=True)
         ]
+
+    def instead(self, row: int, *, read: Sample) -> str | None:
+        """The key of a row's own sample, if the one that was ``read`` stands in for it."""
+        if not self._is_bad(row):
+            return None
+        own = self._index.sample(row)  # a thread may have read it before it was known to be bad
+        return None if own == read else own.key
 
     def fetch_ahead(self, rows: Iterable[int]) -> None:
         """Says which rows will be read soon, in this order; remote shards are fetched meanwhile.
@@ -168,10 +187,11 @@ class Reader:
 
     def _read_together(self, some: Sequence[tuple[int, Sample]]) -> dict[int, Read]:
         placed = self._together.place([sample for _, sample in some])
-        return {
-            row: (sample, self._from_shard(sample, partial(placed.read, place)))
-            for place, (row, sample) in enumerate(some)
-        }
+        read: dict[int, Read] = {}
+        for place, (row, sample) in enumerate(some):
+            with self._noting_bad(row, sample):
+                read[row] = sample, self._from_shard(sample, partial(placed.read, place))
+        return read
 
     def _viewed(self, sample: Sample, *, draw: float) -> dict[str, Any]:
         def decoded(file: OpenFile) -> dict[str, Any]:
@@ -181,6 +201,36 @@ class Reader:
 
         arrays = self._from_shard(sample, decoded)
         return arrays if self._view is None else self._view(arrays)
+
+    def _is_bad(self, row: int) -> bool:
+        return self._bad is not None and self._bad.get(self._index.digest, row) is not None
+
+    @contextmanager
+    def _noting_bad(self, row: int, sample: Sample) -> Iterator[None]:
+        """Notes a sample that cannot be read, where one may be."""
+        try:
+            yield
+        except BadSampleError as error:
+            if self._bad is None:
+                raise
+            index, why = self._index.digest, str(error)
+            self._bad.found(BadSample(index=index, row=row, key=sample.key, why=why))
+
+    def _substitute(self, row: int, *, draw: float) -> Read:
+        """The next good sample of a bad one's bucket; a bad one that it meets is noted as well."""
+        rows = self._buckets[self._index.sample(row).bucket]
+        place = bisect_left(rows, row)
+        for step in range(1, len(rows)):
+            other = rows[(place + step) % len(rows)]
+            if not self._is_bad(other):
+                return self.read(other, draw=draw)
+        raise BadSampleError(
+            f"{self._index.store.uri}: all {len(rows)} samples of the bucket of row {row} are bad"
+        )
+
+    @cached_property
+    def _buckets(self) -> dict[Bucket, list[int]]:
+        return self._index.buckets
 
     def _from_shard(
         self, sample: Sample, read: Callable[[OpenFile], dict[str, Any]]

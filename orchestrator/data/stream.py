@@ -2,15 +2,18 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from orchestrator.data.ahead import Ahead
+from orchestrator.data.bad import BadSamples
 from orchestrator.data.batch import Plan, StepBatch
 from orchestrator.data.index import Bucket, Sample
 from orchestrator.data.order import position_of
 from orchestrator.data.packing import Image, PackedSlots, Packing
 from orchestrator.data.pool import Draw, Part, Pool, identity_of
-from orchestrator.data.reader import Read, Reader, View
+from orchestrator.data.reader import View
+from orchestrator.data.readers import Readers
 from orchestrator.data.schedule import BucketSchedule
 from orchestrator.data.window import window_draw
 from orchestrator.errors import UserError
@@ -39,7 +42,11 @@ class Stream:
         cache_dir, cache_bytes, view: as for ``Reader``.
         memory_bytes: as for ``Reader``; all sources have an even share of it.
         captions: whether captions are read at all.
+        bad: as for ``Reader``, of all sources together.
         packing: slots that hold independent images, or None for clips alone.
+
+    Attributes:
+        bad: samples that it has met; None where none may be.
 
     Raises:
         UserError: if a source has no clips.
@@ -62,6 +69,7 @@ class Stream:
         memory_bytes: int = 512_000_000,
         view: View | None = None,
         captions: bool = True,
+        bad: BadSamples | None = None,
         packing: Packing | None = None,
     ) -> None:
         self._parts = tuple(parts)
@@ -75,6 +83,7 @@ class Stream:
         self._workers = workers
         self._shuffle_shards = shuffle_shards
         self._captions = captions
+        self.bad = bad
         buckets = _buckets(self._parts)
         self._shapes = list(buckets)
         self._multiples = [(multiples or {}).get(shape, 1) for shape in buckets]
@@ -93,20 +102,16 @@ class Stream:
         ]
         self._schedule = BucketSchedule(_weights(self._pools, self._parts, self._multiples))
 
-        def readers(sources: Sequence[Part]) -> list[Reader]:
-            return [
-                Reader(
-                    source.index,
-                    cache_dir=cache_dir,
-                    cache_bytes=cache_bytes,
-                    memory_bytes=memory_bytes // (len(self._parts) + len(self._images)),
-                    view=view,
-                )
-                for source in sources
-            ]
-
+        readers = partial(
+            Readers,
+            cache_dir=cache_dir,
+            cache_bytes=cache_bytes,
+            memory_bytes=memory_bytes // (len(self._parts) + len(self._images)),
+            view=view,
+            bad=bad,
+        )
         self._readers = readers(self._parts)
-        self._image_readers = readers(self._images) or self._readers
+        self._image_readers = readers(self._images) if self._images else self._readers
         self._packed = None
         if packing is not None:
             self._packed = PackedSlots(
@@ -205,10 +210,11 @@ class Stream:
         windows = [
             window_draw(slot, seed=self._seed, position=plan.position) for slot in plan.slots
         ]
-        read = _read(self._readers, plan.draws, windows=windows)
+        read = self._readers.read(plan.draws, windows=windows)
         return StepBatch(
             plan=plan,
             keys=tuple(sample.key for sample, _ in read),
+            instead=self._readers.instead(plan.draws, read=read),
             parts=tuple(self._parts[draw.part].name for draw in plan.draws),
             samples=tuple(arrays for _, arrays in read),
             captions=tuple(self._wordings(sample) for sample, _ in read),
@@ -241,40 +247,27 @@ class Stream:
         images = [draw for plan in plans for some in plan.packed for draw in some]
         if not self._images:
             draws, images = draws + images, []
-        for readers, wanted in ((self._readers, draws), (self._image_readers, images)):
-            for number in dict.fromkeys(draw.part for draw in wanted):
-                readers[number].fetch_ahead(draw.row for draw in wanted if draw.part == number)
+        self._readers.fetch_ahead(draws)
+        self._image_readers.fetch_ahead(images)
 
     def _image_slot(self, draws: Sequence[Draw], *, window: float) -> tuple[Image, ...]:
         parts = self._images or self._parts
-        read = _read(self._image_readers, draws, windows=[window] * len(draws))
+        read = self._image_readers.read(draws, windows=[window] * len(draws))
+        instead = self._image_readers.instead(draws, read=read)
         return tuple(
             Image(
                 key=sample.key,
+                instead=own,
                 sample=arrays,
                 captions=self._wordings(sample),
                 part=parts[draw.part].name,
                 place=draw.place,
             )
-            for draw, (sample, arrays) in zip(draws, read, strict=True)
+            for draw, own, (sample, arrays) in zip(draws, instead, read, strict=True)
         )
 
     def _wordings(self, sample: Sample) -> tuple[str, ...]:
         return sample.captions if self._captions else ()
-
-
-def _read(
-    readers: Sequence[Reader], draws: Sequence[Draw], *, windows: Sequence[float]
-) -> list[Read]:
-    """The samples of draws, those of one part at once; ``windows`` places the window of each."""
-    read: dict[int, Read] = {}
-    for part in dict.fromkeys(draw.part for draw in draws):
-        places = [place for place, draw in enumerate(draws) if draw.part == part]
-        some = readers[part].read_all(
-            [draws[place].row for place in places], draws=[windows[place] for place in places]
-        )
-        read.update(zip(places, some, strict=True))
-    return [read[place] for place in range(len(draws))]
 
 
 def _buckets(parts: Sequence[Part]) -> dict[Bucket, dict[int, list[int]]]:

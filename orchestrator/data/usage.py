@@ -21,6 +21,9 @@ class Use(Strict):
             of one source: a batch then takes the places from ``ordinal`` times its size on.
         packed: for slots that hold independent images instead of their clip, the keys of those.
         packed_parts, packed_places: of those images, as ``parts`` and ``places``.
+        instead: for slots whose own clip could not be read, the key of that: the one in ``keys``
+            stood in for it.
+        images_instead: likewise by slot for images, each by its place in ``packed``.
     """
 
     step: int
@@ -34,6 +37,8 @@ class Use(Strict):
     packed: dict[int, tuple[str, ...]] = Field(default_factory=dict)
     packed_parts: dict[int, tuple[str, ...]] = Field(default_factory=dict)
     packed_places: dict[int, tuple[int, ...]] = Field(default_factory=dict)
+    instead: dict[int, str] = Field(default_factory=dict)
+    images_instead: dict[int, dict[int, str]] = Field(default_factory=dict)
 
 
 class Head(Strict):
@@ -86,6 +91,10 @@ def use_of(batch: StepBatch) -> Use:
     is_mix = any(batch.parts)
     packed = {slot: images for slot, images in zip(plan.slots, batch.packed, strict=True) if images}
     mixed = {slot: some for slot, some in packed.items() if any(image.part for image in some)}
+    images_instead = {
+        slot: {number: one.instead for number, one in enumerate(some) if one.instead is not None}
+        for slot, some in packed.items()
+    }
     return Use(
         step=plan.step + 1,
         position=plan.position,
@@ -98,4 +107,10 @@ def use_of(batch: StepBatch) -> Use:
         packed={slot: tuple(image.key for image in some) for slot, some in packed.items()},
         packed_parts={slot: tuple(image.part for image in some) for slot, some in mixed.items()},
         packed_places={slot: tuple(image.place for image in some) for slot, some in mixed.items()},
+        instead={
+            slot: key
+            for slot, key in zip(plan.slots, batch.instead, strict=True)
+            if key is not None
+        },
+        images_instead={slot: some for slot, some in images_instead.items() if some},
     )

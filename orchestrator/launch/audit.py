@@ -185,4 +185,6 @@ def _epochs(epochs: list[Epoch]) -> str:
     ]
     left_out = sum(epoch.left_out for epoch in epochs)
     told += [f"{left_out} left out by rewinds"] if left_out else []
+    bad = sum(epoch.bad for epoch in epochs)
+    told += [f"{bad} that could not be read left out, others in their place"] if bad else []
     return ", ".join(told)

@@ -81,7 +81,8 @@ class Data(Strict):
 
     With ``images``, stages of single frames and slots of ``packed_images`` are filled from there
     and not with frames of ``train``, whose clips then need no captions where no network of videos
-    reads them. With ``audit``, every rank keeps a log of the clips that it trained on.
+    reads them. With ``audit``, every rank keeps a log of the clips that it trained on. Up to
+    ``bad_samples`` clips of a stage may be damaged or not decodable: others stand in for them.
     """
 
     train: Sources
@@ -93,6 +94,7 @@ class Data(Strict):
     cache_bytes: PositiveInt = 20_000_000_000
     memory_bytes: NonNegativeInt = 512_000_000  # decoded samples kept in memory per worker
     audit: bool = False
+    bad_samples: NonNegativeInt = 0
 
     @property
     def sources(self) -> dict[str, Source]:

@@ -58,7 +58,7 @@ def recipe_identity(recipe: Recipe) -> dict[str, Any]:
         del tree[field]
     for source in recipe.data.sources:
         _at(tree["data"], source).pop("uri")
-    for field in ("workers", "cache_dir", "cache_bytes", "memory_bytes", "audit"):
+    for field in ("workers", "cache_dir", "cache_bytes", "memory_bytes", "audit", "bad_samples"):
         del tree["data"][field]
     _drop(tree["data"], _LATER_DATA)
     tree["stages"] = [stage_identity(stage) for stage in recipe.stages]

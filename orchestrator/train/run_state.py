@@ -10,6 +10,7 @@ from orchestrator.data.stream import Stream
 from orchestrator.recipe.digest import recipe_digest
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.train.audit import Audit
+from orchestrator.train.bad_samples import SharedBad
 from orchestrator.train.care import Care
 from orchestrator.train.exchange import gather_json
 from orchestrator.train.loop import Step
@@ -25,6 +26,7 @@ class RunState:
 
     Attributes:
         audit: None where none is kept.
+        bad: None where no sample may be bad.
         metrics: as last logged.
     """
 
@@ -35,6 +37,7 @@ class RunState:
     log: MetricsLog
     care: Care
     audit: Audit | None
+    bad: SharedBad | None
     metrics: dict[str, float] = field(default_factory=dict[str, float])
 
     def extra(self, step: Step) -> dict[str, Any]:
@@ -50,6 +53,7 @@ class RunState:
             "health": self.care.monitor.state_dict(),
             "healthy": self.care.monitor.is_healthy,
             "sound_until": self.care.monitor.sound_until(step.number),
+            "bad_samples": [] if self.bad is None else self.bad.state_dict(),
             "made_by": {"recipe": recipe_digest(self.recipe)} | _versions(),
         } | audit
 
@@ -87,6 +91,8 @@ class RunState:
             self.recorder.load_state_dict(found["recorder"])
         if "health" in found:
             self.care.monitor.load_state_dict(found["health"])
+        if self.bad is not None:
+            self.bad.load_state_dict(found.get("bad_samples", []))
         self.metrics = found.get("metrics", {})
         return restore_window(
             found.get("windows", ()),

@@ -11,6 +11,7 @@ from orchestrator.data.stream import Stream
 from orchestrator.errors import RushesError, heard, told
 from orchestrator.storage.store import Store
 from orchestrator.train.audit import Audit
+from orchestrator.train.bad_samples import SharedBad
 from orchestrator.train.care import Care
 from orchestrator.train.engine.base import Engine
 from orchestrator.train.exchange import gather_json
@@ -91,6 +92,7 @@ class Session:
             log=log,
             care=self._care,
             audit=Audit(job.folder, ranks=ranks) if job.recipe.data.audit else None,
+            bad=None if stream.bad is None else SharedBad(stream.bad, ranks=ranks, note=self._note),
         )
         self._saves = Saves(
             job,
@@ -192,6 +194,8 @@ class Session:
             self._care.refused(step.refusal)
         if step.ends_window:
             more = self._saves.pace.metrics() | {"rewinds": float(self._care.rewinds)}
+            if self._state.bad is not None:
+                more |= self._state.bad.share()
             self._state.metrics = self._recorder.record(step, more=more)
             self._care.monitor.logged(step.number, loss=self._state.metrics.get("loss", math.nan))
         elif is_interrupted:

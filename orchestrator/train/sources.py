@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from models.sora.dit_config import DiTConfig
+from orchestrator.data.bad import BadSamples
 from orchestrator.data.index import Index
 from orchestrator.data.packing import Packing
 from orchestrator.data.pool import Part, alone, shapes_of
@@ -43,6 +44,7 @@ def open_stream(job: StageJob, *, ranks: Ranks) -> Stream:
         memory_bytes=data.memory_bytes,
         view=view_of(job.recipe, stage),
         captions=train.reads_captions,
+        bad=BadSamples(most=data.bad_samples) if data.bad_samples else None,
         packing=packing,
     )
 

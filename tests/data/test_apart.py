@@ -3,8 +3,8 @@
 import pytest
 
 from orchestrator.data.apart import read_apart
+from orchestrator.data.bad import BadSampleError
 from orchestrator.data.index import Index
-from orchestrator.data.reader import BadSampleError
 from orchestrator.storage.errors import NotFoundError
 from orchestrator.storage.store import Store
 from tests.data.clips import CountingStore, flip_bit, frames_of, write_source

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from orchestrator.data.bad import BadSampleError
 from orchestrator.data.blocks import Blocks, stacked
 from orchestrator.data.decode import npy_bytes
 from orchestrator.data.index import Bucket, Index, write_index
-from orchestrator.data.reader import BadSampleError, Reader
+from orchestrator.data.reader import Reader
 from orchestrator.data.shards import NewSample, write_shard
 from orchestrator.storage.store import open_store
 from tests.data.clips import flip_bit_in_place, frames_of, write_source

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from orchestrator.data.bad import BadSamples
 from orchestrator.data.buckets import RatedBucket, parse_bucket
 from orchestrator.data.decode import decode, npy_bytes, npz_bytes
 from orchestrator.data.fit import fit_array
@@ -135,6 +136,20 @@ def test_damage_outside_the_window_is_found_before_decoding(tmp_path: Path) -> N
     flip_bit(index.store, "a.tar", offset=member.offset + member.size - 1)
     with pytest.raises(UserError, match=r"a\.tar: clip-000\.mp4 is damaged: xxh64="):
         open_reader(index).read(0, draw=0.0)
+
+
+def test_a_window_of_the_stand_in_is_where_the_bad_clips_would_be(tmp_path: Path) -> None:
+    index = write(tmp_path, *(clip("npy", number=one, seen_as=SAME_SIZE) for one in range(3)))
+    (member,) = index.sample(0).members
+    flip_bit(index.store, "a.tar", offset=member.offset + member.size - 1)
+    reader = Reader(
+        index, cache_dir=None, cache_bytes=10**9, memory_bytes=0, bad=BadSamples(most=1)
+    )
+    for _ in range(2):  # found, and known
+        read = reader.read_all((0, 1, 0), draws=(0.5, 0.0, 0.0))
+        assert [sample.key for sample, _ in read] == ["clip-001"] * 3
+        firsts = [number_of(arrays["frames"][0]) for _, arrays in read]
+        assert firsts == [(LAST + 1) // 2, 0, 0]
 
 
 @pytest.mark.parametrize(
