@@ -3,8 +3,10 @@
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from hashlib import sha256
+from io import FileIO
 from pathlib import Path
 from urllib.parse import quote
 
@@ -16,13 +18,13 @@ from orchestrator.data.shard_files import MOST_OPEN
 from orchestrator.errors import UserError
 from orchestrator.storage.files import OpenFile, OpenFiles
 from orchestrator.storage.local import writing
-from orchestrator.storage.store import Store
+from orchestrator.storage.store import Begin, Store
 
 _FIELD = "data.cache_dir"
 _MOST_NAME = 200  # bytes; file systems take 255, ours have more behind them
 _TOUCH_S = 30.0  # a shard that is read says so this often: its time decides what makes room
 _IDLE_S = 60.0  # one that made room, and is not read for so long, gives its space back
-_AHEAD = 4  # shards that are fetched at once, each of them in memory
+_AHEAD = 4  # shards that are fetched at once
 
 
 class ShardCache:
@@ -36,6 +38,7 @@ class ShardCache:
         folder: of the copies; None for one below the system's temporary folder.
         budget_bytes: of that folder, over all stores.
         hashes: xxh64 of whole shards by name, of those that it is known of.
+        sizes: bytes of whole shards likewise; others are in memory while they are fetched.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class ShardCache:
         folder: str | None,
         budget_bytes: int,
         hashes: Mapping[str, str],
+        sizes: Mapping[str, int],
     ) -> None:
         name = sha256(store.uri.encode()).hexdigest()[:16]
         root = Path(folder) if folder else _default_folder()
@@ -55,6 +59,7 @@ class ShardCache:
             self._folder.mkdir(parents=True, exist_ok=True)
         self._budget_bytes = budget_bytes
         self._hashes = hashes
+        self._sizes = sizes
         self._open = OpenFiles(most=MOST_OPEN)
         self._fetcher = Fetcher(self._fetch, threads=_AHEAD)
 
@@ -114,31 +119,66 @@ class ShardCache:
         with locked(path, field=_FIELD):
             if path.exists():
                 return  # another rank was faster
-            data = self._whole(shard)
+            get, size = partial(self._store.get_in_pieces, shard), self._sizes.get(shard)
+            if size is None:
+                data = self._store.get(shard)
+                get, size = partial(_at_once, data), len(data)
             # Ours while we hold the lock, also one that a dead rank left.
             part = make_room(
-                self._root, path, size=len(data), budget_bytes=self._budget_bytes, field=_FIELD
+                self._root, path, size=size, budget_bytes=self._budget_bytes, field=_FIELD
             )
-            with writing(part, field=_FIELD):
-                try:
-                    with part.open("r+b") as file:
-                        file.write(data)
-                    part.replace(path)
-                except OSError:
-                    part.unlink(missing_ok=True)
-                    raise
+            try:
+                self._fill(part, shard=shard, get=get)
+                part.replace(path)
+            except BaseException:
+                part.unlink(missing_ok=True)
+                raise
 
-    def _whole(self, shard: str) -> bytes:
+    def _fill(self, part: Path, *, shard: str, get: Callable[[Begin], None]) -> None:
         wanted = self._hashes.get(shard)
+        seen = ""
         for _ in range(2):
-            data = self._store.get(shard)
-            seen = xxhash.xxh64_hexdigest(data)
+            with writing(part, field=_FIELD), part.open("r+b", buffering=0) as file:
+                copy = _Copy(file, path=part)
+                get(copy.begin)
+                seen = copy.end()
             if wanted in (None, seen):
-                return data
+                return
         raise UserError(
             f"{self._store.uri}/{shard} is damaged: xxh64={seen}, wanted {wanted}; it was fetched "
             "twice"
         )
+
+
+class _Copy:
+    """A file that is filled, and hashed while its pieces are in the processor's cache."""
+
+    def __init__(self, file: FileIO, *, path: Path) -> None:
+        self._file = file
+        self._path = path
+        self._hash = xxhash.xxh64()
+
+    def begin(self) -> Callable[[bytes], None]:
+        """From its first byte on, whatever was written before."""
+        self._file.seek(0)
+        self._hash.reset()
+        return self._take
+
+    def _take(self, piece: bytes) -> None:
+        self._hash.update(piece)
+        with writing(self._path, field=_FIELD):  # here: a store takes a full disk for its own
+            rest = memoryview(piece)
+            while rest:
+                rest = rest[self._file.write(rest) :]
+
+    def end(self) -> str:
+        """Its hash; what is left of the room behind it is given back."""
+        self._file.truncate()
+        return self._hash.hexdigest()
+
+
+def _at_once(data: bytes, begin: Begin) -> None:
+    begin()(data)
 
 
 def _default_folder() -> Path:

@@ -105,6 +105,7 @@ class Reader:
                 folder=cache_dir,
                 budget_bytes=cache_bytes,
                 hashes=index.hashes if bad is None else {},
+                sizes=index.sizes,
             )
 
     def read(self, row: int, *, draw: float = 0.0) -> Read:

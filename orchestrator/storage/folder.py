@@ -15,6 +15,7 @@ from orchestrator.errors import UserError
 from orchestrator.storage.direct import LEAST_BYTES, write_direct
 from orchestrator.storage.entry import Entry
 from orchestrator.storage.errors import NotFoundError, TransientError
+from orchestrator.storage.pieces import Begin
 from orchestrator.storage.retry import retrying
 from orchestrator.storage.uri import check_key
 
@@ -41,6 +42,10 @@ class FolderStore:
         """A whole file."""
         path = self._path(key)
         return _call("read", path, path.read_bytes)
+
+    def get_in_pieces(self, key: str, begin: Begin) -> None:
+        """A whole object, in one piece."""
+        begin()(self.get(key))
 
     def local(self, key: str) -> Path | None:
         """The file."""

@@ -16,6 +16,7 @@ from orchestrator.storage.entry import Entry
 from orchestrator.storage.errors import NotFoundError, PastEndError
 from orchestrator.storage.fsspec_errors import translated
 from orchestrator.storage.limit import Limit, bounded
+from orchestrator.storage.pieces import Begin
 from orchestrator.storage.retry import retrying
 from orchestrator.storage.uri import check_key, scheme_of
 
@@ -49,6 +50,10 @@ class FsspecStore:
 
     def _get(self, key: str, *, limit: Limit) -> bytes:
         return self._call("get", key, lambda files, path: files.cat_file(path), limit=limit)
+
+    def get_in_pieces(self, key: str, begin: Begin) -> None:
+        """A whole object, in one piece."""
+        begin()(self.get(key))
 
     def local(self, key: str) -> Path | None:
         """Never: objects are elsewhere."""

@@ -18,6 +18,7 @@ from orchestrator.errors import UserError
 from orchestrator.storage.entry import Entry
 from orchestrator.storage.errors import NotFoundError, RefusedError, TransientError
 from orchestrator.storage.limit import Limit, bounded
+from orchestrator.storage.pieces import Begin, Pieces
 from orchestrator.storage.retry import retrying
 from orchestrator.storage.s3_client import READ_S, client, environment
 from orchestrator.storage.s3_errors import code_of, translated
@@ -68,6 +69,19 @@ class S3Store:
         return self._call(
             "get", key, lambda s3, name: _body(s3, self._bucket, name, limit=limit), limit=limit
         )
+
+    def get_in_pieces(self, key: str, begin: Begin) -> None:
+        """A whole object as it comes: memory of its size would cost more than to read it."""
+        limit = Limit()
+        pieces = Pieces(begin)
+
+        def read(s3: Any, name: str) -> None:
+            pieces.read(s3.get_object(Bucket=self._bucket, Key=name), limit=limit)
+
+        try:
+            self._call("get", key, read, limit=limit)
+        finally:
+            pieces.stop()
 
     def local(self, key: str) -> Path | None:
         """Never: objects are elsewhere."""

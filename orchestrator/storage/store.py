@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Protocol
 
 from orchestrator.storage.entry import Entry
+from orchestrator.storage.pieces import Begin
 from orchestrator.storage.uri import FILE_SCHEMES, join_uri, local_path, resolve, scheme_of
 
-__all__ = ["Entry", "Store", "join_uri", "open_store", "resolve"]
+__all__ = ["Begin", "Entry", "Store", "join_uri", "open_store", "resolve"]
 
 
 class Store(Protocol):
@@ -24,6 +25,10 @@ class Store(Protocol):
 
     def get(self, key: str) -> bytes:
         """A whole object."""
+        ...
+
+    def get_in_pieces(self, key: str, begin: Begin) -> None:
+        """A whole object, piece by piece: ``begin`` is called for every try and takes them."""
         ...
 
     def local(self, key: str) -> Path | None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from orchestrator.data.decode import npz_bytes
 from orchestrator.data.index import Bucket, Index, write_index
 from orchestrator.data.shards import NewSample, shard_name, write_shard
-from orchestrator.storage.store import Entry, Store, open_store
+from orchestrator.storage.store import Begin, Entry, Store, open_store
 
 PER_SHARD = 4
 
@@ -64,6 +64,9 @@ class CountingStore:
     def get(self, key: str) -> bytes:
         self._count(key)
         return self._store.get(key)
+
+    def get_in_pieces(self, key: str, begin: Begin) -> None:
+        begin()(self.get(key))
 
     def local(self, key: str) -> Path | None:
         return self._store.local(key)

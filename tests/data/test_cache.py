@@ -42,7 +42,13 @@ def open_cache(
     shards: int = 10,
     hashes: Mapping[str, str] = MappingProxyType({}),
 ) -> ShardCache:
-    return ShardCache(store, folder=str(folder), budget_bytes=shards * SIZE, hashes=hashes)
+    return ShardCache(
+        store,
+        folder=str(folder),
+        budget_bytes=shards * SIZE,
+        hashes=hashes,
+        sizes={f"{name}.tar": SIZE for name in "abc"},
+    )
 
 
 def read(cache: ShardCache, shard: str, *, offset: int = 0, size: int = 1) -> bytes:
@@ -181,7 +187,7 @@ def test_threads_that_fetch_at_once_keep_the_budget(tmp_path: Path) -> None:
 
 def fetch_many(uri: str, folder: str, first: int, together: Any) -> None:
     """Another process, which reads shards of its own and looks what the folder holds meanwhile."""
-    cache = ShardCache(open_store(uri), folder=folder, budget_bytes=2 * SIZE, hashes={})
+    cache = ShardCache(open_store(uri), folder=folder, budget_bytes=2 * SIZE, hashes={}, sizes={})
     for number in range(first, SHARDS, 2):
         together.wait(60)
         assert read(cache, f"{number}.tar", size=SIZE) == b"x" * SIZE

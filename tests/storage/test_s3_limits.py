@@ -16,6 +16,7 @@ BODY = bytes(range(256)) * 400
 LARGE = BODY * 120  # 11.7 MiB
 CALLS: dict[str, Callable[[Store], object]] = {
     "get": lambda store: store.get("a"),
+    "pieces": lambda store: store.get_in_pieces("a", lambda: lambda piece: None),
     "range": lambda store: store.get_range("a", start=0, length=9000),
     "put": lambda store: store.put("b", BODY),
     "put_new": lambda store: store.put_new("b", BODY),
@@ -50,7 +51,10 @@ def store(proxy: FaultProxy, bucket: str, monkeypatch: pytest.MonkeyPatch) -> St
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [*(("hang", name) for name in CALLS), *(("trickle", name) for name in ("get", "put", "list"))],
+    [
+        *(("hang", name) for name in CALLS),
+        *(("trickle", name) for name in ("get", "pieces", "put", "list")),
+    ],
 )
 def test_an_answer_that_does_not_come_ends_the_operation(
     proxy: FaultProxy,
@@ -66,7 +70,7 @@ def test_an_answer_that_does_not_come_ends_the_operation(
     assert proxy.was_hit.wait(60)  # on a busy machine it may arrive after it was given up
 
 
-@pytest.mark.parametrize("name", ["get", "range"])
+@pytest.mark.parametrize("name", ["get", "pieces", "range"])
 @pytest.mark.parametrize("kind", ["stall", "trickle"])
 def test_a_body_that_is_held_back_ends_the_operation(
     proxy: FaultProxy, store: Store, monkeypatch: pytest.MonkeyPatch, kind: Kind, name: str
