@@ -1,7 +1,7 @@
 """A bucket when the network, the store or the credentials fail, on a real S3 server."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Literal
 
@@ -70,6 +70,17 @@ def test_body_that_breaks_off_is_fetched_again(
     proxy.set(Fault(kind, times=1, match=b"GET ", after_bytes=5000))
     assert store.get_range("a", start=1000, length=9000) == BODY[1000:10000]
     assert proxy.hits == 1
+    proxy.set(Fault(kind, times=2, match=b"GET ", after_bytes=5000))
+    tries: list[list[bytes]] = []
+
+    def begin() -> Callable[[bytes], None]:
+        tries.append([])
+        return tries[-1].append
+
+    store.get_in_pieces("a", begin)
+    assert proxy.hits == 2
+    assert len(tries) == 3
+    assert b"".join(tries[-1]) == BODY
 
 
 @pytest.mark.s3

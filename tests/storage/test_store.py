@@ -50,6 +50,17 @@ def test_what_is_put_is_got(store: Store) -> None:
 
 
 @on_every_store
+def test_an_object_comes_in_pieces(store: Store) -> None:
+    for body in (b"", b"0123456789", bytes(range(256)) * 10_000):
+        store.put("body", body)
+        pieces: list[bytes] = []
+        store.get_in_pieces("body", lambda taken=pieces: taken.append)
+        assert b"".join(pieces) == body
+    with pytest.raises(NotFoundError, match=r"place/no/such\.bin"):
+        store.get_in_pieces("no/such.bin", lambda: pieces.append)
+
+
+@on_every_store
 def test_a_range_is_a_part_and_ends_with_the_object(store: Store) -> None:
     store.put("digits", b"0123456789")
     assert store.get_range("digits", start=3, length=4) == b"3456"
