@@ -14,6 +14,7 @@ from uuid import uuid4
 import pytest
 import xxhash
 
+from orchestrator.data import cache as cache_module
 from orchestrator.data.cache import ShardCache
 from orchestrator.data.fetcher import Fetcher
 from orchestrator.data.room import locked
@@ -102,6 +103,34 @@ def test_shard_that_made_room_is_read_on_where_it_is_open(
         assert read(cache, name, size=SIZE) == name[:1].encode() * SIZE
     assert set(copies(tmp_path)) == {"b.tar"}
     assert store.reads == {"a.tar": 1, "b.tar": 1}
+
+
+def test_shard_that_is_read_says_so_while_it_is_open(
+    store: CountingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = open_cache(store, tmp_path, shards=2)
+    read(cache, "a.tar")
+    read(cache, "b.tar")
+    for path in copies(tmp_path).values():
+        os.utime(path, (1.0, 1.0))
+    read(cache, "a.tar")
+    assert {path.stat().st_mtime for path in copies(tmp_path).values()} == {1.0}  # not each time
+    monkeypatch.setattr(cache_module, "_TOUCH_S", -1.0)  # later
+    read(cache, "a.tar")
+    read(cache, "c.tar")
+    assert set(copies(tmp_path)) == {"a.tar", "c.tar"}
+
+
+def test_shard_that_made_room_gives_its_space_back_when_nobody_reads_it(
+    store: CountingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = open_cache(store, tmp_path, shards=1)
+    read(cache, "a.tar")
+    read(cache, "b.tar")
+    monkeypatch.setattr(cache_module, "_IDLE_S", -1.0)  # later
+    read(cache, "c.tar")
+    read(cache, "a.tar")
+    assert store.reads == {"a.tar": 2, "b.tar": 1, "c.tar": 1}
 
 
 def test_budget_is_for_all_sources_of_a_node(store: CountingStore, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Samples as arrays: checked against their hashes, kept within a budget, errors that name."""
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,14 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
+from orchestrator.data.cache import ShardCache
 from orchestrator.data.decode import npz_bytes
 from orchestrator.data.index import HEAD, Bucket, Index, write_index
 from orchestrator.data.reader import Reader, View
 from orchestrator.data.shards import NewSample, write_shard
 from orchestrator.errors import UserError
 from orchestrator.storage.errors import NotFoundError
-from orchestrator.storage.store import open_store
+from orchestrator.storage.store import Store, open_store
 from tests.data.clips import CountingStore, flip_bit, flip_bit_in_place, frames_of, write_source
 from tests.data.version_1 import age_index
 
@@ -99,6 +101,45 @@ def test_damaged_file_is_named(tmp_path: Path) -> None:
         open_reader(index, tmp_path).read(1)
     assert str(caught.value).startswith(where)
     open_reader(index, tmp_path).read(0)
+
+
+def test_shards_of_coming_rows_are_fetched_ahead(tmp_path: Path) -> None:
+    index = write_source(f"memory://{uuid4().hex}", {SHAPE: CLIPS})
+    store = index.store = Waiting(index.store, wanted=set(index.shards))
+    reader = open_reader(index, tmp_path)
+    reader.fetch_ahead([0, 5, 1])
+    assert store.all_came.wait(60)
+    for row in (0, 5):
+        np.testing.assert_array_equal(reader.read(row)[1]["frames"], frames_of(row, SHAPE))
+    assert store.reads == dict.fromkeys(index.shards, 1)
+
+
+@pytest.mark.parametrize(("budget_shards", "wanted"), [(9, 2), (2, 1), (0, 1)])
+def test_fetching_ahead_leaves_half_of_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget_shards: int, wanted: int
+) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(ShardCache, "fetch_ahead", lambda _, shards: asked.append(list(shards)))
+    index = write_source(f"memory://{uuid4().hex}", {SHAPE: CLIPS})
+    budget_bytes = budget_shards * max(index.sizes.values())
+    reader = Reader(index, cache_dir=str(tmp_path), cache_bytes=budget_bytes, memory_bytes=0)
+    reader.fetch_ahead([0, 5, 1])
+    assert asked == [list(index.shards)[:wanted]]
+
+
+class Waiting(CountingStore):
+    """A store that says when it was asked for all of some shards."""
+
+    def __init__(self, store: Store, *, wanted: set[str]) -> None:
+        super().__init__(store)
+        self._wanted = wanted
+        self.all_came = threading.Event()
+
+    def get(self, key: str) -> bytes:
+        data = super().get(key)
+        if self._wanted <= self.reads.keys():
+            self.all_came.set()
+        return data
 
 
 def test_shortened_shard_is_named(tmp_path: Path) -> None:
