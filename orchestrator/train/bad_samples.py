@@ -54,7 +54,13 @@ class SharedBad:
         return [asdict(bad) for bad in sorted(self._shared.values())]
 
     def load_state_dict(self, state: list[dict[str, Any]]) -> None:
-        """Goes on with what a checkpoint knew of."""
+        """Goes on with what a checkpoint knew of.
+
+        Raises:
+            BadSampleError: if fewer are allowed by now.
+        """
         known = [BadSample(**one) for one in state]
         self._shared |= {(bad.index, bad.row): bad for bad in known}
         self._bad.learn(known)
+        if known:
+            self._bad.check(last=max(known))

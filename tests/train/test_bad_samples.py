@@ -87,6 +87,15 @@ def test_bad_clips_are_counted_told_once_and_kept_over_a_stop(tmp_path: Path) ->
     assert "that could not be read left out, others in their place" in console.export_text()
 
 
+def test_fewer_may_be_allowed_by_the_next_start(tmp_path: Path) -> None:
+    job = damaged_job(tmp_path, bad_samples=2)
+    run(job, hooks=Recorded(stop_after=7))
+    leave()
+    less = job.model_copy(update={"recipe": recipe_of(tmp_path, bad_samples=1)})
+    with pytest.raises(UserError, match=r"\(2 bad samples, wanted at most data\.bad_samples=1\)$"):
+        run(less, hooks=Recorded())
+
+
 def test_one_bad_clip_too_many_ends_the_stage(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"\(2 bad samples, wanted at most data\.bad_samples=1\)$"):
         run(damaged_job(tmp_path, bad_samples=1), hooks=Recorded())
