@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import xxhash
 
@@ -281,3 +282,23 @@ def test_broken_source_is_one_line(
         Index.open(str(tmp_path))
     assert str(caught.value).startswith(str(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_a_table_in_many_pieces_is_the_same_index(tmp_path: Path) -> None:
+    index = write_source(str(tmp_path), {(3, 8, 8): 7, (1, 8, 8): 4})
+    pieces = io.BytesIO()
+    pq.write_table(index.table, pieces, row_group_size=3)
+    index.store.put(TABLE, pieces.getvalue())
+    again = Index.open(index.store.uri)
+    assert again.table["key"].num_chunks > 1
+    rows = range(len(index))
+    assert [again.sample(row) for row in rows] == [index.sample(row) for row in rows]
+    assert [again.shard(row) for row in rows] == [index.sample(row).shard for row in rows]
+    assert again.buckets == index.buckets == {(3, 8, 8): [*range(7)], (1, 8, 8): [*range(7, 11)]}
+    assert [again.rows_of(shard) for shard in again.shards] == [
+        index.rows_of(shard) for shard in index.shards
+    ]
+    assert again.wordings == index.wordings
+    for row in (-1, len(again)):
+        with pytest.raises(IndexError, match="wanted one of 11"):
+            again.sample(row)
