@@ -47,6 +47,7 @@ class Ahead:
         self._begun = 0
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._coming: deque[Future[StepBatch]] = deque()
+        self._has_failed = False
         self._threads = [
             threading.Thread(target=self._run, name="stream", daemon=True) for _ in range(workers)
         ]
@@ -86,11 +87,13 @@ class Ahead:
         self._tasks.put((future, self._plans.popleft()))
 
     def _run(self) -> None:
-        while (task := self._tasks.get()) is not None:
+        # Tasks come in order: behind a step that cannot be read, none will be taken any more.
+        while not self._has_failed and (task := self._tasks.get()) is not None:
             future, plan = task
             if not future.set_running_or_notify_cancel():
                 continue
             try:
                 future.set_result(self._read(plan))
             except BaseException as error:  # handed to the consumer, who raises it
+                self._has_failed = True
                 future.set_exception(error)

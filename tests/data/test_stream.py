@@ -15,7 +15,7 @@ from orchestrator.data.index import Bucket, Index
 from orchestrator.data.packing import Packing
 from orchestrator.data.pool import alone
 from orchestrator.data.stream import PREFETCHED_STEPS, Stream
-from orchestrator.errors import UserError
+from orchestrator.errors import UnavailableError, UserError
 from orchestrator.storage.errors import NotFoundError
 from orchestrator.storage.store import join_uri, open_store
 from tests.data.clips import frames_of, write_source
@@ -165,6 +165,28 @@ def test_error_ahead_reaches_every_later_call(local_index: Index, tmp_path: Path
         assert "\n" not in str(told.value)
     stream.close()
     assert not threads_of_streams()
+
+
+def test_nothing_is_read_behind_a_step_that_cannot_be(
+    local_index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that is down would be waited for once more, at the end."""
+    read: list[int] = []
+    read_plan = Stream.read
+
+    def noted(stream: Stream, plan: Plan) -> StepBatch:
+        read.append(plan.step)
+        if plan.step == 1:
+            raise UnavailableError("down")
+        return read_plan(stream, plan)
+
+    monkeypatch.setattr(Stream, "read", noted)
+    stream = open_stream(local_index, tmp_path)
+    stream.next()
+    with pytest.raises(UnavailableError, match="down"):
+        stream.next()
+    stream.close()
+    assert read == [0, 1]
 
 
 def test_reading_ahead_is_bounded(
