@@ -137,6 +137,13 @@ class Reader:
             draws: one for each row, see ``read``; None for all clips' beginnings.
         """
         draws = [0.0] * len(rows) if draws is None else draws
+        return [
+            one or self._substitute(row, draw=draw)
+            for one, row, draw in zip(self._good(rows, draws=draws), rows, draws, strict=True)
+        ]
+
+    def _good(self, rows: Sequence[int], *, draws: Sequence[float]) -> list[Read | None]:
+        """The samples in rows; None for bad ones."""
         read: dict[int, Read] = {}
         windows: dict[tuple[int, float], Read] = {}
         plain: dict[int, Sample] = {}
@@ -159,8 +166,7 @@ class Reader:
         for _, some in groupby(plain.items(), key=lambda one: one[1].bucket):
             read.update(self._read_together(list(some)))
         return [
-            read.get(row) or windows.get((row, draw)) or self._substitute(row, draw=draw)
-            for row, draw in zip(rows, draws, strict=True)
+            read.get(row) or windows.get((row, draw)) for row, draw in zip(rows, draws, strict=True)
         ]
 
     def instead(self, row: int, *, read: Sample) -> str | None:
@@ -223,8 +229,9 @@ class Reader:
         place = bisect_left(rows, row)
         for step in range(1, len(rows)):
             other = rows[(place + step) % len(rows)]
-            if not self._is_bad(other):
-                return self.read(other, draw=draw)
+            (found,) = self._good((other,), draws=(draw,))
+            if found is not None:
+                return found
         raise BadSampleError(
             f"{self._index.store.uri}: all {len(rows)} samples of the bucket of row {row} are bad"
         )

@@ -80,6 +80,17 @@ def test_one_bad_clip_too_many_is_named_with_their_number(index: Index, tmp_path
     assert text.endswith(" (3 bad samples, wanted at most data.bad_samples=2)")
 
 
+def test_very_many_bad_clips_may_follow_each_other(tmp_path: Path) -> None:
+    index = write_source(str(tmp_path / "clips"), {(1, 8, 8): 300})
+    for row in range(299):
+        sample = index.sample(row)
+        flip_bit(index.store, sample.shard, offset=sample.members[0].offset)
+    bad = BadSamples(most=299)
+    sample, _ = open_reader(index, tmp_path, bad=bad).read(0)
+    assert sample.key == key_of(299)
+    assert len(bad) == 299
+
+
 def test_what_others_found_is_not_read(index: Index, tmp_path: Path) -> None:
     bad = BadSamples(most=3)
     bad.learn([BadSample(index=index.digest, row=0, key=key_of(0), why="another rank said so")])
@@ -93,7 +104,7 @@ def test_a_bucket_without_a_good_clip_ends_the_run(tmp_path: Path) -> None:
     for row in range(2):
         sample = index.sample(row)
         flip_bit(index.store, sample.shard, offset=sample.members[0].offset)
-    with pytest.raises(BadSampleError, match="all 2 samples of the bucket of row 1 are bad"):
+    with pytest.raises(BadSampleError, match="all 2 samples of the bucket of row 0 are bad"):
         open_reader(index, tmp_path, bad=BadSamples(most=9)).read(0)
 
 
