@@ -58,12 +58,18 @@ def run_surviving(executor: Executor, tasks: Sequence[Task], *, on_done: OnDone)
         RushesError: what a task raised, or if a worker dies over videos none of which does that
             alone.
     """
-    for task in executor.run(tasks, on_done=on_done):
-        alone = [task.trying(video) for video in task.videos]
-        died = executor.run(alone, on_done=lambda _: None)
-        crashed = tuple(one.only for one in died if one.only is not None)
-        if executor.run([task.without(crashed)], on_done=on_done):
-            raise RushesError(
-                f"{task.step} {task.unit}: workers died over it again and again (out of memory?), "
-                f"though none over a video alone; videos: {', '.join(task.videos[:3])}"
-            )
+    died = executor.run(tasks, on_done=on_done)
+    if not died:
+        return
+    alone = [task.trying(video) for task in died for video in task.videos]
+    dead = executor.run(alone, on_done=lambda _: None) if alone else []
+    again = [task.without(_videos_of(dead, unit=task.unit)) for task in died]
+    for task in executor.run(again, on_done=on_done):
+        raise RushesError(
+            f"{task.step} {task.unit}: workers died over it again and again (out of memory?), "
+            f"though none over a video alone; videos: {', '.join(task.videos[:3])}"
+        )
+
+
+def _videos_of(dead: Sequence[Task], *, unit: str) -> tuple[str, ...]:
+    return tuple(task.only for task in dead if task.unit == unit and task.only is not None)
