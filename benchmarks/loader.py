@@ -134,6 +134,8 @@ def measure(part: Part, index: Index, *, samples: int, rounds: int, scratch: Pat
     ]
     prefix = "" if index.store.uri.startswith("s3:") else "file:"
     files = [f"{index.store.uri}/{shard}" for shard in index.shards]
+    if prefix:
+        _settle([Path(one) for one in files])
     result = Result(part.name)
     for number in range(rounds):
         for way in part.ways[:: -1 if number % 2 else 1]:
@@ -150,6 +152,13 @@ def measure(part: Part, index: Index, *, samples: int, rounds: int, scratch: Pat
             cpu_us = 1e6 * cost.cpu_s / cost.samples
             print(f"{part.name} {number}: {way.name} {cpu_us:.0f} us", file=sys.stderr, flush=True)
     return result
+
+
+def _settle(files: Sequence[Path]) -> None:
+    """Nothing of the files is still to be written, and all of them is in the system's memory."""
+    os.sync()
+    for file in files:
+        file.read_bytes()
 
 
 def _run(script: str, job: Mapping[str, Any], *, scratch: Path) -> Cost:
