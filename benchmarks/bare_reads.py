@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 import xxhash
-from costs import measure, read_job, write_cost
+from costs import Epoch, measure, read_job, write_cost
 
 BATCH = 8
 LATENT, TEXT = (16, 8, 32, 32), (32, 512)  # float16: 256 KiB and 32 KiB
 HEADER = 128  # bytes of an .npy file before such an array
 
 
-def stacked(job: dict[str, Any], *, check: Callable[[memoryview], object]) -> Iterator[int]:
+def stacked(job: dict[str, Any], *, check: Callable[[memoryview], object]) -> Epoch:
     """One ``preadv`` a sample, both arrays stacked over a batch."""
     files = [os.open(path, os.O_RDONLY) for path in job["files"]]
     places = job["places"]
@@ -40,10 +40,10 @@ def stacked(job: dict[str, Any], *, check: Callable[[memoryview], object]) -> It
             np.stack(texts)
             yield len(latents)
 
-    return batches()
+    return batches
 
 
-def in_place(job: dict[str, Any]) -> Iterator[int]:
+def in_place(job: dict[str, Any]) -> Epoch:
     """One ``preadv`` a sample, straight into the arrays of a batch, which are used again."""
     files = [os.open(path, os.O_RDONLY) for path in job["files"]]
     places = job["places"]
@@ -60,10 +60,10 @@ def in_place(job: dict[str, Any]) -> Iterator[int]:
                 os.preadv(files[file], [head, latents[slot], gap, texts[slot]], latent[0])
             yield len(some)
 
-    return batches()
+    return batches
 
 
-def objects(job: dict[str, Any]) -> Iterator[int]:
+def objects(job: dict[str, Any]) -> Epoch:
     """Whole shards by boto3's ``get_object``, both arrays stacked over a batch."""
     import boto3  # the others do without
 
@@ -87,10 +87,10 @@ def objects(job: dict[str, Any]) -> Iterator[int]:
                     )
                 yield len(some)
 
-    return batches()
+    return batches
 
 
-def clips(job: dict[str, Any]) -> Iterator[int]:
+def clips(job: dict[str, Any]) -> Epoch:
     """``pread``, open by PyAV, decode by one thread, stack; clip by clip."""
     import av  # the others do without
 
@@ -105,20 +105,20 @@ def clips(job: dict[str, Any]) -> Iterator[int]:
                 np.stack([one.to_ndarray(format="rgb24") for one in container.decode(stream)])
             yield 1
 
-    return one_by_one()
+    return one_by_one
 
 
 def main() -> int:
     """Measures one way."""
     job = read_job(sys.argv)
-    ways: dict[str, Callable[[], Iterator[int]]] = {
+    ways: dict[str, Callable[[], Epoch]] = {
         "stacked": lambda: stacked(job, check=lambda _: None),
         "hashed": lambda: stacked(job, check=xxhash.xxh64_intdigest),
         "in place": lambda: in_place(job),
         "objects": lambda: objects(job),
         "clips": lambda: clips(job),
     }
-    write_cost(sys.argv, measure(ways[job["way"]], samples=len(job["places"])))
+    write_cost(sys.argv, measure(ways[job["way"]], samples=len(job["places"]), is_cold=job["cold"]))
     return 0
 
 

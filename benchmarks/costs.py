@@ -10,7 +10,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-WARM_UP = 2  # batches that nobody counts
+WARM_UP = 16  # batches that nobody counts
+
+Epoch = Callable[[], Iterator[int]]  # reads all samples; gives how many at a time
 RSS_EVERY = 100  # samples
 
 
@@ -24,17 +26,18 @@ class Cost:
     rss_bytes: list[int]
 
 
-def measure(prepare: Callable[[], Iterator[int]], *, samples: int) -> Cost:
+def measure(prepare: Callable[[], Epoch], *, samples: int, is_cold: bool) -> Cost:
     """Reads a little, then all samples once from the beginning.
 
     Args:
-        prepare: opens files and lists what will be read, which is not counted; what it returns
-            reads, and says of how many samples.
+        prepare: opens files and lists what will be read, which is not counted.
         samples: that are wanted in all.
+        is_cold: what was opened for the warm-up is not used again.
     """
-    for _ in islice(prepare(), WARM_UP):
+    epoch = prepare()
+    for _ in islice(epoch(), WARM_UP):
         pass
-    reading = prepare()
+    reading = prepare()() if is_cold else epoch()
     rss_bytes: list[int] = []
     done = 0
     cpu_s, wall_s = _cpu_s(), time.monotonic()

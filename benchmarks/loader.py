@@ -146,6 +146,7 @@ def measure(part: Part, index: Index, *, samples: int, rounds: int, scratch: Pat
                 "places": places,
                 "files": files if way.script == "bare_reads" else [prefix + one for one in files],
                 "scratch": str(scratch),
+                "cold": part is S3,
             }
             cost = _run(way.script, job, scratch=scratch)
             result.rounds.setdefault(way.name, []).append(cost)

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import boto3
 import webdataset
 from bare_reads import BATCH
-from costs import measure, read_job, write_cost
+from costs import Epoch, measure, read_job, write_cost
 from sources import SEED
 from webdataset.gopen import gopen_schemes
 
@@ -26,7 +26,7 @@ SHUFFLED = 1000  # samples in webdataset's buffer, as its documentation has it
 KEPT_BYTES = 64_000_000
 
 
-def batches(uri: str, *, samples: int, cache: Path) -> Iterator[int]:
+def batches(uri: str, *, samples: int, cache: Path) -> Epoch:
     """The stream of a training stage: shuffled, every hash checked, nothing kept in memory."""
     stream = Stream(
         Index.open(uri),
@@ -45,18 +45,18 @@ def batches(uri: str, *, samples: int, cache: Path) -> Iterator[int]:
                 stacked([sample[name] for sample in batch.samples])
             yield len(batch.keys)
 
-    return read()
+    return read
 
 
-def clips(uri: str, *, rows: Sequence[int], cache: Path, kept_bytes: int) -> Iterator[int]:
+def clips(uri: str, *, rows: Sequence[int], cache: Path, kept_bytes: int) -> Epoch:
     """Clips as frames, one by one."""
     reader = Reader(
         Index.open(uri), cache_dir=str(cache), cache_bytes=10**9, memory_bytes=kept_bytes
     )
-    return (len(reader.read_all([row])) for row in rows)
+    return lambda: (len(reader.read_all([row])) for row in rows)
 
 
-def webdataset_batches(urls: Sequence[str]) -> Iterator[int]:
+def webdataset_batches(urls: Sequence[str]) -> Epoch:
     """Its shuffled, decoded and batched pipeline."""
     dataset = (
         webdataset.WebDataset(urls, shardshuffle=len(urls), seed=SEED)
@@ -65,7 +65,7 @@ def webdataset_batches(urls: Sequence[str]) -> Iterator[int]:
         .to_tuple("latent.npy", "text.npy", "json")
         .batched(BATCH)
     )
-    return (len(latents) for latents, _, _ in dataset)
+    return lambda: (len(latents) for latents, _, _ in dataset)
 
 
 def curl_urls(urls: Sequence[str]) -> list[str]:
@@ -96,7 +96,7 @@ def main() -> int:
     def cache() -> Path:
         return Path(tempfile.mkdtemp(dir=job["scratch"]))  # cold
 
-    ways: dict[str, Callable[[], Iterator[int]]] = {
+    ways: dict[str, Callable[[], Epoch]] = {
         "rushes": lambda: batches(uri, samples=len(rows), cache=cache()),
         "rushes clips": lambda: clips(uri, rows=rows, cache=cache(), kept_bytes=0),
         "rushes clips, some kept": lambda: clips(
@@ -105,7 +105,7 @@ def main() -> int:
         "webdataset": lambda: webdataset_batches(job["files"]),
         "webdataset, curl": lambda: webdataset_batches(curl_urls(job["files"])),
     }
-    write_cost(sys.argv, measure(ways[job["way"]], samples=len(rows)))
+    write_cost(sys.argv, measure(ways[job["way"]], samples=len(rows), is_cold=job["cold"]))
     return 0
 
 
