@@ -19,6 +19,7 @@ from webdataset.gopen import gopen_schemes
 
 from orchestrator.data.blocks import stacked
 from orchestrator.data.index import Index
+from orchestrator.data.pool import alone
 from orchestrator.data.reader import Reader
 from orchestrator.data.stream import Stream
 
@@ -29,7 +30,7 @@ KEPT_BYTES = 64_000_000
 def batches(uri: str, *, samples: int, cache: Path) -> Epoch:
     """The stream of a training stage: shuffled, every hash checked, nothing kept in memory."""
     stream = Stream(
-        Index.open(uri),
+        alone(Index.open(uri)),
         seed=SEED,
         batch=BATCH,
         rank=0,
