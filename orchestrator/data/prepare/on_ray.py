@@ -54,8 +54,8 @@ class OnRay:
                 compute=ray.data.TaskPoolStrategy(size=self._workers),
                 num_cpus=tasks[0].cpus,
                 num_gpus=tasks[0].gpus or None,
-                max_retries=_RETRIES,
                 runtime_env={"env_vars": _ENV},
+                ray_remote_args_fn=_retried,
             )
             for row in done.iter_rows():
                 task = left.pop(row["number"])
@@ -81,6 +81,10 @@ class OnRay:
                     f"{task.step}: wanted {wanted:g} {what}, this machine has "
                     f"{has.get(what, 0):g}; a cluster that has more is named by RAY_ADDRESS"
                 )
+
+
+def _retried() -> dict[str, Any]:
+    return {"max_retries": _RETRIES}  # else a file that ends its worker would do so for ever
 
 
 def _work(row: dict[str, Any]) -> dict[str, Any]:
