@@ -1,6 +1,7 @@
 """Tasks on Ray Data: each is a row of JSON, taken by whichever process is free. Imports Ray."""
 
 import logging
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -49,14 +50,17 @@ class OnRay:
         rows = [{"number": number, "task": task.to_json()} for number, task in enumerate(tasks)]
         left = dict(enumerate(tasks))
         try:
-            done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-                _work,
-                compute=ray.data.TaskPoolStrategy(size=self._workers),
-                num_cpus=tasks[0].cpus,
-                num_gpus=tasks[0].gpus or None,
-                runtime_env={"env_vars": _ENV},
-                ray_remote_args_fn=_retried,
-            )
+            with warnings.catch_warnings():
+                # Ray 2.64 is to know no max_retries here; Ray is pinned, and has no other way yet.
+                warnings.simplefilter("ignore")
+                done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+                    _work,
+                    compute=ray.data.TaskPoolStrategy(size=self._workers),
+                    num_cpus=tasks[0].cpus,
+                    num_gpus=tasks[0].gpus or None,
+                    max_retries=_RETRIES,
+                    runtime_env={"env_vars": _ENV},
+                )
             for row in done.iter_rows():
                 task = left.pop(row["number"])
                 answered(task, row["answer"])
@@ -81,10 +85,6 @@ class OnRay:
                     f"{task.step}: wanted {wanted:g} {what}, this machine has "
                     f"{has.get(what, 0):g}; a cluster that has more is named by RAY_ADDRESS"
                 )
-
-
-def _retried() -> dict[str, Any]:
-    return {"max_retries": _RETRIES}  # else a file that ends its worker would do so for ever
 
 
 def _work(row: dict[str, Any]) -> dict[str, Any]:
