@@ -73,7 +73,9 @@ def _npz(data: Buffer) -> dict[str, NDArray[Any]]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as packed:
             return {
-                name.removesuffix(".npy"): npy_view(packed.read(name)) for name in packed.namelist()
+                # Writable, as torch wants what it makes a tensor of.
+                name.removesuffix(".npy"): npy_view(memoryview(bytearray(packed.read(name))))
+                for name in packed.namelist()
             }
     except _NO_NPZ as error:
         raise ValueError(f"not an npz: {error}") from None

@@ -215,7 +215,7 @@ def test_videos_without_captions_and_captioned_images_train_make_a_video(tmp_pat
         if stage.train is None:
             continue
         with closing(open_stream(job_of(split, stage.id, folder=tmp_path), ranks=ALONE)) as one:
-            frames, *_ = one.next().bucket
+            frames, *_ = one.next().plan.bucket
         assert frames == (1 if stage.training.clip.frames == 1 else 8)
 
 
