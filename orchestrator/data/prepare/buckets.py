@@ -50,8 +50,8 @@ def place_of(shape: Shape, buckets: Sequence[Bucket], *, max_crop: float) -> Pla
 def stored_frames(bucket: Bucket) -> int:
     """Frames that are stored of a clip: exactly the bucket's.
 
-    The one place that decides it. An index says of a clip only how many frames are stored, so
-    training takes all of them; a longer clip could not be told from one of another bucket.
+    The one place that decides it. A longer clip would give training other windows at each reading,
+    and its row would have to name the bucket (``NewSample.seen_as``).
     """
     return bucket.frames
 
