@@ -1,11 +1,11 @@
 """How well ready stages are packed: seven equal ones in room for two, over the best packing.
 
-Whole stages count, and their steps alone. docs/benchmarks.md says what is counted and how.
+The best packing is known from one stage alone and two side by side. docs/benchmarks.md says what is
+counted and how.
 """
 
 import argparse
 import copy
-import math
 import os
 import platform
 import sys
@@ -75,12 +75,24 @@ class Walk:
         )
 
 
-def measure(*, folder: Path, steps: int) -> tuple[list[Walk], Walk]:
-    """One stage alone before and after, and seven in between, on the same Ray."""
+@dataclass(frozen=True)
+class Walks:
+    """What was measured, on the same Ray: one alone before and after, two, and seven."""
+
+    before: Walk
+    two: Walk
+    seven: Walk
+    after: Walk
+
+
+def measure(*, folder: Path, steps: int) -> Walks:
+    """One stage alone before and after, two and seven in between, on the same Ray."""
     recipes = {
         name: _recipe(stages, name=name, folder=folder, steps=steps)
-        for name, stages in (("before", 1), ("seven", STAGES), ("after", 1))
+        for name, stages in (("before", 1), ("two", ROOM), ("seven", STAGES), ("after", 1))
     }
+    # The first worker of a machine reads its libraries from a cold disk: that is no part of it.
+    warm = _recipe(1, name="warm", folder=folder, steps=1)
     # A private Ray has room for all stages of the recipe that it is started for.
     starting = Starting(_recipe(ROOM, name="room", folder=folder, steps=steps))
     try:
@@ -94,13 +106,14 @@ def measure(*, folder: Path, steps: int) -> tuple[list[Walk], Walk]:
             scratch=folder / "scratch", logs=folder / "logs", private=session.private
         )
         _say(f"Ray is ready, load {os.getloadavg()[0]:.2f}")
+        _walk(warm, folder=folder, data=data, executor=executor)
         walks = {
             name: _walk(one, folder=folder, data=data, executor=executor)
             for name, one in recipes.items()
         }
     finally:
         starting.close()
-    return [walks["before"], walks["after"]], walks["seven"]
+    return Walks(**walks)
 
 
 def _recipe(stages: int, *, name: str, folder: Path, steps: int) -> Recipe:
@@ -150,42 +163,67 @@ def _walk(recipe: Recipe, *, folder: Path, data: dict[str, str], executor: Execu
 
 @dataclass(frozen=True)
 class Packing:
-    """Seven stages beside the best that they could take: rounds of one alone.
+    """Seven stages beside the best that they could take, from one alone and two side by side.
 
     Attributes:
         counted: what of a stage is meant.
         alone_s: of one stage alone, before the seven and after them.
+        two_s: of two side by side.
         measured_s: of the seven.
     """
 
     counted: str
     alone_s: tuple[float, ...]
+    two_s: float
     measured_s: float
 
     @property
     def best_s(self) -> float:
-        """Rounds of as many as there is room for."""
-        return -(-STAGES // ROOM) * sum(self.alone_s) / len(self.alone_s)
+        """Rounds of two and a last stage alone, on this machine."""
+        rounds, rest = divmod(STAGES, ROOM)
+        return rounds * self.two_s + rest * self._one_s
+
+    @property
+    def free_s(self) -> float:
+        """As many rounds of one alone: as if stages side by side took nothing of each other."""
+        return -(-STAGES // ROOM) * self._one_s
+
+    @property
+    def _one_s(self) -> float:
+        return sum(self.alone_s) / len(self.alone_s)
 
     @property
     def ratio(self) -> float:
         """How far from the best packing."""
-        return self.measured_s / self.best_s if self.best_s else math.nan
+        return self.measured_s / self.best_s
 
     def row(self, *, alongside: int, verdict: str) -> str:
         """Of the Markdown table."""
         alone = " and ".join(f"{one_s:.1f} s" for one_s in self.alone_s)
         return (
-            f"| {self.counted} | {STAGES} | {ROOM} | {alone} | {self.best_s:.1f} s "
-            f"| {self.measured_s:.1f} s | {alongside} | {self.ratio:.3f} | {verdict} |"
+            f"| {self.counted} | {alone} | {self.two_s:.1f} s | {self.best_s:.1f} s "
+            f"| {self.measured_s:.1f} s | {alongside} | {self.ratio:.3f} | {verdict} "
+            f"| {self.measured_s / self.free_s:.3f} |"
         )
 
 
-def packings(alone: list[Walk], seven: Walk) -> tuple[Packing, Packing]:
+def packings(walks: Walks) -> tuple[Packing, Packing]:
     """Of whole stages, and of their steps alone."""
-    whole = Packing("whole stages", tuple(walk.total_s for walk in alone), seven.total_s)
-    steps = Packing("first to last step", tuple(walk.work_s for walk in alone), seven.work_s)
-    return whole, steps
+    alone = (walks.before, walks.after)
+    return (
+        Packing(
+            counted="whole stages",
+            alone_s=tuple(walk.total_s for walk in alone),
+            two_s=walks.two.total_s,
+            measured_s=walks.seven.total_s,
+        ),
+        Packing(
+            counted="first to last step",
+            alone_s=tuple(walk.work_s for walk in alone),
+            two_s=walks.two.work_s,
+            measured_s=walks.seven.work_s,
+        ),
+    )
 
 
 def _say(text: str) -> None:
@@ -203,14 +241,15 @@ def main() -> int:
     os.environ.pop("RAY_ADDRESS", None)  # the room is counted on a Ray of our own
     _say(f"{platform.platform()}, {cpus} CPUs, load {os.getloadavg()[0]:.2f}")
     with tempfile.TemporaryDirectory(prefix="rushes-scheduling-") as folder:
-        alone, seven = measure(folder=Path(folder), steps=args.steps)
-    whole, steps = packings(alone, seven)
+        walks = measure(folder=Path(folder), steps=args.steps)
+    whole, steps = packings(walks)
     verdict = "pass" if whole.ratio <= BUDGET else "fail"
     print(
-        f"| counted | stages | room | one alone | best packing | measured | side by side "
-        f"| ratio | at most {BUDGET} |\n| {' | '.join(['---'] * 9)} |\n"
-        f"{whole.row(alongside=seven.alongside, verdict=verdict)}\n"
-        f"{steps.row(alongside=seven.alongside, verdict='no bound')}"
+        f"| counted | one alone | two | best packing | seven | side by side | ratio "
+        f"| at most {BUDGET} | if they took nothing of each other |\n"
+        f"| {' | '.join(['---'] * 9)} |\n"
+        f"{whole.row(alongside=walks.seven.alongside, verdict=verdict)}\n"
+        f"{steps.row(alongside=walks.seven.alongside, verdict='no bound')}"
     )
     return int(whole.ratio > BUDGET)
 

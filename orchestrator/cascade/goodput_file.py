@@ -72,7 +72,7 @@ class RowsKeeper:
         self._changed.set()
 
     def flush(self) -> None:
-        """Says that a part of them is final; written at once."""
+        """Says that what they hold now must not be lost; written at once."""
         self._changed.set()
         self._wake.set()
 

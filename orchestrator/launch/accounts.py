@@ -61,7 +61,8 @@ class Accounts:
             for one in {stage, None}:
                 if self._charts.is_due(one, now=now) or (ends and one == stage):
                     self._chart(one, now=now)
-        if ends:
+        # With a gang its rows begin: a driver that is killed soon after leaves them on record.
+        if ends or event["kind"] == "gang":
             self._keeper.flush()
         else:
             self._keeper.touch()

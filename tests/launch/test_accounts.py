@@ -1,12 +1,14 @@
 """The ledger of a run for people: charts, cost, one line at the end."""
 
+import threading
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from orchestrator.cascade.goodput_file import read_rows
+from orchestrator.cascade.goodput_file import RowsKeeper, read_rows
 from orchestrator.cascade.goodput_rows import Row
 from orchestrator.launch.accounts import Accounts
 from orchestrator.launch.spending import by_stage, in_one_line, in_total
@@ -17,6 +19,7 @@ from tests.beats import FakeRank, gang, ledger_of, stage_end, stage_start
 from tests.tiny import tiny_tree
 
 DIT = "dit"
+LIMIT_S = 20.0  # a failure waits for it, a success does not
 
 
 def recipe_with(folder: Path, **price: float) -> Recipe:
@@ -113,6 +116,34 @@ def test_a_later_start_goes_on_with_the_charts(tmp_path: Path, store: Store) -> 
         "goodput: 90.9 % of 0.0306 rank-hours (start-up 4.5 %, restart 4.5 %)"
     ]
     assert [row.attempt for row in read_rows(store)[0]] == [1, 2]
+
+
+class WrittenStore:
+    """A store that says when something was written."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.written = threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def put(self, key: str, data: bytes) -> None:
+        self._store.put(key, data)
+        self.written.set()
+
+
+def test_a_driver_that_is_killed_soon_leaves_its_gangs_on_record(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never = partial(RowsKeeper, every_s=3600.0)
+    monkeypatch.setattr("orchestrator.launch.accounts.RowsKeeper", never)
+    watched = WrittenStore(store)
+    told = Told(recipe_with(tmp_path), watched)  # pyright: ignore[reportArgumentType]
+    told.hears(stage_start(0.0, stage=DIT, workers=2), gang(1.0, stage=DIT))
+    assert watched.written.wait(LIMIT_S)
+    assert [(row.stage, row.rank) for row in read_rows(store)[0]] == [(DIT, 0), (DIT, 1)]
+    told.accounts.close()
 
 
 def test_cost_is_time_by_the_price_of_a_stages_worker(tmp_path: Path) -> None:
