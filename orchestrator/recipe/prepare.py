@@ -48,11 +48,6 @@ class Bucket(Strict):
         """Seconds of its frames."""
         return self.frames / self.fps
 
-    @property
-    def pixels(self) -> int:
-        """Of one frame."""
-        return self.size[0] * self.size[1]
-
     def frames_in(self, duration_s: float) -> int:
         """Whole frames, at its rate, that a stretch of video gives."""
         return math.floor((duration_s + ROUNDING_S) * self.fps)
