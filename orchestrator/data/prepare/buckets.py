@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from orchestrator.data.buckets import RatedBucket, nearest_first
 from orchestrator.data.window import is_too_slow
-from orchestrator.recipe.prepare import Bucket
+from orchestrator.recipe.prepare import Bucket, StoredPart
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,11 @@ def place_of(shape: Shape, buckets: Sequence[Bucket], *, max_crop: float) -> int
     return f"{lacks}, for {nearest.frames} frames of {nearest.size[0]} x {nearest.size[1]}"
 
 
-def stored_frames(bucket: Bucket) -> int:
-    """Frames that are stored of a clip: exactly the bucket's.
-
-    The one place that decides it. A longer clip would give training other windows at each reading,
-    and its row would have to name the bucket (``NewSample.seen_as``).
-    """
-    return bucket.frames
+def stored_frames(shape: Shape, bucket: Bucket, *, store: StoredPart) -> int:
+    """Frames, at a bucket's rate, that are stored of a clip that goes there, from its start on."""
+    if bucket.is_image or store == "bucket":
+        return bucket.frames
+    return bucket.frames_in(shape.duration_s)
 
 
 def _lacks(shape: Shape, bucket: Bucket, *, max_crop: float) -> Iterator[str]:

@@ -104,7 +104,7 @@ def _alone(one: Looked, *, config: Prepare) -> Chosen:
     number = place_of(one.shape, config.buckets, max_crop=config.max_crop)
     if isinstance(number, str):
         return replace(row, reason=NO_BUCKET, detail=number)
-    frames = stored_frames(config.buckets[number])
+    frames = stored_frames(one.shape, config.buckets[number], store=config.store)
     return replace(row, bucket=number, frames=frames)
 
 

@@ -157,7 +157,14 @@ def config(**more: object) -> Prepare:
 
 def test_a_kept_clip_has_its_bucket_and_frames() -> None:
     (row,) = choose([looked(1)], config=config())
-    assert (row.reason, row.bucket, row.frames, row.start_s) == (None, 0, 16, 1.0)
+    assert (row.reason, row.bucket, row.frames, row.start_s) == (None, 0, 20, 1.0)
+
+
+def test_all_of_a_clip_is_stored_or_no_more_than_training_sees_at_a_time() -> None:
+    (whole,) = choose([looked(1)], config=config())
+    (least,) = choose([looked(1)], config=config(store="bucket"))
+    # 2.5 s at 8 frames per second.
+    assert (whole.frames, least.frames) == (20, 16)
 
 
 def test_a_score_out_of_range_is_the_reason() -> None:
