@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 from orchestrator.errors import UserError
+from orchestrator.recipe.data import TRAIN
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
 from orchestrator.storage.json_files import read_json
@@ -42,7 +43,8 @@ def is_finished(store: Store, recipe: Recipe, stage: Stage, *, inputs: str) -> b
         )
     readers = [one.id for one in recipe.stages if one.latents == stage.id]
     is_read = any(read_done(store, stage=one) is None for one in readers)
-    return not (is_read and lacks_shards(store, stage=stage.id))
+    parts = recipe.data.parts(TRAIN)
+    return not (is_read and lacks_shards(store, stage=stage.id, parts=parts))
 
 
 def write_done(store: Store, *, stage: str, inputs: str, output: str, step: int) -> None:

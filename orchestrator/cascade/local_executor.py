@@ -60,7 +60,7 @@ def _encode_here(job: StageJob, *, on_event: EventSink, stop: threading.Event) -
     from orchestrator.train.encode_plan import plan_encode
 
     plan = plan_encode(job)
-    found, shards = plan.found, len(plan.shards)
+    found, shards = plan.found, plan.shards
     for event in encode_started(job.stage, found=found, shards=shards, notes=plan.notes):
         on_event(event)
     encoder = Encoder(job) if plan.units else None

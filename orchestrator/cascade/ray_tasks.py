@@ -99,7 +99,7 @@ def _encode(job_json: str, board: Any, env: dict[str, str]) -> str:
     hooks = BoardHooks(board, stage=job.stage)
     try:
         plan = plan_encode(job)
-        found, shards, units = plan.found, len(plan.shards), plan.units
+        found, shards, units = plan.found, plan.shards, plan.units
         for event in encode_started(job.stage, found=found, shards=shards, notes=plan.notes):
             hooks.event(event)
         rows = encode_rows(job, units, env=env) if units else iter(())

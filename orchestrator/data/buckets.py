@@ -61,11 +61,20 @@ def parse_bucket(text: str) -> RatedBucket:
     return RatedBucket(shape=(frames, height, width), fps=float(found[4]))
 
 
+def nearest_first(buckets: Sequence[RatedBucket], *, size: tuple[int, int]) -> list[int]:
+    """Numbers of the buckets in the order in which a clip of a height and width is tried.
+
+    The nearest in aspect comes first; of several that are equally near the one with most pixels in
+    all its frames, then the first.
+    """
+    return sorted(range(len(buckets)), key=lambda number: _rank(buckets[number], size))
+
+
 def assign_bucket(buckets: Sequence[RatedBucket], *, stored: Bucket, fps: float) -> RatedBucket:
     """The bucket of a clip: the nearest in aspect of those that it is long and large enough for.
 
-    Of several that are equally near the one with most pixels in all its frames is taken, then the
-    first. Clips of one frame go to buckets of one frame, all others to longer ones.
+    ``nearest_first`` says which is nearest. Clips of one frame go to buckets of one frame, all
+    others to longer ones.
 
     Args:
         buckets: to choose from, at least one.
@@ -80,9 +89,9 @@ def assign_bucket(buckets: Sequence[RatedBucket], *, stored: Bucket, fps: float)
         if stored[0] == 1:
             raise ValueError("1 frame, wanted a bucket of 1 frame for it")
         raise ValueError(f"{stored[0]} frames, wanted a bucket of more than 1 frame for them")
-    nearest = sorted(alike, key=lambda bucket: _rank(bucket, stored))
     faults: list[str] = []
-    for bucket in nearest:
+    for number in nearest_first(alike, size=stored[1:]):
+        bucket = alike[number]
         try:
             bucket.check(stored, fps=fps)
         except ValueError as error:
@@ -93,8 +102,8 @@ def assign_bucket(buckets: Sequence[RatedBucket], *, stored: Bucket, fps: float)
     raise ValueError(faults[0] + more)
 
 
-def _rank(bucket: RatedBucket, stored: Bucket) -> tuple[float, int]:
+def _rank(bucket: RatedBucket, size: tuple[int, int]) -> tuple[float, int]:
     """How far apart the aspects are, then how few pixels are seen."""
     frames, height, width = bucket.shape
-    apart = abs(math.log((width * stored[1]) / (height * stored[2])))
+    apart = abs(math.log((width * size[0]) / (height * size[1])))
     return round(apart, 9), -frames * height * width

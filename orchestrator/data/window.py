@@ -26,6 +26,11 @@ def window_draw(slot: int, *, seed: int, position: int) -> float:
     return (int.from_bytes(digest, "little") >> 11) / 2**53
 
 
+def is_too_slow(stored_fps: float, *, fps: float) -> bool:
+    """Whether a clip has too few frames per second to be seen at a rate."""
+    return fps > stored_fps * _FASTER
+
+
 def num_windows(frames: int, *, fps: float, stored: int, stored_fps: float) -> int:
     """How many stored frames a window may begin with: the first of them, and so many in all.
 
@@ -38,7 +43,7 @@ def num_windows(frames: int, *, fps: float, stored: int, stored_fps: float) -> i
     Raises:
         ValueError: if none fits: the clip is too short, or has too few frames per second.
     """
-    if frames > 1 and fps > stored_fps * _FASTER:
+    if frames > 1 and is_too_slow(stored_fps, fps=fps):
         raise ValueError(f"{stored_fps:g} frames per second, wanted at least {fps:g}")
     span = int(_offsets(frames, fps=fps, stored_fps=stored_fps)[-1]) + 1
     if stored < span:

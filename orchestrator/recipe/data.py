@@ -114,6 +114,10 @@ class Data(Strict):
             case _:
                 return {}
 
+    def parts(self, field: str) -> dict[str, Source]:
+        """The sources of one field by their name in its mix; empty for one that is alone."""
+        return {name.partition(f".{MIX}.")[2]: source for name, source in self.of(field).items()}
+
     def moved(self, resolve: Callable[[str], str]) -> "Data":
         """The same with every source's URI resolved."""
         fields = (TRAIN, EVAL, IMAGES)

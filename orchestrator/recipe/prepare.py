@@ -27,12 +27,14 @@ OWN_SCORES = (
     *("duration_s", "height", "width", "fps"),
     *("motion", "static", "black", "sharpness", "brightness"),
 )
+StoredPart = Literal["clip", "bucket"]
+
 ROUNDING_S = 2e-3  # some containers count in milliseconds: 2 s of them may be 1.999
 _LEAST_S, _MOST_S = 1.0, 10.0  # of a clip, where no bucket is for videos
 
 
 class Bucket(Strict):
-    """Frames, height and width that clips of a kind are stored with; one frame is an image."""
+    """Frames, height and width that training sees of clips of a kind; one frame is an image."""
 
     frames: PositiveInt
     size: Size
@@ -47,11 +49,6 @@ class Bucket(Strict):
     def duration_s(self) -> float:
         """Seconds of its frames."""
         return self.frames / self.fps
-
-    @property
-    def pixels(self) -> int:
-        """Of one frame."""
-        return self.size[0] * self.size[1]
 
     def frames_in(self, duration_s: float) -> int:
         """Whole frames, at its rate, that a stretch of video gives."""
@@ -158,6 +155,9 @@ class Prepare(Strict):
     keep: dict[str, Range | None] = Field(default_factory=_keep)
     dedup: Dedup | None = Dedup()  # None: doubles stay
     max_crop: Share = 0.5  # part of the picture that may be lost to the bucket's shape
+    # All of a clip, of which training sees its bucket's frames, others at each reading; or only so
+    # many, from its start.
+    store: StoredPart = "clip"
     encoding: Encoding = Encoding()
     captioners: tuple[Model, ...] = ()
     shard_bytes: Annotated[int, Field(ge=1_000_000)] = 256_000_000

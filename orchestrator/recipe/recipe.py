@@ -10,7 +10,7 @@ from models.sora.autoencoder_config import AutoencoderConfig
 from models.text.config import Byt5Config, TextConfig
 from models.text.pair_config import PretrainedPairConfig
 from orchestrator.recipe.chain import chain, makes_clips, result_stage
-from orchestrator.recipe.data import EVAL, IMAGES, TRAIN, Data, Mix
+from orchestrator.recipe.data import EVAL, IMAGES, TRAIN, Data
 from orchestrator.recipe.fields import Slug
 from orchestrator.recipe.price import Price
 from orchestrator.recipe.relations import check_stage
@@ -113,12 +113,6 @@ class Recipe(Strict):
     def _stages_fit(self) -> Self:
         for stage in self.stages:
             check_stage(stage, self._by_id, has_pretrained_pair=self.pair is not None)
-        encodes = [stage.id for stage in self.stages if stage.encode is not None]
-        if encodes and isinstance(self.data.train, Mix):
-            raise ValueError(
-                f"data.train.mix={', '.join(self.data.train.mix)}: stage {encodes[0]} encodes one "
-                "source, wanted data.train.uri"
-            )
         if self.data.images is not None and not any(
             IMAGES in self.fields_of(stage) for stage in self.stages
         ):

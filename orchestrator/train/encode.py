@@ -23,9 +23,10 @@ from orchestrator.data.shards import (
     write_shared_shard,
 )
 from orchestrator.recipe.data import TRAIN
+from orchestrator.recipe.digest import canonical, sha256
 from orchestrator.storage.store import open_store
 from orchestrator.storage.uri import relative_to
-from orchestrator.train.encode_plan import EncodePlan, Unit
+from orchestrator.train.encode_plan import EncodePlan, PartPlan, Unit
 from orchestrator.train.encoders import load_text
 from orchestrator.train.job import StageJob
 from orchestrator.train.latents import latents_uri
@@ -42,10 +43,13 @@ class Encoder:
         assert spec is not None
         data = job.recipe.data
         self._batch = spec.batch
-        self._index = Index.open(data.sources[TRAIN].uri)
-        self._reader = Reader(
-            self._index, cache_dir=data.cache_dir, cache_bytes=data.cache_bytes, memory_bytes=0
-        )
+        self._indexes = {name: Index.open(source.uri) for name, source in data.parts(TRAIN).items()}
+        self._readers = {
+            name: Reader(
+                index, cache_dir=data.cache_dir, cache_bytes=data.cache_bytes, memory_bytes=0
+            )
+            for name, index in self._indexes.items()
+        }
         self._device = torch.device("cuda" if job.spec.compute.gpus_per_worker else "cpu")
         torch.set_num_threads(job.spec.compute.cpus_per_worker)
         self._autoencoder = load_autoencoder(
@@ -59,23 +63,23 @@ class Encoder:
         Returns:
             ``{"shard", "clips"}``: its name, and how many clips were encoded.
         """
-        shard, target = unit["shard"], open_store(unit["target"])
+        part, shard, target = unit["part"], unit["shard"], open_store(unit["target"])
         if is_written(target, shard):
             return {"shard": shard, "clips": 0}
         buckets: dict[Bucket, list[int]] = {}
-        for row, sample in zip(
-            self._index.rows_of(shard), self._index.of_shard(shard), strict=True
-        ):
+        index = self._indexes[part]
+        for row, sample in zip(index.rows_of(shard), index.of_shard(shard), strict=True):
             buckets.setdefault(sample.bucket, []).append(row)
         new: list[NewSample] = []
-        for part in buckets.values():
-            for first in range(0, len(part), self._batch):
-                new += self._encode(part[first : first + self._batch])
+        for rows in buckets.values():
+            for first in range(0, len(rows), self._batch):
+                new += self._encode(part, rows[first : first + self._batch])
         write_shared_shard(target, shard, new)
         return {"shard": shard, "clips": len(new)}
 
-    def _encode(self, rows: list[int]) -> list[NewSample]:
-        samples, arrays = zip(*(self._reader.read(row) for row in rows), strict=True)
+    def _encode(self, part: str, rows: list[int]) -> list[NewSample]:
+        reader = self._readers[part]
+        samples, arrays = zip(*(reader.read(row) for row in rows), strict=True)
         with torch.inference_mode():
             x_B3THW = as_pixels(arrays, frames=None).to(self._device)
             z_BCTHW = _latents(self._autoencoder, x_B3THW).cpu().numpy()
@@ -110,8 +114,11 @@ def _end_s(sample: Sample) -> float | None:
 
 
 def finish_encode(job: StageJob, plan: EncodePlan) -> str:
-    """Writes the run's index of the encoded shards, in the clips' order; returns its digest."""
-    source = Index.open(job.recipe.data.sources[TRAIN].uri)
+    """Writes the run's index of the encoded shards, in the clips' order, of a mix one each.
+
+    Returns:
+        The index's digest, of a mix one of all of them.
+    """
     text = _frozen_text(job, device=torch.device("cpu"))
     if text is not None:
         prompts = preview_prompts(job.recipe, encode=job.stage)
@@ -122,14 +129,21 @@ def finish_encode(job: StageJob, plan: EncodePlan) -> str:
             prompts=dict(zip(prompts, shown, strict=True)),
         )
         table.write(open_store(job.run), folder=job.folder)
-    own, target = open_store(latents_uri(job.run, stage=job.stage)), open_store(plan.target)
+    digests = {part.name: _write_index(job, part) for part in plan.parts}
+    return digests.get("") or sha256(canonical(digests))
+
+
+def _write_index(job: StageJob, part: PartPlan) -> str:
+    source = Index.open(job.recipe.data.parts(TRAIN)[part.name].uri)
+    own = open_store(latents_uri(job.run, stage=job.stage, part=part.name))
+    target = open_store(part.target)
     return write_index(
         own,
-        in_threads(lambda shard: read_written(target, shard), plan.shards),
+        in_threads(lambda shard: read_written(target, shard), part.shards),
         origin={
             "stage": job.stage,
             "clips": source.digest,
-            "key": plan.key,
+            "key": part.key,
             IF_LOST: f"rushes train encodes what is lost of stage {job.stage} again",
         },
         # Runs may be moved together with what is encoded.

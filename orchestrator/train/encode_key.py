@@ -1,5 +1,6 @@
 """What encoded shards are made from, and the key that it gives them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.data.index import Index
@@ -17,14 +18,13 @@ VERSION = 1
 _DIGITS = 32  # of a key
 
 
-def made_of(job: StageJob, *, clips: Index) -> dict[str, Any]:
-    """All that decides the bytes of an encode stage's shards, as JSON.
+def encoders_of(job: StageJob) -> dict[str, Any]:
+    """What an encode stage makes of any clips, as JSON.
 
     Batch and device are in it for their rounding; how many processes encode is not.
 
     Args:
         job: the stage; its autoencoder is finished.
-        clips: index of what it encodes.
 
     Raises:
         UserError: if the autoencoder or the text encoder is not there.
@@ -34,7 +34,6 @@ def made_of(job: StageJob, *, clips: Index) -> dict[str, Any]:
     recipe = job.recipe
     return {
         "version": VERSION,
-        "clips": {"digest": clips.digest, "layout": layout_digest(clips.table)},
         "autoencoder": {
             "config": recipe.stage(spec.autoencoder).training.autoencoder.model_dump(mode="json"),
             "weights": weights_digest(open_store(job.run), stage=spec.autoencoder),
@@ -42,6 +41,19 @@ def made_of(job: StageJob, *, clips: Index) -> dict[str, Any]:
         "text": _text(recipe),
         "batch": spec.batch,
         "device": "cuda" if job.spec.compute.gpus_per_worker else "cpu",
+    }
+
+
+def made_of(encoders: Mapping[str, Any], *, clips: Index) -> dict[str, Any]:
+    """All that decides the bytes of the shards of one source, as JSON.
+
+    Args:
+        encoders: as ``encoders_of`` says it.
+        clips: index of the source.
+    """
+    return {
+        **encoders,
+        "clips": {"digest": clips.digest, "layout": layout_digest(clips.table)},
     }
 
 

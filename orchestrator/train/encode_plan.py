@@ -1,6 +1,8 @@
 """What an encode stage has to do: which shards are there already, and where the others go."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from orchestrator.data.index import Index
 from orchestrator.data.shards import written_among
@@ -8,7 +10,7 @@ from orchestrator.errors import UserError
 from orchestrator.recipe.data import TRAIN
 from orchestrator.recipe.digest import canonical
 from orchestrator.storage.store import Store, open_store
-from orchestrator.train.encode_key import encode_key, made_of
+from orchestrator.train.encode_key import encode_key, encoders_of, made_of
 from orchestrator.train.job import StageJob
 from orchestrator.train.latents import encoded_uri, latents_uri
 
@@ -18,10 +20,11 @@ Unit = dict[str, str]  # as JSON
 
 
 @dataclass(frozen=True)
-class EncodePlan:
-    """One start of an encode stage.
+class PartPlan:
+    """One source in one start of an encode stage.
 
     Attributes:
+        name: in the mix; empty for one that is alone.
         key: of the shards' content.
         target: URI of the folder with the shards.
         shards: names of all shards of the clips, in order.
@@ -29,21 +32,47 @@ class EncodePlan:
         notes: lines for the user.
     """
 
+    name: str
     key: str
     target: str
     shards: tuple[str, ...]
     left: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
+
+@dataclass(frozen=True)
+class EncodePlan:
+    """One start of an encode stage: the source, or those that are mixed, each for itself."""
+
+    parts: tuple[PartPlan, ...]
+
+    @property
+    def shards(self) -> int:
+        """How many there are of all sources."""
+        return sum(len(part.shards) for part in self.parts)
+
     @property
     def found(self) -> int:
         """How many shards were encoded before, by this run or another."""
-        return len(self.shards) - len(self.left)
+        return self.shards - len(self.units)
 
     @property
     def units(self) -> list[Unit]:
         """The work: a shard each."""
-        return [{"shard": shard, "target": self.target} for shard in self.left]
+        return [
+            {"part": part.name, "shard": shard, "target": part.target}
+            for part in self.parts
+            for shard in part.left
+        ]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines for the user, in a mix with the name of the source."""
+        return tuple(
+            f"{part.name}: {note}" if part.name else note
+            for part in self.parts
+            for note in part.notes
+        )
 
 
 def plan_encode(job: StageJob) -> EncodePlan:
@@ -56,18 +85,32 @@ def plan_encode(job: StageJob) -> EncodePlan:
         UserError: if clips or an encoder are not there.
         UnavailableError: if a store cannot be reached.
     """
-    clips = Index.open(job.recipe.data.sources[TRAIN].uri)
-    made = made_of(job, clips=clips)
+    encoders = encoders_of(job)
+    return EncodePlan(
+        parts=tuple(
+            _plan_part(job, name, clips=Index.open(source.uri), encoders=encoders)
+            for name, source in job.recipe.data.parts(TRAIN).items()
+        )
+    )
+
+
+def _plan_part(job: StageJob, name: str, *, clips: Index, encoders: Mapping[str, Any]) -> PartPlan:
+    made = made_of(encoders, clips=clips)
     key = encode_key(made)
     shared = open_store(encoded_uri(job.run, key=key))
-    own = open_store(latents_uri(job.run, stage=job.stage))
+    own = open_store(latents_uri(job.run, stage=job.stage, part=name))
     notes: list[str] = []
     target, left = _place(clips, shared=shared, own=own, made=canonical(made), notes=notes)
     found = len(clips.shards) - len(left)
     if found:
         notes.append(f"{found} of {len(clips.shards)} shards were encoded before")
-    return EncodePlan(
-        key=key, target=target.uri, shards=clips.shards, left=left, notes=tuple(notes)
+    return PartPlan(
+        name=name,
+        key=key,
+        target=target.uri,
+        shards=clips.shards,
+        left=left,
+        notes=tuple(notes),
     )
 
 

@@ -6,7 +6,7 @@ from models.sora.dit_config import DiTConfig
 from orchestrator.data.bad import BadSamples
 from orchestrator.data.index import Index
 from orchestrator.data.packing import Packing
-from orchestrator.data.pool import Part, alone, shapes_of
+from orchestrator.data.pool import Part, shapes_of
 from orchestrator.data.stream import Stream
 from orchestrator.errors import UserError
 from orchestrator.recipe.data import IMAGES, MixedSource, Source
@@ -50,28 +50,36 @@ def open_stream(job: StageJob, *, ranks: Ranks) -> Stream:
 
 
 def clips_of(recipe: Recipe, stage: Stage, *, run: str) -> tuple[Part, ...]:
-    """What a training stage draws its batches from: sources, or latents in the run's folder."""
-    if stage.latents is not None:
-        return alone(Index.open(latents_uri(run, stage=stage.latents)))
-    return _parts(recipe.data.of(recipe.fields_of(stage)[0]))
+    """What a training stage draws its batches from: sources, or latents in the run's folder.
+
+    Latents of a mix are mixed as it is.
+    """
+    sources = recipe.data.parts(recipe.fields_of(stage)[0])
+    if stage.latents is None:
+        return _parts(sources)
+    encoded: dict[str, Source] = {}
+    for name, source in sources.items():
+        uri = latents_uri(run, stage=stage.latents, part=name)
+        encoded[name] = source.model_copy(update={"uri": uri})
+    return _parts(encoded)
 
 
 def images_of(recipe: Recipe, stage: Stage) -> tuple[Part, ...]:
     """What a stage draws independent images from; empty if that is its clips or nothing."""
     fields = recipe.fields_of(stage)
     if stage.training.packed_images and len(fields) > 1:
-        return _parts(recipe.data.of(fields[-1]))
+        return _parts(recipe.data.parts(fields[-1]))
     return ()
 
 
 def _parts(sources: Mapping[str, Source]) -> tuple[Part, ...]:
     return tuple(
         Part(
-            name=field.rpartition(".")[2] if isinstance(source, MixedSource) else "",
+            name=name,
             index=Index.open(source.uri),
             weight=source.weight if isinstance(source, MixedSource) else 1.0,
         )
-        for field, source in sources.items()
+        for name, source in sources.items()
     )
 
 

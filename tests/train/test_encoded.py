@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
-from orchestrator.cascade.done import is_finished, write_done
+from orchestrator.cascade.done import write_done
 from orchestrator.data.index import HEAD, TABLE, Index, write_index
 from orchestrator.data.reader import Reader
 from orchestrator.data.shards import read_written, shard_name, write_shard
 from orchestrator.data.validate import validate_clips
 from orchestrator.errors import UserError
-from orchestrator.storage.folder import FolderStore
 from orchestrator.storage.store import Store, open_store
 from orchestrator.train.encode import Encoder
 from orchestrator.train.encode_plan import MADE_OF, plan_encode
@@ -27,12 +26,17 @@ from tests.models.test_text_pretrained import save_t5
 from tests.train.encoding import (
     CLIPS,
     SHARDS,
+    contents,
     encode,
     encode_job,
     encoding_recipe,
+    finish,
     index_of,
+    is_done,
+    key_of,
     notes,
     progress,
+    refuse,
     write_clips,
 )
 
@@ -54,27 +58,6 @@ def job_in(source: Path, tmp_path: Path) -> Callable[..., StageJob]:
     return job_in
 
 
-def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """Every file below a folder: its bytes, and when it was written."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {
-        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
-        for path in files
-    }
-
-
-def finish(job: StageJob) -> Store:
-    """Marks an encode stage as done, as the driver does."""
-    store = open_store(job.run)
-    digest = index_of(job).digest
-    write_done(store, stage=job.stage, inputs="i" * 64, output=digest, step=SHARDS)
-    return store
-
-
-def is_done(job: StageJob, store: Store) -> bool:
-    return is_finished(store, job.recipe, job.spec, inputs="i" * 64)
-
-
 def test_a_run_keeps_an_index_and_the_runs_share_the_shards(
     job_in: Callable[..., StageJob], tmp_path: Path
 ) -> None:
@@ -89,7 +72,7 @@ def test_a_run_keeps_an_index_and_the_runs_share_the_shards(
     assert [index.sample(row).key for row in range(len(index))] == [
         f"clip-{number:03d}" for number in range(sum(CLIPS.values()))
     ]
-    assert index.store.uri == f"{tmp_path}/runs/{ENCODED}/{plan_encode(job).key}"
+    assert index.store.uri == f"{tmp_path}/runs/{ENCODED}/{key_of(job)}"
     assert not validate_clips(index, on_clips=lambda *_: None).faults
 
 
@@ -119,7 +102,7 @@ def test_encoding_gives_equal_bytes(source: Path, tmp_path: Path) -> None:
 def test_clips_elsewhere_have_the_same_key(source: Path, tmp_path: Path) -> None:
     shutil.copytree(source / "noise", tmp_path / "noise")
     keys = {
-        plan_encode(encode_job(encoding_recipe(folder), f"{tmp_path}/runs/{number}")).key
+        key_of(encode_job(encoding_recipe(folder), f"{tmp_path}/runs/{number}"))
         for number, folder in enumerate((source, tmp_path))
     }
     assert len(keys) == 1
@@ -148,10 +131,10 @@ def write_changed(folder: Path, *, per_shard: int = PER_SHARD, **changes: Any) -
 )
 def test_other_clips_have_another_key(source: Path, tmp_path: Path, changes: Any) -> None:
     write_changed(tmp_path)
-    same = plan_encode(encode_job(encoding_recipe(tmp_path), f"{tmp_path}/runs/same")).key
-    assert same == plan_encode(encode_job(encoding_recipe(source), f"{tmp_path}/runs/one")).key
+    same = key_of(encode_job(encoding_recipe(tmp_path), f"{tmp_path}/runs/same"))
+    assert same == key_of(encode_job(encoding_recipe(source), f"{tmp_path}/runs/one"))
     write_changed(tmp_path, **changes)
-    other = plan_encode(encode_job(encoding_recipe(tmp_path), f"{tmp_path}/runs/other")).key
+    other = key_of(encode_job(encoding_recipe(tmp_path), f"{tmp_path}/runs/other"))
     assert other != same
 
 
@@ -168,7 +151,7 @@ def test_other_weights_have_another_key(job_in: Callable[..., StageJob], tmp_pat
 
 def test_another_batch_or_device_has_another_key(job_in: Callable[..., StageJob]) -> None:
     job = job_in("one")
-    keys = {plan_encode(job).key}
+    keys = {key_of(job)}
     for change in ({"encode": {"batch": 3}}, {"compute": {"gpus_per_worker": 1}}):
         stages = tuple(
             stage.model_copy(
@@ -182,7 +165,7 @@ def test_another_batch_or_device_has_another_key(job_in: Callable[..., StageJob]
             for stage in job.recipe.stages
         )
         recipe = job.recipe.model_copy(update={"stages": stages})
-        keys.add(plan_encode(job.model_copy(update={"recipe": recipe})).key)
+        keys.add(key_of(job.model_copy(update={"recipe": recipe})))
     assert len(keys) == 3
 
 
@@ -198,7 +181,7 @@ def test_another_text_encoder_has_another_key(source: Path, tmp_path: Path) -> N
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
 
     def key(recipe: Any) -> str:
-        return plan_encode(encode_job(recipe, f"{tmp_path}/runs/run")).key
+        return key_of(encode_job(recipe, f"{tmp_path}/runs/run"))
 
     plain = key(with_text(source, str(tmp_path / "t5")))
     assert plain == key(with_text(source, str(tmp_path / "moved")))
@@ -224,7 +207,7 @@ def test_a_hub_name_has_another_key_once_its_revision_is_another(
         (kept / "snapshots" / revision).mkdir(parents=True, exist_ok=True)
         (kept / "snapshots" / revision / "config.json").write_text('{"model_type": "t5"}')
         job = encode_job(with_text(source, "org/name"), f"{tmp_path}/runs/run")
-        keys.append(plan_encode(job).key)
+        keys.append(key_of(job))
     assert keys[0] != keys[1]
     assert keys[0] == keys[2]
 
@@ -368,18 +351,6 @@ def test_where_nothing_may_be_shared_a_run_keeps_its_shards(
     assert is_done(job, finish(job))
 
 
-def refuse(patch: pytest.MonkeyPatch, *, call: str) -> None:
-    """Whoever may not do this with what runs share, as a policy of a bucket may say."""
-    allowed = getattr(FolderStore, call)
-
-    def may(self: FolderStore, key: str, *data: bytes) -> Any:
-        if f"/{ENCODED}/" in self.uri:
-            raise UserError(f"{self.uri}/{key}: access denied")
-        return allowed(self, key, *data)
-
-    patch.setattr(FolderStore, call, may)
-
-
 def test_runs_may_be_moved_together_with_what_they_share(
     job_in: Callable[..., StageJob], tmp_path: Path
 ) -> None:
@@ -418,7 +389,7 @@ def test_runs_in_a_bucket_share_beside_them(source: Path, runs: str, tmp_path: P
     encode(first, logs=tmp_path)
     assert progress(encode(second, logs=tmp_path)) == [(SHARDS, SHARDS)]
     index = index_of(second)
-    assert index.store.uri == f"{runs}/{ENCODED}/{plan_encode(second).key}"
+    assert index.store.uri == f"{runs}/{ENCODED}/{key_of(second)}"
     reader = Reader(index, cache_dir=str(tmp_path / "c"), cache_bytes=10**9, memory_bytes=0)
     assert reader.read(0)[1]["latent"].shape == (4, 3, 4, 4)
     store = finish(second)

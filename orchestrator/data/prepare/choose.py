@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from orchestrator.data.prepare.buckets import Place, Shape, place_of
+from orchestrator.data.prepare.buckets import Shape, place_of, stored_frames
 from orchestrator.data.prepare.doubles import Candidate, doubles
 from orchestrator.data.prepare.records import (
     DOUBLE,
@@ -101,10 +101,11 @@ def _alone(one: Looked, *, config: Prepare) -> Chosen:
             continue  # images have no motion: that does not speak against them
         if (missed := wanted.misses(one.scores[name])) is not None:
             return replace(row, reason=name, detail=missed)
-    place = place_of(one.shape, config.buckets, max_crop=config.max_crop)
-    if not isinstance(place, Place):
-        return replace(row, reason=NO_BUCKET, detail=place)
-    return replace(row, bucket=place.bucket, frames=place.frames)
+    number = place_of(one.shape, config.buckets, max_crop=config.max_crop)
+    if isinstance(number, str):
+        return replace(row, reason=NO_BUCKET, detail=number)
+    frames = stored_frames(one.shape, config.buckets[number], store=config.store)
+    return replace(row, bucket=number, frames=frames)
 
 
 def _candidate(one: Looked) -> Candidate:

@@ -75,8 +75,9 @@ class Finished:
         return config.buckets[self.chosen.bucket]
 
     def shape(self, config: Prepare) -> tuple[int, int, int]:
-        """Frames, height and width that are stored."""
-        return (self.chosen.frames, *self.bucket(config).size)
+        """Frames, height and width that training sees of it."""
+        bucket = self.bucket(config)
+        return (bucket.frames, *bucket.size)
 
 
 def planned_of(clips: Sequence[Finished], *, config: Prepare, source: str) -> Iterator[Planned]:
@@ -93,7 +94,8 @@ def planned_of(clips: Sequence[Finished], *, config: Prepare, source: str) -> It
 def _planned(one: Finished, *, shard: str, config: Prepare, source: str) -> Planned:
     assert one.encoded is not None, one.chosen.key
     fps = one.bucket(config).fps
-    frames, height, width = one.shape(config)
+    seen, height, width = one.shape(config)
+    frames = one.chosen.frames
     start_s = one.chosen.start_s
     is_image = one.looked.shape.is_image
     labels = {"scores": one.scores} | json.loads(one.looked.probed.labels)
@@ -107,6 +109,7 @@ def _planned(one: Finished, *, shard: str, config: Prepare, source: str) -> Plan
         xxh64=one.encoded.xxh64,
         ext=one.encoded.ext,
         frames=frames,
+        seen=seen,
         height=height,
         width=width,
         fps=fps,

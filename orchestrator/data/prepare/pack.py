@@ -1,9 +1,10 @@
-"""Encoded clips into shards of about one size, one shape after the other."""
+"""Encoded clips into shards of about one size, one bucket after the other."""
 
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from orchestrator.data.buckets import RatedBucket
 from orchestrator.data.prepare.blobs import read_blob
 from orchestrator.data.prepare.records import Packed, Row
 from orchestrator.data.shards import NewSample, write_shard
@@ -16,7 +17,10 @@ _HEADERS_BYTES = 3 * 1024  # of a clip's three files in a tar, and what fills it
 
 @dataclass(frozen=True)
 class Planned(Row):
-    """A clip that is to be in a shard, and where its bytes are until then."""
+    """A clip that is to be in a shard, and where its bytes are until then.
+
+    ``frames`` are stored, of which training sees ``seen`` at a time.
+    """
 
     shard: str
     source: str
@@ -26,6 +30,7 @@ class Planned(Row):
     xxh64: str
     ext: str
     frames: int
+    seen: int
     height: int
     width: int
     fps: float
@@ -36,19 +41,26 @@ class Planned(Row):
     end_s: float
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Its shape bucket."""
+    def stored(self) -> tuple[int, int, int]:
+        """What its file holds: frames, height, width."""
         return self.frames, self.height, self.width
+
+    @property
+    def seen_as(self) -> RatedBucket | None:
+        """What training sees of that; None: all of it."""
+        if self.seen == self.frames:
+            return None
+        return RatedBucket(shape=(self.seen, self.height, self.width), fps=self.fps)
 
 
 def shares(clips: Iterable[tuple[tuple[int, int, int], int]], *, shard_bytes: int) -> list[int]:
     """The number of the shard of every clip.
 
-    A shard has clips of one shape, so that a trainer's cache holds what it asks for. It is closed
+    A shard has clips of one bucket, so that a trainer's cache holds what it asks for. It is closed
     before it would become larger than ``shard_bytes``; a single clip may be larger.
 
     Args:
-        clips: shape and bytes of each, shapes together.
+        clips: bucket and bytes of each, buckets together.
         shard_bytes: of a shard, at most.
     """
     numbers: list[int] = []
@@ -84,7 +96,7 @@ def _sample(store: Store, clip: Planned) -> NewSample:
     return NewSample(
         key=clip.key,
         members={clip.ext: data, **caption, "json": text.encode()},
-        bucket=clip.shape,
+        bucket=clip.stored,
         fps=clip.fps,
         source=clip.source,
         captions=clip.captions,
@@ -92,4 +104,5 @@ def _sample(store: Store, clip: Planned) -> NewSample:
         original=clip.original if is_cut else None,
         start_s=clip.start_s if is_cut else None,
         end_s=clip.end_s if is_cut else None,
+        seen_as=clip.seen_as,
     )

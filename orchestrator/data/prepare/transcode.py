@@ -15,13 +15,13 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
 from orchestrator.data.decode import npz_bytes
-from orchestrator.data.prepare.buckets import cover
-from orchestrator.data.prepare.media import Frame, Pixels, decoded, image, scaled
-from orchestrator.data.prepare.records import IMAGE, Chosen, Listed
+from orchestrator.data.prepare.media import BrokenError, Frame, Pixels, decoded, image, scaled
+from orchestrator.data.prepare.records import BROKEN, IMAGE, Chosen, Listed
 from orchestrator.data.prepare.sampling import Window, at_times, every
+from orchestrator.data.window import Crop, cover
 from orchestrator.recipe.prepare import Bucket, Encoding
 
-VERSION = 1
+VERSION = 2
 
 
 def encoded(
@@ -33,14 +33,15 @@ def encoded(
     equal bytes: one thread encodes.
 
     Raises:
-        BrokenError: if the file is not what it was.
+        BrokenError: if the file is not what it was, or a frame is smaller than the bucket.
     """
     if row.kind == IMAGE:
         for clip in clips:
             bucket = buckets[_bucket(clip)]
             pixels_HWC = image(row.root, row.name, size=row.size)
-            size = cover(pixels_HWC.shape[:2], bucket=bucket.size)
-            frame_HWC = _middle(scaled(pixels_HWC, size=size), size=bucket.size)
+            crop = _crop(pixels_HWC.shape[:2], size=bucket.size)
+            picture_HWC = scaled(pixels_HWC, size=(crop.height, crop.width))
+            frame_HWC = _cropped(picture_HWC, crop, size=bucket.size)
             yield clip, "npz", npz_bytes(frames=frame_HWC[None])
         return
     windows = [
@@ -87,8 +88,16 @@ def mp4_of(
 
 
 def _fitted(frame: Frame, *, size: tuple[int, int]) -> Pixels:
-    picture_HWC = frame.view.picture(frame.raw, size=cover(frame.size, bucket=size))
-    return _middle(picture_HWC, size=size)
+    crop = _crop(frame.size, size=size)
+    picture_HWC = frame.view.picture(frame.raw, size=(crop.height, crop.width))
+    return _cropped(picture_HWC, crop, size=size)
+
+
+def _crop(picture: tuple[int, int], *, size: tuple[int, int]) -> Crop:
+    try:
+        return cover(picture, size=size)
+    except ValueError as error:  # a video may become smaller on its way
+        raise BrokenError(BROKEN, f"a frame has {error}") from None
 
 
 def _bucket(clip: Chosen) -> int:
@@ -96,7 +105,6 @@ def _bucket(clip: Chosen) -> int:
     return clip.bucket
 
 
-def _middle(pixels_HWC: Pixels, *, size: tuple[int, int]) -> Pixels:
-    top = (pixels_HWC.shape[0] - size[0]) // 2
-    left = (pixels_HWC.shape[1] - size[1]) // 2
-    return np.ascontiguousarray(pixels_HWC[top : top + size[0], left : left + size[1]])
+def _cropped(pixels_HWC: Pixels, crop: Crop, *, size: tuple[int, int]) -> Pixels:
+    rows, columns = slice(crop.top, crop.top + size[0]), slice(crop.left, crop.left + size[1])
+    return np.ascontiguousarray(pixels_HWC[rows, columns])

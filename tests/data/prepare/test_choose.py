@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.data.prepare.buckets import Place, Shape, cover, place_of
+from orchestrator.data.prepare.buckets import Shape, place_of
 from orchestrator.data.prepare.choose import Looked, choose
 from orchestrator.data.prepare.doubles import Candidate, doubles
 from orchestrator.data.prepare.records import Clip, Listed, Probed, Scored, Seen
@@ -26,8 +26,8 @@ CLIP = Shape(height=720, width=1280, duration_s=2.5, fps=24.0, is_image=False)
 
 
 def bucket_of(shape: Shape, *buckets: Bucket) -> Bucket | str:
-    place = place_of(shape, buckets, max_crop=0.5)
-    return buckets[place.bucket] if isinstance(place, Place) else place
+    found = place_of(shape, buckets, max_crop=0.5)
+    return found if isinstance(found, str) else buckets[found]
 
 
 def test_the_nearest_aspect_wins() -> None:
@@ -70,16 +70,6 @@ def test_what_fits_nowhere_says_why(shape: Shape, said: str) -> None:
     assert isinstance(found, str)
     assert said in found
     assert found.endswith("for 16 frames of 64 x 112")
-
-
-@given(st.integers(8, 400), st.integers(8, 400), st.integers(8, 400), st.integers(8, 400))
-def test_a_scaled_frame_just_covers_its_bucket(
-    height: int, width: int, high: int, wide: int
-) -> None:
-    covered = cover((height, width), bucket=(high, wide))
-    assert covered[0] >= high
-    assert covered[1] >= wide
-    assert covered[0] == high or covered[1] == wide
 
 
 def candidate(number: int, *hashes: int, video: str = "", pixels: int = 1) -> Candidate:
@@ -167,7 +157,14 @@ def config(**more: object) -> Prepare:
 
 def test_a_kept_clip_has_its_bucket_and_frames() -> None:
     (row,) = choose([looked(1)], config=config())
-    assert (row.reason, row.bucket, row.frames, row.start_s) == (None, 0, 16, 1.0)
+    assert (row.reason, row.bucket, row.frames, row.start_s) == (None, 0, 20, 1.0)
+
+
+def test_all_of_a_clip_is_stored_or_no_more_than_training_sees_at_a_time() -> None:
+    (whole,) = choose([looked(1)], config=config())
+    (least,) = choose([looked(1)], config=config(store="bucket"))
+    # 2.5 s at 8 frames per second.
+    assert (whole.frames, least.frames) == (20, 16)
 
 
 def test_a_score_out_of_range_is_the_reason() -> None:

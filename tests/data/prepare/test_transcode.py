@@ -13,6 +13,7 @@ from av.video.reformatter import ColorRange, Colorspace
 
 from orchestrator.data.decode import decode
 from orchestrator.data.prepare.listing import list_source
+from orchestrator.data.prepare.media import BrokenError
 from orchestrator.data.prepare.records import Chosen, Listed
 from orchestrator.data.prepare.transcode import encoded
 from orchestrator.recipe.prepare import Bucket, Encoding
@@ -148,3 +149,16 @@ def test_an_image_is_stored_without_loss(tmp_path: Path) -> None:
     wanted = np.asarray(PIL.Image.open(tmp_path / "a.png"))[:, 5:55]
     assert ext == "npz"
     np.testing.assert_array_equal(frames_THWC[0], wanted)
+
+
+def test_a_film_that_becomes_smaller_than_its_bucket_is_not_enlarged(tmp_path: Path) -> None:
+    large, small = (
+        film(tmp_path / "parts" / name, [iter([picture] * 24)], codec="mpeg2video").read_bytes()
+        for name, picture in (("a.mpg", numbered(7)), ("b.mpg", numbered(7)[:16, :32]))
+    )
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a.mpg").write_bytes(large + small)
+    row = row_of(tmp_path / "raw" / "a.mpg")
+    assert len(stored(row, (0.0,), bucket=SMALL.model_copy(update={"fps": 16.0}))) == 1
+    with pytest.raises(BrokenError, match="a frame has 16x32 pixels, wanted at least 32x32"):
+        stored(row, (0.0,), bucket=SMALL.model_copy(update={"frames": 15}))
