@@ -5,7 +5,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,16 @@ RSS_EVERY = 100  # samples
 
 @dataclass(frozen=True)
 class Cost:
-    """All samples once: processor and wall time; memory after every RSS_EVERY samples."""
+    """All samples once: processor and wall time; memory after every RSS_EVERY samples.
+
+    ``waits_s`` has how long each batch was waited for, where somebody works on them.
+    """
 
     samples: int
     cpu_s: float
     wall_s: float
     rss_bytes: list[int]
+    waits_s: list[float] = field(default_factory=list[float])
 
 
 def measure(prepare: Callable[[], Epoch], *, samples: int, is_cold: bool) -> Cost:
@@ -49,6 +53,23 @@ def measure(prepare: Callable[[], Epoch], *, samples: int, is_cold: bool) -> Cos
     if done != samples:
         raise SystemExit(f"{done} samples were read, wanted {samples}")
     return Cost(samples=done, cpu_s=cpu_s, wall_s=wall_s, rss_bytes=rss_bytes)
+
+
+def attend(epoch: Epoch, *, samples: int, work_s: float) -> Cost:
+    """All samples once, for somebody who works so long on every batch; nothing is read before."""
+    waits_s: list[float] = []
+    done = 0
+    cpu_s, started_s = _cpu_s(), time.monotonic()
+    asked_s = started_s
+    for read in epoch():
+        waits_s.append(time.monotonic() - asked_s)
+        done += read
+        time.sleep(work_s)
+        asked_s = time.monotonic()
+    cpu_s, wall_s = _cpu_s() - cpu_s, time.monotonic() - started_s
+    if done != samples:
+        raise SystemExit(f"{done} samples were read, wanted {samples}")
+    return Cost(samples=done, cpu_s=cpu_s, wall_s=wall_s, rss_bytes=[], waits_s=waits_s)
 
 
 def read_job(arguments: list[str]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What a sample costs: our stream beside webdataset and bare loops over the same bytes.
 
-Local files, an S3 server on loopback with a cold cache, video decode, and memory over many clips.
-docs/benchmarks.md says what is counted and how.
+Local files, an S3 server on loopback with a cold cache, video decode, memory over many clips, and
+waiting for an S3 server that answers late. docs/benchmarks.md says what is counted and how.
 """
 
 import argparse
@@ -9,113 +9,32 @@ import json
 import os
 import platform
 import random
-import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from bare_reads import BATCH
 from costs import RSS_EVERY, Cost
-from loaders import KEPT_BYTES
-from sources import SEED, write_arrays, write_clips
+from loader_parts import DECODE, FLAT_AFTER, LOCAL, MEMORY, PARTS, S3, WAIT, Part, Result, table
+from sources import SEED, write_arrays, write_clips, write_latents
 
 from orchestrator.data.index import Bucket, Index
+from tests.fault_proxy import Fault, fault_proxy
 from tests.s3store import S3Store
 
 ROOT = Path(__file__).parents[1]
 CLIP: Bucket = (16, 256, 256)
 SMALL_CLIP: Bucket = (8, 64, 64)
 SMALL_CLIPS = 500  # that the memory's clips are drawn from
-FLAT_AFTER = 1_000  # samples
-MEMORY_BUDGET = 1.05  # most over least
-
-
-@dataclass(frozen=True)
-class Way:
-    """One of those that are compared."""
-
-    name: str
-    script: str
-    way: str
-    budget: float | None = None  # of ours over this one's samples per processor second
-
-
-@dataclass(frozen=True)
-class Part:
-    """Ways that read the same bytes; the first of them is ours."""
-
-    name: str
-    unit: str
-    ways: tuple[Way, ...]
-
-
-LOCAL = Part(
-    "local",
-    "sample",
-    (
-        Way("rushes", "loaders", "rushes"),
-        Way("webdataset", "loaders", "webdataset", budget=3.0),
-        Way("preadv, stacked", "bare_reads", "stacked"),
-        Way("preadv, hashed, stacked", "bare_reads", "hashed", budget=0.9),
-        Way("preadv in place", "bare_reads", "in place"),
-    ),
-)
-S3 = Part(
-    "s3",
-    "sample",
-    (
-        Way("rushes, cold cache", "loaders", "rushes"),
-        Way("webdataset, boto3", "loaders", "webdataset", budget=3.0),
-        Way("webdataset, pipe:curl", "loaders", "webdataset, curl"),
-        Way("get_object, stacked", "bare_reads", "objects"),
-    ),
-)
-DECODE = Part(
-    "decode",
-    "clip",
-    (
-        Way("rushes", "loaders", "rushes clips"),
-        Way("PyAV", "bare_reads", "clips", budget=0.95),
-    ),
-)
-MEMORY = Part("memory", "clip", (Way("rushes", "loaders", "rushes clips, some kept"),))
-PARTS = {part.name: part for part in (LOCAL, S3, DECODE, MEMORY)}
-
-
-@dataclass
-class Result:
-    """Rounds of a part, by way."""
-
-    part: str
-    rounds: dict[str, list[Cost]] = field(default_factory=dict[str, list[Cost]])
-
-    def ratios(self, way: Way) -> list[float]:
-        """Samples per processor second, ours over another's, round by round."""
-        ours, theirs = self.rounds[PARTS[self.part].ways[0].name], self.rounds[way.name]
-        return [their.cpu_s / our.cpu_s for our, their in zip(ours, theirs, strict=True)]
-
-    def spread(self) -> float:
-        """Most memory over least, behind the first samples."""
-        after = [
-            one
-            for cost in self.rounds["rushes"]
-            for one in cost.rss_bytes[FLAT_AFTER // RSS_EVERY - 1 :]
-        ]
-        return max(after) / min(after)
-
-    def fails(self) -> list[str]:
-        """What misses its budget."""
-        if self.part == MEMORY.name:
-            return [self.part] if self.spread() > MEMORY_BUDGET else []
-        return [
-            f"{self.part}: {way.name}"
-            for way in PARTS[self.part].ways
-            if way.budget is not None and statistics.median(self.ratios(way)) < way.budget
-        ]
+LATENTS = 2_000  # that those who wait take theirs from, again and again
+LATENTS_PER_SHARD = 25
+LATENT_CACHE_BYTES = 250_000_000  # two blocks of shards: most are fetched again in every epoch
+WORK_S = 0.05  # that a batch is worked on
 
 
 def measure(part: Part, index: Index, *, samples: int, rounds: int, scratch: Path) -> Result:
@@ -147,6 +66,8 @@ def measure(part: Part, index: Index, *, samples: int, rounds: int, scratch: Pat
                 "files": files if way.script == "bare_reads" else [prefix + one for one in files],
                 "scratch": str(scratch),
                 "cold": part is S3,
+                "work_s": WORK_S if part is WAIT else 0.0,
+                "cache_bytes": LATENT_CACHE_BYTES,
             }
             cost = _run(way.script, job, scratch=scratch)
             result.rounds.setdefault(way.name, []).append(cost)
@@ -172,50 +93,48 @@ def _run(script: str, job: Mapping[str, Any], *, scratch: Path) -> Cost:
     return Cost(**json.loads(cost_path.read_text()))
 
 
-def table(results: Sequence[Result]) -> str:
-    """A Markdown table, a row per way, and one for the memory."""
-    lines = [
-        "| part | way | processor time | lowest to highest | per processor second | wall "
-        "| ours / theirs | lowest to highest | at least |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for result in results:
-        for way in PARTS[result.part].ways:
-            costs = result.rounds[way.name]
-            cpu_us = [1e6 * one.cpu_s / one.samples for one in costs]
-            median_us = statistics.median(cpu_us)
-            lines.append(
-                f"| {result.part} | {way.name} | {median_us:.0f} us/{PARTS[result.part].unit} "
-                f"| {min(cpu_us):.0f} to {max(cpu_us):.0f} us | {1e6 / median_us:.0f} "
-                f"| {statistics.median(one.wall_s for one in costs):.2f} s "
-                f"| {_compared(result, way)} |"
-            )
-    for result in results:
-        if result.part == MEMORY.name:
-            lines += ["", _flat(result)]
-    return "\n".join(lines)
+@contextmanager
+def _s3(folder: Path) -> Iterator[S3Store]:
+    """A server that boto3 finds."""
+    with S3Store(folder) as server:
+        os.environ.update(server.environment())
+        yield server
 
 
-def _compared(result: Result, way: Way) -> str:
-    if way is PARTS[result.part].ways[0]:
-        return "- | - | -"
-    ratios = result.ratios(way)
-    median = statistics.median(ratios)
-    verdict = "no bound"
-    if way.budget is not None:
-        verdict = f"{way.budget}: {'pass' if median >= way.budget else 'fail'}"
-    return f"{median:.2f} | {min(ratios):.2f} to {max(ratios):.2f} | {verdict}"
+def local(args: argparse.Namespace, *, scratch: Path) -> Result:
+    """Arrays in files of this machine."""
+    index = write_arrays(str(scratch / "arrays"), samples=args.samples)
+    return measure(LOCAL, index, samples=args.samples, rounds=args.rounds, scratch=scratch)
 
 
-def _flat(result: Result) -> str:
-    (cost,) = result.rounds["rushes"]
-    after = cost.rss_bytes[FLAT_AFTER // RSS_EVERY - 1 :]
-    verdict = "pass" if result.spread() <= MEMORY_BUDGET else "fail"
-    return (
-        f"memory: {cost.samples:,} clips decoded, {KEPT_BYTES / 1e6:.0f} MB of them kept; from "
-        f"clip {FLAT_AFTER:,} on {min(after) / 2**20:.1f} to {max(after) / 2**20:.1f} MiB "
-        f"resident, most over least {result.spread():.3f}, at most {MEMORY_BUDGET}: {verdict}"
-    )
+def s3(args: argparse.Namespace, *, scratch: Path) -> Result:
+    """The same in objects."""
+    with _s3(scratch / "s3") as server:
+        index = write_arrays(f"s3://{server.bucket}/arrays", samples=args.samples)
+        return measure(S3, index, samples=args.samples, rounds=args.rounds, scratch=scratch)
+
+
+def decode(args: argparse.Namespace, *, scratch: Path) -> Result:
+    """Videos as frames."""
+    index = write_clips(str(scratch / "clips"), clips=args.clips, bucket=CLIP)
+    return measure(DECODE, index, samples=args.clips, rounds=args.rounds, scratch=scratch)
+
+
+def memory(args: argparse.Namespace, *, scratch: Path) -> Result:
+    """Many small videos."""
+    index = write_clips(str(scratch / "small"), clips=SMALL_CLIPS, bucket=SMALL_CLIP)
+    return measure(MEMORY, index, samples=args.memory_clips, rounds=1, scratch=scratch)
+
+
+def wait(args: argparse.Namespace, *, scratch: Path) -> Result:
+    """Latents in objects of a server that takes its time with every answer."""
+    with _s3(scratch / "far") as server, fault_proxy(server.port) as proxy:
+        uri = f"s3://{server.bucket}/latents"
+        write_latents(uri, samples=LATENTS, per_shard=LATENTS_PER_SHARD)
+        proxy.set(Fault("late"))
+        os.environ.update(server.environment(url=proxy.url))
+        index = Index.open(uri)
+        return measure(WAIT, index, samples=args.wait_samples, rounds=1, scratch=scratch)
 
 
 def main() -> int:
@@ -226,37 +145,24 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=2_000, help="of arrays; a multiple of 8")
     parser.add_argument("--clips", type=int, default=100, help="that are decoded each round")
     parser.add_argument("--memory-clips", type=int, default=11_000)
+    parser.add_argument("--wait-samples", type=int, default=4_800, help="a multiple of 8")
     parser.add_argument("--out", type=Path, help="write the measurements as JSON")
     args = parser.parse_args()
-    if args.samples % BATCH or args.memory_clips < FLAT_AFTER + RSS_EVERY:
-        parser.error("wanted --samples in multiples of 8 and --memory-clips from 1,100 on")
-    parts = args.part or list(PARTS)
+    if args.samples % BATCH or args.wait_samples % BATCH:
+        parser.error("wanted --samples and --wait-samples in multiples of 8")
+    if args.memory_clips < FLAT_AFTER + RSS_EVERY:
+        parser.error("wanted --memory-clips from 1,100 on")
+    ways: dict[str, Callable[..., Result]] = {
+        LOCAL.name: local,
+        S3.name: s3,
+        DECODE.name: decode,
+        MEMORY.name: memory,
+        WAIT.name: wait,
+    }
     results: list[Result] = []
-    with tempfile.TemporaryDirectory(prefix="rushes-loader-") as folder:
-        scratch = Path(folder)
-        if "local" in parts:
-            index = write_arrays(str(scratch / "arrays"), samples=args.samples)
-            results.append(
-                measure(LOCAL, index, samples=args.samples, rounds=args.rounds, scratch=scratch)
-            )
-        if "s3" in parts:
-            with S3Store(scratch / "s3") as server:
-                os.environ.update(server.environment())
-                index = write_arrays(f"s3://{server.bucket}/arrays", samples=args.samples)
-                results.append(
-                    measure(S3, index, samples=args.samples, rounds=args.rounds, scratch=scratch)
-                )
-        if "decode" in parts:
-            index = write_clips(str(scratch / "clips"), clips=args.clips, bucket=CLIP)
-            results.append(
-                measure(DECODE, index, samples=args.clips, rounds=args.rounds, scratch=scratch)
-            )
-        if "memory" in parts:
-            small = str(scratch / "small")
-            index = write_clips(small, clips=SMALL_CLIPS, bucket=SMALL_CLIP)
-            results.append(
-                measure(MEMORY, index, samples=args.memory_clips, rounds=1, scratch=scratch)
-            )
+    for part in args.part or ways:
+        with tempfile.TemporaryDirectory(prefix="rushes-loader-") as folder:
+            results.append(ways[part](args, scratch=Path(folder)))
     print(f"{platform.machine()}, {os.cpu_count()} cores, {' '.join(sys.argv)}\n")
     print(table(results))
     if args.out is not None:

@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 import boto3
 import webdataset
 from bare_reads import BATCH
-from costs import Epoch, measure, read_job, write_cost
+from costs import Epoch, attend, measure, read_job, write_cost
 from sources import SEED
 from webdataset.gopen import gopen_schemes
 
+from orchestrator.data.batch import StepBatch
 from orchestrator.data.blocks import stacked
 from orchestrator.data.index import Index
 from orchestrator.data.pool import alone
@@ -25,34 +26,54 @@ from orchestrator.data.stream import Stream
 
 SHUFFLED = 1000  # samples in webdataset's buffer, as its documentation has it
 KEPT_BYTES = 64_000_000
+CACHE_BYTES = 10**9
 
 
 def batches(uri: str, *, samples: int, cache: Path) -> Epoch:
     """The stream of a training stage: shuffled, every hash checked, nothing kept in memory."""
-    stream = Stream(
+    stream = _stream(uri, cache=cache, cache_bytes=CACHE_BYTES)
+
+    def read() -> Iterator[int]:
+        for step in range(samples // BATCH):
+            yield _arrays(stream.read_step(step))
+
+    return read
+
+
+def batches_ahead(uri: str, *, samples: int, cache: Path, cache_bytes: int) -> Epoch:
+    """The same, read ahead by the stream's thread, with a cache of so many bytes."""
+    stream = _stream(uri, cache=cache, cache_bytes=cache_bytes)
+
+    def read() -> Iterator[int]:
+        for _ in range(samples // BATCH):
+            yield _arrays(stream.next())
+
+    return read
+
+
+def _stream(uri: str, *, cache: Path, cache_bytes: int) -> Stream:
+    return Stream(
         alone(Index.open(uri)),
         seed=SEED,
         batch=BATCH,
         rank=0,
         world_size=1,
         cache_dir=str(cache),
+        cache_bytes=cache_bytes,
         memory_bytes=0,
     )
 
-    def read() -> Iterator[int]:
-        for step in range(samples // BATCH):
-            batch = stream.read_step(step)
-            for name in ("latent", "text"):
-                stacked([sample[name] for sample in batch.samples])
-            yield len(batch.keys)
 
-    return read
+def _arrays(batch: StepBatch) -> int:
+    for name in batch.samples[0]:
+        stacked([sample[name] for sample in batch.samples])
+    return len(batch.keys)
 
 
 def clips(uri: str, *, rows: Sequence[int], cache: Path, kept_bytes: int) -> Epoch:
     """Clips as frames, one by one."""
     reader = Reader(
-        Index.open(uri), cache_dir=str(cache), cache_bytes=10**9, memory_bytes=kept_bytes
+        Index.open(uri), cache_dir=str(cache), cache_bytes=CACHE_BYTES, memory_bytes=kept_bytes
     )
     return lambda: (len(reader.read_all([row])) for row in rows)
 
@@ -99,6 +120,9 @@ def main() -> int:
 
     ways: dict[str, Callable[[], Epoch]] = {
         "rushes": lambda: batches(uri, samples=len(rows), cache=cache()),
+        "rushes, ahead": lambda: batches_ahead(
+            uri, samples=len(rows), cache=cache(), cache_bytes=job["cache_bytes"]
+        ),
         "rushes clips": lambda: clips(uri, rows=rows, cache=cache(), kept_bytes=0),
         "rushes clips, some kept": lambda: clips(
             uri, rows=rows, cache=cache(), kept_bytes=KEPT_BYTES
@@ -106,7 +130,12 @@ def main() -> int:
         "webdataset": lambda: webdataset_batches(job["files"]),
         "webdataset, curl": lambda: webdataset_batches(curl_urls(job["files"])),
     }
-    write_cost(sys.argv, measure(ways[job["way"]], samples=len(rows), is_cold=job["cold"]))
+    prepare = ways[job["way"]]
+    if job["work_s"]:
+        cost = attend(prepare(), samples=len(rows), work_s=job["work_s"])
+    else:
+        cost = measure(prepare, samples=len(rows), is_cold=job["cold"])
+    write_cost(sys.argv, cost)
     return 0
 
 

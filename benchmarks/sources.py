@@ -2,14 +2,15 @@
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import islice
 
 import av
 import numpy as np
 from bare_reads import LATENT, TEXT
 
 from orchestrator.data.decode import npy_bytes
-from orchestrator.data.index import Bucket, Index, write_index
+from orchestrator.data.index import Bucket, Index, WrittenShard, write_index
 from orchestrator.data.shards import NewSample, shard_name, write_shard
 from orchestrator.storage.store import open_store
 
@@ -24,21 +25,40 @@ def write_arrays(uri: str, *, samples: int) -> Index:
 
     def sample(number: int) -> NewSample:
         latent, text = (draw.standard_normal(shape, dtype=np.float32) for shape in (LATENT, TEXT))
-        return NewSample(
-            key=f"sample-{number:06d}",
+        caption = {"caption": f"sample number {number}"}
+        return _encoded(
+            number,
             members={
                 "latent.npy": npy_bytes(latent.astype(np.float16)),
                 "text.npy": npy_bytes(text.astype(np.float16)),
-                "json": json.dumps({"caption": f"sample number {number}"}).encode(),
+                "json": json.dumps(caption).encode(),
             },
-            bucket=(29, 256, 256),
-            fps=8.0,
-            source="noise",
-            captions=(f"sample number {number}",),
-            labels={},
         )
 
-    return _write(uri, (sample(number) for number in range(samples)))
+    return _write(uri, map(sample, range(samples)), per_shard=PER_SHARD)
+
+
+def write_latents(uri: str, *, samples: int, per_shard: int) -> Index:
+    """Latents alone."""
+    draw = np.random.default_rng(SEED)
+
+    def sample(number: int) -> NewSample:
+        latent = draw.standard_normal(LATENT, dtype=np.float32).astype(np.float16)
+        return _encoded(number, members={"latent.npy": npy_bytes(latent)})
+
+    return _write(uri, map(sample, range(samples)), per_shard=per_shard)
+
+
+def _encoded(number: int, *, members: Mapping[str, bytes]) -> NewSample:
+    return NewSample(
+        key=f"sample-{number:06d}",
+        members=members,
+        bucket=(29, 256, 256),
+        fps=8.0,
+        source="noise",
+        captions=(f"sample number {number}",),
+        labels={},
+    )
 
 
 def write_clips(uri: str, *, clips: int, bucket: Bucket) -> Index:
@@ -61,7 +81,7 @@ def write_clips(uri: str, *, clips: int, bucket: Bucket) -> Index:
             labels={},
         )
 
-    return _write(uri, (clip(number) for number in range(clips)))
+    return _write(uri, map(clip, range(clips)), per_shard=PER_SHARD)
 
 
 def _mp4(frames: np.ndarray) -> bytes:
@@ -78,12 +98,10 @@ def _mp4(frames: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _write(uri: str, samples: Iterator[NewSample]) -> Index:
+def _write(uri: str, samples: Iterator[NewSample], *, per_shard: int) -> Index:
     store = open_store(uri)
-    everything = list(samples)
-    written = [
-        write_shard(store, shard_name(first // PER_SHARD), everything[first : first + PER_SHARD])
-        for first in range(0, len(everything), PER_SHARD)
-    ]
+    written: list[WrittenShard] = []
+    while some := list(islice(samples, per_shard)):
+        written.append(write_shard(store, shard_name(len(written)), some))
     write_index(store, written, origin={"made": "benchmarks/loader.py"})
     return Index.open(uri)

@@ -16,6 +16,7 @@ _CHUNK = 65536
 _TRICKLE_S = 0.05  # between two bytes
 _SIP = 4096
 _SIP_S = 0.02  # between two of them
+LATE_S = 0.05
 _SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>injected</Message></Error>"
 
 Kind = Literal[
@@ -30,6 +31,7 @@ Kind = Literal[
     "swallow",  # the request is done, the answer lost
     "withhold",  # the request is done, the answer does not come
     "hold",  # passed on when it is released
+    "late",  # passed on a little later, as by a store that is far away
 ]
 
 
@@ -150,6 +152,9 @@ class FaultProxy:
                     _unavailable(client)
                 case "hold":
                     self._released.wait()
+                    self._forward(client, head, rest, None)
+                case "late":
+                    self._closed.wait(LATE_S)
                     self._forward(client, head, rest, None)
                 case _:
                     self._forward(client, head, rest, fault)

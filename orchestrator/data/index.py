@@ -171,6 +171,11 @@ class Index:
         return int(apart.sum())
 
     @property
+    def extensions(self) -> set[str]:
+        """Of all members."""
+        return self._rows.extensions
+
+    @property
     def wordings(self) -> Counter[int]:
         """How many samples have so many captions."""
         lengths = pc.call_function("list_value_length", [self._table["captions"]])

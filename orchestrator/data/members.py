@@ -44,14 +44,14 @@ def read_side_by_side(
     file: OpenFile,
     sample: Sample,
     members: Sequence[Member],
-    places: Sequence[Sequence[memoryview]],
+    places: Sequence[Sequence[bytearray | memoryview]],
 ) -> None:
     """Reads members into memory, those that lie beside each other in one call; checks no hash.
 
     Args:
         file: the shard.
         sample: whose members they are.
-        members: in the order of their offsets.
+        members: in the order of their offsets; any other costs more calls.
         places: where each member goes, piece by piece.
 
     Raises:
@@ -60,7 +60,7 @@ def read_side_by_side(
     first = 0
     while first < len(members):
         last, end = first, members[first].offset
-        buffers: list[memoryview] = []
+        buffers: list[bytearray | memoryview] = []
         for member in members[first:]:
             gap = member.offset - end
             if not 0 <= gap <= _MOST_GAP:

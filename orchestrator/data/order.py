@@ -5,6 +5,7 @@ No world size is in it: it gives places in an endless order, and a rank takes it
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,52 +54,53 @@ class ClipOrder:
     def __init__(self, shards: Sequence[int], *, block: int, seed: int, name: str) -> None:
         self._shards = np.asarray([clips for clips in shards if clips], dtype=np.int64)
         self._starts = np.cumsum(self._shards) - self._shards
+        self._clips = int(self._shards.sum())
         self._block = block
         self._seed = seed
         self._name = name
-        self._epoch = -1
-        self._order: NDArray[np.int64] = np.zeros(0, dtype=np.int64)  # of shards
-        self._ends: NDArray[np.int64] = np.zeros(0, dtype=np.int64)  # of blocks, in clips
-        self._shuffled: tuple[int, NDArray[np.int64]] = -1, self._order  # a block, and its clips
+        # The block that was used last: where it begins in the endless order, and its clips.
+        self._last: tuple[int, NDArray[np.int64]] = 0, np.zeros(0, dtype=np.int64)
 
     def __len__(self) -> int:
         """Clips in an epoch."""
-        return int(self._shards.sum())
+        return self._clips
 
     @property
     def is_blocked(self) -> bool:
         """Whether there is more than one block."""
         return len(self._shards) > self._block
 
-    def at(self, place: int) -> int:
-        """Which clip comes at a place of the endless order; a pure function of it."""
-        epoch, within = divmod(place, len(self))
-        if epoch != self._epoch:
-            self._begin(epoch)
-        block = int(np.searchsorted(self._ends, within, side="right"))
-        if self._shuffled[0] != block:
-            self._shuffled = block, self._clips(block)
-        start = int(self._ends[block - 1]) if block else 0
-        return int(self._shuffled[1][within - start])
+    def at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which clips come at places of the endless order, [N]; a pure function of each of them.
 
-    def _begin(self, epoch: int) -> None:
-        count = len(self._shards)
-        self._epoch = epoch
-        self._order = np.arange(count)
-        if self.is_blocked:
-            self._order = self._permutation(count, name=f"{self._name} shards")
-        ends = np.cumsum(self._shards[self._order])
-        self._ends = ends[[*range(self._block - 1, count - 1, self._block), count - 1]]
-        self._shuffled = -1, self._order
+        Args:
+            places: [N], the lowest first.
+        """
+        clips = np.empty_like(places)
+        done = 0
+        while done < len(places):
+            start, block = self._last
+            if not start <= places[done] < start + len(block):
+                start, block = self._last = self._block_with(int(places[done]))
+            end = done + int(places[done:].searchsorted(start + len(block)))
+            clips[done:end] = block[places[done:end] - start]
+            done = end
+        return clips
 
-    def _clips(self, block: int) -> NDArray[np.int64]:
-        shards = self._order[block * self._block : (block + 1) * self._block]
+    def _block_with(self, place: int) -> tuple[int, NDArray[np.int64]]:
+        """Where the block of a place begins in the endless order, and its clips."""
+        epoch, within = divmod(place, self._clips)
+        shuffle = partial(permutation, seed=self._seed, epoch=epoch)
+        shards, block, start, name = np.arange(len(self._shards)), 0, 0, self._name
+        if (
+            self.is_blocked
+        ):  # the name of a single block is that of orders from before there were any
+            shards = shuffle(len(shards), name=f"{self._name} shards")
+            firsts = (np.cumsum(self._shards[shards]) - self._shards[shards])[:: self._block]
+            block = int(firsts.searchsorted(within, side="right")) - 1
+            start, name = int(firsts[block]), f"{self._name} block {block}"
+            shards = shards[block * self._block : (block + 1) * self._block]
         clips = np.concatenate(
             [np.arange(int(self._shards[one])) + self._starts[one] for one in shards.tolist()]
         )
-        # The name of a single block is that of orders from before there were any.
-        name = f"{self._name} block {block}" if self.is_blocked else self._name
-        return clips[self._permutation(len(clips), name=name)]
-
-    def _permutation(self, count: int, *, name: str) -> NDArray[np.int64]:
-        return permutation(count, seed=self._seed, epoch=self._epoch, name=name)
+        return epoch * self._clips + start, clips[shuffle(len(clips), name=name)]

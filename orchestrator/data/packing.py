@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from orchestrator.data.index import Bucket
@@ -79,19 +80,26 @@ class PackedSlots:
             for name, some in rows.items()
         ]
 
-    def draws(self, slot: int, *, position: int, bucket: int, ordinal: int) -> list[Draw]:
-        """The images of a slot; none if it holds a clip.
+    def draws(
+        self, slots: Sequence[int], *, position: int, bucket: int, ordinal: int
+    ) -> list[tuple[Draw, ...]]:
+        """The images of slots; none of one that holds a clip.
 
         Args:
-            slot: of the global batch.
+            slots: of the global batch, the lowest first.
             position: of the step's batch in the order of data.
             bucket: number of that from which the step takes its clips.
             ordinal: how many earlier batches took theirs from it.
         """
-        packing = self._packing
-        if not is_packed(slot, seed=self._seed, position=position, share=packing.share):
-            return []
-        if packing.parts:
+        share, images = self._packing.share, self._packing.images
+        packed = [
+            slot
+            for slot in slots
+            if is_packed(slot, seed=self._seed, position=position, share=share)
+        ]
+        if self._packing.parts:
             bucket, ordinal = 0, position
-        first = slot * packing.images
-        return self._pools[bucket].draws(ordinal, slots=range(first, first + packing.images))
+        places = [slot * images + image for slot in packed for image in range(images)]
+        drawn = iter(self._pools[bucket].draws(ordinal, slots=places))
+        by_slot = {slot: tuple(islice(drawn, images)) for slot in packed}
+        return [by_slot.get(slot, ()) for slot in slots]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +27,7 @@ class Part:
     weight: float = 1.0
 
 
-@dataclass(frozen=True)
-class Draw:
+class Draw(NamedTuple):
     """A clip in a slot.
 
     Attributes:
@@ -68,7 +67,7 @@ class Pool:
         self._seed = seed
         self._name = name
         self._parts = list(rows)
-        self._rows = list(rows.values())
+        self._rows = [np.asarray(some, dtype=np.int64) for some in rows.values()]
         self._orders = [
             ClipOrder(
                 parts[part].index.shard_sizes(some),
@@ -99,21 +98,34 @@ class Pool:
         return any(order.is_blocked for order in self._orders)
 
     def draws(self, ordinal: int, *, slots: Sequence[int]) -> list[Draw]:
-        """What is in some slots of batch number ``ordinal``; a pure function of both."""
+        """What is in some slots of batch number ``ordinal``; a pure function of both.
+
+        Args:
+            ordinal: from 0.
+            slots: of the batch, the lowest first.
+        """
+        wanted = np.asarray(slots, dtype=np.int64)
         if len(self._orders) == 1:
-            return [self._draw(0, ordinal * self._size + slot) for slot in slots]
+            return self._drawn(0, places=ordinal * self._size + wanted)
         firsts, counts = self._shares.at(ordinal)
         whose = self._whose(ordinal, counts=counts)
-        before = [np.cumsum(whose == member) - 1 for member in range(len(counts))]
-        return [
-            self._draw(member, firsts[member] + int(before[member][slot]))
-            for slot in slots
-            for member in [int(whose[slot])]
-        ]
+        draws: dict[int, Draw] = {}
+        for member, first in enumerate(firsts):
+            own = wanted[whose[wanted] == member]
+            before = np.cumsum(whose == member) - 1
+            draws.update(
+                zip(own.tolist(), self._drawn(member, places=first + before[own]), strict=True)
+            )
+        return [draws[slot] for slot in slots]
 
-    def _draw(self, member: int, place: int) -> Draw:
-        row = self._rows[member][self._orders[member].at(place)]
-        return Draw(part=self._parts[member], row=row, place=place)
+    def _drawn(self, member: int, *, places: NDArray[np.int64]) -> list[Draw]:
+        """What is at some places of a member's order, the lowest first."""
+        rows = self._rows[member][self._orders[member].at(places)]
+        part = self._parts[member]
+        return [
+            Draw(part, row, place)
+            for row, place in zip(rows.tolist(), places.tolist(), strict=True)
+        ]
 
     def _whose(self, ordinal: int, *, counts: Sequence[int]) -> NDArray[np.int64]:
         """Member of every slot: mixed, so that each rank gets some of each."""

@@ -1,11 +1,9 @@
 """Samples of an index as arrays: fetched, checked against their hashes, decoded, kept."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
-from itertools import groupby
-from typing import Any
+from typing import Any, TypeVar
 
 from orchestrator.data.bad import BadSample, BadSampleError, BadSamples
 from orchestrator.data.cache import ShardCache
@@ -13,14 +11,16 @@ from orchestrator.data.decode import decode, is_array
 from orchestrator.data.head import told_missing
 from orchestrator.data.index import Bucket, Index, Sample
 from orchestrator.data.kept import Kept
-from orchestrator.data.members import DamagedMember, read_member
+from orchestrator.data.members import DamagedMember, is_npy, read_member
 from orchestrator.data.npy import Buffer
 from orchestrator.data.shard_files import LocalShards, ShardFiles
-from orchestrator.data.together import Together, is_plain
+from orchestrator.data.together import Together
 from orchestrator.data.windowed import has_one_window, window_of
 from orchestrator.storage.errors import NotFoundError
 from orchestrator.storage.files import OpenFile
 from orchestrator.storage.uri import FILE_SCHEMES, scheme_of
+
+T = TypeVar("T")
 
 View = Callable[[Mapping[str, Any]], dict[str, Any]]
 Read = tuple[Sample, dict[str, Any]]
@@ -37,21 +37,21 @@ def arrays_of(sample: Sample, raw: Mapping[str, Buffer]) -> dict[str, Any]:
         ValueError: if they cannot be decoded, or their frames are not those of the index; the
             text begins with the key.
     """
-    return _checked(sample, lambda: decode(raw))
+    return _checked(sample, decode, raw)
 
 
 def seen_of(sample: Sample, raw: Mapping[str, Buffer], *, draw: float) -> dict[str, Any]:
     """What training sees of a sample, of a longer clip a window; as ``arrays_of``."""
-    return _checked(sample, lambda: _decoded(sample, raw, draw=draw))
+    return _checked(sample, partial(_decoded, sample, draw=draw), raw)
 
 
 def _decoded(sample: Sample, raw: Mapping[str, Buffer], *, draw: float) -> dict[str, Any]:
     return window_of(sample, raw, draw=draw) if sample.is_windowed else decode(raw)
 
 
-def _checked(sample: Sample, decoded: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _checked(sample: Sample, read: Callable[[T], dict[str, Any]], source: T) -> dict[str, Any]:
     try:
-        arrays = decoded()
+        arrays = read(source)
     except DamagedMember:
         raise
     except ValueError as error:
@@ -62,11 +62,16 @@ def _checked(sample: Sample, decoded: Callable[[], dict[str, Any]]) -> dict[str,
     return arrays
 
 
+def is_plain(index: Index) -> bool:
+    """Whether nothing is to be decoded: all arrays are ``.npy`` files, and none has windows."""
+    return all(map(is_npy, filter(is_array, index.extensions))) and not index.windowed
+
+
 class Reader:
     """Reads samples by row, for any number of threads; small sources stay decoded in memory.
 
-    Samples that are ``.npy`` files alone are not kept: the system keeps files in memory anyway,
-    and nothing is decoded in them.
+    Samples of a source in which nothing is to be decoded are not kept: the system keeps files in
+    memory anyway.
 
     Args:
         index: the source.
@@ -93,6 +98,7 @@ class Reader:
         self._view = view
         self._kept = Kept(budget_bytes=memory_bytes)
         self._together = Together()
+        self._is_plain = view is None and is_plain(index)
         self._ahead_bytes = cache_bytes // 2
         self._shards: ShardFiles
         if scheme_of(index.store.uri) in FILE_SCHEMES:
@@ -144,27 +150,28 @@ class Reader:
 
     def _good(self, rows: Sequence[int], *, draws: Sequence[float]) -> list[Read | None]:
         """The samples in rows; None for bad ones."""
+        if self._is_plain:
+            good = [row for row in dict.fromkeys(rows) if not self._is_bad(row)]
+            found = self._read_together(good) if good else {}
+            return [found.get(row) for row in rows]
         read: dict[int, Read] = {}
         windows: dict[tuple[int, float], Read] = {}
-        plain: dict[int, Sample] = {}
         for row, draw in zip(rows, draws, strict=True):
-            if row in read or row in plain or (row, draw) in windows or self._is_bad(row):
+            if row in read or (row, draw) in windows or self._is_bad(row):
                 continue
             if (kept := self._kept.get(row)) is not None:
                 read[row] = kept
                 continue
             sample = self._index.sample(row)
-            if self._view is None and is_plain(sample) and not sample.is_windowed:
-                plain[row] = sample
-                continue
-            with self._noting_bad(row, sample):
+            try:
                 arrays = self._viewed(sample, draw=draw)
-                if has_one_window(sample):
-                    read[row] = sample, self._kept.put(row, sample, arrays)
-                else:
-                    windows[row, draw] = sample, arrays
-        for _, some in groupby(plain.items(), key=lambda one: one[1].bucket):
-            read.update(self._read_together(list(some)))
+            except BadSampleError as error:
+                self._note(error, row=row, sample=sample)
+                continue
+            if has_one_window(sample):
+                read[row] = sample, self._kept.put(row, sample, arrays)
+            else:
+                windows[row, draw] = sample, arrays
         return [
             read.get(row) or windows.get((row, draw)) for row, draw in zip(rows, draws, strict=True)
         ]
@@ -192,12 +199,16 @@ class Reader:
                 break
         self._shards.fetch_ahead(wanted)
 
-    def _read_together(self, some: Sequence[tuple[int, Sample]]) -> dict[int, Read]:
-        placed = self._together.place([sample for _, sample in some])
+    def _read_together(self, rows: Sequence[int]) -> dict[int, Read]:
+        """The samples in rows in which nothing is to be decoded, but bad ones, by row."""
+        samples = [self._index.sample(row) for row in rows]
+        placed = self._together.place(samples)
         read: dict[int, Read] = {}
-        for place, (row, sample) in enumerate(some):
-            with self._noting_bad(row, sample):
+        for place, (row, sample) in enumerate(zip(rows, samples, strict=True)):
+            try:
                 read[row] = sample, self._from_shard(sample, partial(placed.read, place))
+            except BadSampleError as error:
+                self._note(error, row=row, sample=sample)
         return read
 
     def _viewed(self, sample: Sample, *, draw: float) -> dict[str, Any]:
@@ -212,16 +223,12 @@ class Reader:
     def _is_bad(self, row: int) -> bool:
         return self._bad is not None and self._bad.get(self._index.digest, row) is not None
 
-    @contextmanager
-    def _noting_bad(self, row: int, sample: Sample) -> Iterator[None]:
-        """Notes a sample that cannot be read, where one may be."""
-        try:
-            yield
-        except BadSampleError as error:
-            if self._bad is None:
-                raise
-            index, why = self._index.digest, str(error)
-            self._bad.found(BadSample(index=index, row=row, key=sample.key, why=why))
+    def _note(self, error: BadSampleError, *, row: int, sample: Sample) -> None:
+        """Notes a sample that cannot be read, or raises why where none may be."""
+        if self._bad is None:
+            raise error
+        index, why = self._index.digest, str(error)
+        self._bad.found(BadSample(index=index, row=row, key=sample.key, why=why))
 
     def _substitute(self, row: int, *, draw: float) -> Read:
         """The next good sample of a bad one's bucket; a bad one that it meets is noted as well."""
@@ -247,11 +254,11 @@ class Reader:
         try:
             file = self._open(sample.shard)
             try:
-                return _checked(sample, lambda: read(file))
+                return _checked(sample, read, file)
             except DamagedMember:
                 self._shards.forget(sample.shard, seen=file)
                 file = self._open(sample.shard)
-                return _checked(sample, lambda: read(file))
+                return _checked(sample, read, file)
         except ValueError as error:
             where = f"{self._index.store.uri}/{sample.shard}"
             raise BadSampleError(f"{where}: {error}") from None

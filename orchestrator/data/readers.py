@@ -26,6 +26,7 @@ class Readers:
         view: View | None,
         bad: BadSamples | None,
     ) -> None:
+        self._may_be_bad = bad is not None
         self._readers = [
             Reader(
                 part.index,
@@ -51,6 +52,8 @@ class Readers:
 
     def instead(self, draws: Sequence[Draw], *, read: Sequence[Read]) -> tuple[str | None, ...]:
         """Keys of the drawn samples that others were read for; None for those that were read."""
+        if not self._may_be_bad:
+            return (None,) * len(draws)
         return tuple(
             self._readers[draw.part].instead(draw.row, read=sample)
             for draw, (sample, _) in zip(draws, read, strict=True)

@@ -2,6 +2,7 @@
 
 import json
 from bisect import bisect_right
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -45,7 +46,7 @@ class Sample(NamedTuple):
     @property
     def is_windowed(self) -> bool:
         """Whether training sees something else than all that is stored."""
-        return (self.bucket, self.fps) != (self.stored, self.stored_fps)
+        return self.bucket != self.stored or self.fps != self.stored_fps
 
     @property
     def labels(self) -> dict[str, Any]:
@@ -78,6 +79,11 @@ class Rows:
         piece, at = self._find(row)
         return piece.shard[at]
 
+    @property
+    def extensions(self) -> set[str]:
+        """Of all members."""
+        return {name for piece in self._pieces for name in piece.ext.names}
+
     def _find(self, row: int) -> "tuple[_Piece, int]":
         if not 0 <= row < self._len:
             raise IndexError(f"row {row}, wanted one of {self._len}")
@@ -107,12 +113,10 @@ class _Piece:
         self._members = _numbers(members.offsets)
         # In the order of the schema: ext, offset, size, xxh64.
         ext, offset, size, xxh64 = members.values.flatten()
-        self._ext, self._xxh64 = _Names(ext), _Texts(xxh64)
+        self.ext, self._xxh64 = _Names(ext), _Texts(xxh64)
         self._offset, self._size = _numbers(offset), _numbers(size)
-        self._cut = [
-            column if column.null_count < self._len else None
-            for column in map(batch.column, ("original", "start_s", "end_s"))
-        ]
+        self._cut = [batch.column(name) for name in ("original", "start_s", "end_s")]
+        self._is_cut = any(column.null_count < self._len for column in self._cut)
 
     def __len__(self) -> int:
         return self._len
@@ -125,9 +129,10 @@ class _Piece:
         if self._bucket and self._bucket[0][row]:
             frames, height, width, seen_fps = (column[row] for column in self._bucket)
             bucket = frames, height, width
-        original, start_s, end_s = (
-            None if column is None else column[row].as_py() for column in self._cut
-        )
+        original = start_s = end_s = None
+        if self._is_cut:
+            original, start_s, end_s = (column[row].as_py() for column in self._cut)
+        first, last = self._members[row], self._members[row + 1]
         return Sample(
             key=self._key[row],
             shard=self.shard[row],
@@ -135,13 +140,16 @@ class _Piece:
             fps=seen_fps,
             stored=stored,
             stored_fps=fps,
-            captions=tuple(
-                self._caption[at] for at in range(self._captions[row], self._captions[row + 1])
-            ),
+            captions=tuple(self._caption.some(self._captions[row], self._captions[row + 1])),
             labels_json=self._labels[row],
             members=tuple(
-                Member(self._ext[at], self._offset[at], self._size[at], self._xxh64[at])
-                for at in range(self._members[row], self._members[row + 1])
+                map(
+                    Member,
+                    self.ext.some(first, last),
+                    self._offset[first:last],
+                    self._size[first:last],
+                    self._xxh64.some(first, last),
+                )
             ),
             duration_s=stored[0] / fps,
             original=original,
@@ -163,17 +171,29 @@ class _Texts:
         offsets = self._offsets
         return str(self._data[offsets[at] : offsets[at + 1]], "utf-8")
 
+    def some(self, first: int, last: int) -> list[str]:
+        """Those from ``first`` on, before ``last``."""
+        data = self._data
+        return [
+            str(data[start:end], "utf-8")
+            for start, end in pairwise(self._offsets[first : last + 1])
+        ]
+
 
 class _Names:
     """A column of few different texts without nulls."""
 
     def __init__(self, array: pa.Array) -> None:
         coded = array.dictionary_encode()
-        self._names: list[str] = coded.dictionary.to_pylist()
+        self.names: list[str] = coded.dictionary.to_pylist()
         self._codes = _numbers(coded.indices)
 
     def __getitem__(self, at: int) -> str:
-        return self._names[self._codes[at]]
+        return self.names[self._codes[at]]
+
+    def some(self, first: int, last: int) -> list[str]:
+        """Those from ``first`` on, before ``last``."""
+        return [self.names[code] for code in self._codes[first:last]]
 
 
 def _numbers(array: pa.Array) -> "memoryview[Any]":

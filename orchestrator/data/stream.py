@@ -77,6 +77,7 @@ class Stream:
         for part in (*self._parts, *self._images):
             if not len(part.index):
                 raise UserError(f"{part.index.store.uri}: no clips, wanted at least one")
+        self._has_windows = any(part.index.windowed for part in (*self._parts, *self._images))
         self._seed = seed
         self._batch = batch
         self._rank, self._world_size = rank, world_size
@@ -192,8 +193,7 @@ class Stream:
         slots = tuple(range(self._rank, size, self._world_size))
         packed: list[tuple[Draw, ...]] = [()] * len(slots)
         if self._packed is not None:
-            place = {"position": position, "bucket": bucket, "ordinal": ordinal}
-            packed = [tuple(self._packed.draws(slot, **place)) for slot in slots]
+            packed = self._packed.draws(slots, position=position, bucket=bucket, ordinal=ordinal)
         return Plan(
             step=step,
             position=position,
@@ -207,9 +207,7 @@ class Stream:
 
     def read(self, plan: Plan) -> StepBatch:
         """The clips of a plan; several threads may read at a time."""
-        windows = [
-            window_draw(slot, seed=self._seed, position=plan.position) for slot in plan.slots
-        ]
+        windows = self._windows(plan)
         read = self._readers.read(plan.draws, windows=windows)
         return StepBatch(
             plan=plan,
@@ -220,7 +218,7 @@ class Stream:
             captions=tuple(self._wordings(sample) for sample, _ in read),
             fps=tuple(sample.fps for sample, _ in read),
             packed=tuple(
-                self._image_slot(some, window=window)
+                self._image_slot(some, window=window) if some else ()
                 for some, window in zip(plan.packed, windows, strict=True)
             ),
         )
@@ -249,6 +247,12 @@ class Stream:
             draws, images = draws + images, []
         self._readers.fetch_ahead(draws)
         self._image_readers.fetch_ahead(images)
+
+    def _windows(self, plan: Plan) -> list[float]:
+        """What places the window of each slot's clip; where all clips are whole nothing does."""
+        if not self._has_windows:
+            return [0.0] * len(plan.slots)
+        return [window_draw(slot, seed=self._seed, position=plan.position) for slot in plan.slots]
 
     def _image_slot(self, draws: Sequence[Draw], *, window: float) -> tuple[Image, ...]:
         parts = self._images or self._parts

@@ -1,8 +1,7 @@
-"""Samples that are ``.npy`` files alone: read into place, side by side, without a copy."""
+"""Samples whose arrays are ``.npy`` files: read into place, side by side, without a copy."""
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from orchestrator.data.blocks import Blocks
 from orchestrator.data.decode import is_array, name_of
-from orchestrator.data.members import check_hash, is_npy, read_side_by_side
+from orchestrator.data.members import check_hash, read_side_by_side
 from orchestrator.data.npy import Layout, layout_of, npy_view
 from orchestrator.data.rows import Bucket, Member, Sample
 from orchestrator.storage.files import OpenFile
@@ -19,17 +18,11 @@ from orchestrator.storage.files import OpenFile
 _MOST_LAYOUTS = 4096
 _ALIGNED = 64  # bytes, so that an array begins where a vector of any width may
 
-_OFFSET = attrgetter("offset")
 _Kind = tuple[Bucket, str, int]  # shape of the clip, extension and size of the member
 
 
-def is_plain(sample: Sample) -> bool:
-    """Whether all arrays of a sample are ``.npy`` files, so that nothing is to be decoded."""
-    return all(is_npy(one.ext) for one in sample.members if is_array(one.ext))
-
-
 class Together:
-    """Memory for the arrays of plain samples, those of one kind side by side (see ``stacked``).
+    """Memory for arrays in ``.npy`` files, those of one kind side by side (see ``stacked``).
 
     What the headers of a kind say is learned from the first one of it that is read: from then on
     the arrays of others are read straight to where they stay. Any thread may call.
@@ -41,15 +34,15 @@ class Together:
         self._lock = threading.Lock()
 
     def place(self, samples: Sequence[Sample]) -> "Placed":
-        """Memory for plain samples, each to be read by its place among them."""
-        members = [_array_members(one) for one in samples]
-        first, *others = (
-            {(sample.bucket, one.ext, one.size) for one in some}
-            for sample, some in zip(samples, members, strict=True)
-        )
-        known = {
-            kind[1]: one for kind in first.intersection(*others) if (one := self._layouts.get(kind))
-        }
+        """Memory for samples, each to be read by its place among them."""
+        members = [[one for one in sample.members if is_array(one.ext)] for sample in samples]
+        bucket, *buckets = {sample.bucket for sample in samples}
+        known: dict[str, _Known] = {}
+        for column in zip(*members, strict=False):  # side by side if all have one of a kind here
+            (ext, size), *others = {(one.ext, one.size) for one in column}
+            one = self._layouts.get((bucket, ext, size))
+            if one is not None and not others and not buckets:
+                known[ext] = one
         sizes = [
             -(-len(samples) * one.layout.nbytes // _ALIGNED) * _ALIGNED for one in known.values()
         ]
@@ -96,19 +89,19 @@ class Placed:
             ValueError: if one is no ``.npy`` file.
         """
         sample, members = self._samples[place], self._members[place]
+        rooms = [self._shared.get(one.ext) for one in members]
         pieces = [
-            shared.pieces(place) if (shared := self._shared.get(one.ext)) else _memory(one)
-            for one in members
+            _memory(one) if room is None else room.pieces(place)
+            for one, room in zip(members, rooms, strict=True)
         ]
         read_side_by_side(file, sample, members, pieces)
         arrays: dict[str, Any] = {}
-        for member, piece in zip(members, pieces, strict=True):
-            shared = self._shared.get(member.ext)
-            if shared is None:
+        for member, room, piece in zip(members, rooms, pieces, strict=True):
+            if room is None:
                 array = self._alone(sample, member, piece[0])
-            elif shared.is_this_kind():
-                check_hash(sample, member, seen=shared.known.hash_with(piece[1]))
-                array = shared.values[place]
+            elif room.is_this_kind():
+                check_hash(sample, member, seen=room.known.hash_with(piece[1]))
+                array = room.values[place]
             else:  # another shape in as many bytes: it has no place here
                 piece = _memory(member)
                 read_side_by_side(file, sample, [member], [piece])
@@ -145,21 +138,16 @@ class _Shared:
         self.known = known
         self.values = own.view(layout.dtype).reshape(samples, *layout.shape)
         self._memory = own.data
-        self._header = memoryview(bytearray(layout.header))  # as it was read last
+        self._header = bytearray(layout.header)  # as it was read last
         self._size = layout.nbytes
 
-    def pieces(self, place: int) -> tuple[memoryview, ...]:
+    def pieces(self, place: int) -> tuple[bytearray, memoryview]:
         """Where the file of one of them goes: its header, and its array."""
         return self._header, self._memory[place * self._size : (place + 1) * self._size]
 
     def is_this_kind(self) -> bool:
         """Whether the header that was read last is that of the kind."""
         return self._header == self.known.layout.header
-
-
-def _array_members(sample: Sample) -> list[Member]:
-    """In the order in which they lie in the shard."""
-    return sorted((one for one in sample.members if is_array(one.ext)), key=_OFFSET)
 
 
 def _memory(member: Member) -> tuple[memoryview, ...]:
