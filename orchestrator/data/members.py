@@ -44,7 +44,7 @@ def read_side_by_side(
     file: OpenFile,
     sample: Sample,
     members: Sequence[Member],
-    places: Sequence[Sequence[bytearray | memoryview]],
+    places: Sequence[Sequence[memoryview]],
 ) -> None:
     """Reads members into memory, those that lie beside each other in one call; checks no hash.
 
@@ -60,7 +60,7 @@ def read_side_by_side(
     first = 0
     while first < len(members):
         last, end = first, members[first].offset
-        buffers: list[bytearray | memoryview] = []
+        buffers: list[memoryview] = []
         for member in members[first:]:
             gap = member.offset - end
             if not 0 <= gap <= _MOST_GAP:

@@ -139,11 +139,12 @@ class _Shared:
         self.values = own.view(layout.dtype).reshape(samples, *layout.shape)
         self._memory = own.data
         self._header = bytearray(layout.header)  # as it was read last
+        self._header_place = memoryview(self._header)
         self._size = layout.nbytes
 
-    def pieces(self, place: int) -> tuple[bytearray, memoryview]:
+    def pieces(self, place: int) -> tuple[memoryview, ...]:
         """Where the file of one of them goes: its header, and its array."""
-        return self._header, self._memory[place * self._size : (place + 1) * self._size]
+        return self._header_place, self._memory[place * self._size : (place + 1) * self._size]
 
     def is_this_kind(self) -> bool:
         """Whether the header that was read last is that of the kind."""
