@@ -18,10 +18,9 @@ $(STAMP): pyproject.toml constraints.txt
 debug: $(STAMP)
 	@$(VENV)/bin/rushes train jobs/sora_debug.yaml
 
-# Two at a time, a file to a process (tests/conftest.py); then those that start a Ray cluster, one by one.
+# Three at a time, for two cores: some wait. A file to a process, and tests/ray (tests/conftest.py).
 test: $(STAMP)
-	@$(VENV)/bin/python -m pytest -m 'not chaos' --ignore tests/ray -n 2
-	@$(VENV)/bin/python -m pytest -m 'not chaos' tests/ray
+	@$(VENV)/bin/python -m pytest -m 'not chaos' -n 3
 
 # What is killed, stopped or taken away while whole runs go on.
 chaos: $(STAMP)

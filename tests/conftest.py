@@ -16,19 +16,41 @@ from tests.s3store import S3Store
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
-SHARE_RUNS = "tests/numerics/"  # fixtures ``gangs`` and ``runs``
+# Rooms whose tests share what takes long to make: ``head``; ``gangs`` and ``runs``.
+TOGETHER = ("tests/ray/", "tests/numerics/")
+# Started after those, and before all others: one that takes long must not be the last.
+LONG = (
+    "tests/launch/test_local.py",
+    "tests/models/test_samplers.py",
+    "tests/train/test_pause.py",
+    "tests/train/test_cascade_stages.py",
+    "tests/tracking/test_mlflow.py",
+    "tests/data/prepare/",
+)
 
 
 class _Files(LoadFileScheduling):
-    """A file to a process, but to the same one those that look at the same trainings."""
+    """A file to a process, and a room whose tests share something."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
-        return SHARE_RUNS if file.startswith(SHARE_RUNS) else file
+        return next((room for room in TOGETHER if file.startswith(room)), file)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    config.option.loadscopereorder = False  # or those with many tests would come first
     return _Files(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Rooms and files in the order in which they are given to processes."""
+    first = (*TOGETHER, *LONG)
+
+    def place(item: pytest.Item) -> int:
+        at = (at for at, part in enumerate(first) if item.nodeid.startswith(part))
+        return next(at, len(first))
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

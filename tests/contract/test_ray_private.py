@@ -5,6 +5,7 @@ import inspect
 from types import SimpleNamespace
 
 import pytest
+import ray
 from ray._private.state import available_resources_per_node, state
 from ray.train import ControllerError
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
@@ -127,6 +128,7 @@ def test_a_trainer_hands_its_policies_to_the_controller(monkeypatch: pytest.Monk
         return SimpleNamespace(error=None)
 
     monkeypatch.setattr(DataParallelTrainer, "_initialize_and_run_controller", keep)
+    monkeypatch.setattr(ray, "put", lambda value: value)  # which would start a cluster
     policy = FixedScalingPolicy(ScalingConfig(num_workers=1))
     StageTrainer(lambda: None, policy=policy, failures=FAILURES).fit()
     assert handed["scaling_policy"] is policy

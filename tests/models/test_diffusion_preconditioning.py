@@ -1,5 +1,7 @@
 """What is expected of a clip is what Gaussian pixels would make it, and the rest has unit size."""
 
+from functools import cache
+
 import pytest
 import torch
 from torch import Tensor
@@ -20,12 +22,18 @@ STD, MEAN = 0.3, -0.8
 SAMPLES = 400_000
 
 
+@cache
+def draws(seed: int) -> tuple[Tensor, Tensor]:
+    """Two independent ones of many pixels, float64."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (1, 1, 1, 1, SAMPLES)
+    first = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return first, torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
 def targets(objective: Objective, t: float, *, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Many pixels around the mean as a clip: x_t, times and targets, float64."""
-    generator = torch.Generator().manual_seed(0)
-    x, noise = (
-        torch.randn(1, 1, 1, 1, SAMPLES, generator=generator, dtype=torch.float64) for _ in range(2)
-    )
+    x, noise = draws(0)
     x = mean + STD * x
     t_B = torch.tensor([t])
     return objective.corrupt(x, noise, t_B), t_B, objective.target(x, noise, t_B)
@@ -47,7 +55,8 @@ def test_zeros_are_the_best_linear_guess_and_ones_its_error(
     def prediction(value: float) -> Tensor:
         return precondition(torch.full_like(x_t, value), x_t, t_B, mean if is_clip else None)
 
-    guess, scale = prediction(0.0), prediction(1.0) - prediction(0.0)
+    guess = prediction(0.0)
+    scale = prediction(1.0) - guess
     assert_nothing_linear_is_left((target - guess) / scale, [x_t, mean] if is_clip else [x_t])
 
 
@@ -58,10 +67,7 @@ def test_the_best_guess_from_a_smaller_clip_with_noise_knows_its_level(
     config: FlowConfig | DiffusionConfig, t: float, level: float
 ) -> None:
     objective = build_objective(config)
-    generator = torch.Generator().manual_seed(1)
-    white, noise = (
-        torch.randn(1, 1, 1, 1, SAMPLES, generator=generator, dtype=torch.float64) for _ in range(2)
-    )
+    white, noise = draws(1)
     level_B = torch.tensor([level])
     smaller = augment(white, noise, level_B)
     x_t, t_B, target = targets(objective, t, mean=white)
@@ -70,7 +76,8 @@ def test_the_best_guess_from_a_smaller_clip_with_noise_knows_its_level(
     def prediction(value: float) -> Tensor:
         return precondition(torch.full_like(x_t, value), x_t, t_B, smaller, level_B)
 
-    guess, scale = prediction(0.0), prediction(1.0) - prediction(0.0)
+    guess = prediction(0.0)
+    scale = prediction(1.0) - guess
     assert_nothing_linear_is_left((target - guess) / scale, [x_t, smaller])
 
 

@@ -20,11 +20,15 @@ COLLECTIVE_TIMEOUT = timedelta(seconds=60)
 
 
 class Gang:
-    """``world_size`` spawned processes in one gloo group, one thread each."""
+    """``world_size`` processes in one gloo group, one thread each.
+
+    They are forked from one process that has done nothing but import what they need.
+    """
 
     def __init__(self, *, world_size: int, folder: Path) -> None:
         self.world_size = world_size
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["tests.numerics.preload"])
         self._pipes: list[Connection] = []
         self._processes = []
         for rank in range(world_size):

@@ -7,7 +7,7 @@ import torch
 from orchestrator.train.engine.base import Engine, StepOutcome
 from orchestrator.train.ranks import Ranks
 from orchestrator.train.schedule import learning_rate
-from tests.numerics.tasks import OPTIM, STEPS, Setup, micro_batches, state, train
+from tests.numerics.tasks import OPTIM, SHORT, STEPS, Setup, micro_batches, state, train
 
 SPIKE = 2  # step
 
@@ -30,12 +30,12 @@ def spiked(ranks: Ranks, setup: Setup) -> dict[str, Any]:
     before = state(ranks, engine)
     outcome = one_step(ranks, engine, step=SPIKE, limit=_below(norm), factor=1e3)
     after = state(ranks, engine)
-    rest = train(ranks, engine, start=SPIKE + 1, stop=STEPS)
+    rest = train(ranks, engine, start=SPIKE + 1, stop=SHORT)
     end = state(ranks, engine)
 
     other = setup.engine(ranks)
     train(ranks, other, start=0, stop=SPIKE)
-    rest_of_other = train(ranks, other, start=SPIKE + 1, stop=STEPS)
+    rest_of_other = train(ranks, other, start=SPIKE + 1, stop=SHORT)
     return {
         "norm": norm,
         "outcome": (outcome.applied, outcome.grad_norm),

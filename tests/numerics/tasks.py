@@ -28,6 +28,7 @@ from tests.numerics.network import CHANNELS, TIMES, TOKENS, Branching, Critic, D
 CLIPS = 24  # per optimizer step, over all ranks
 ACCUMULATION = 2
 STEPS = 24
+SHORT = 8  # where no more of them would show more
 EMA_DECAY = 0.8
 OPTIM = Optim(
     lr=3e-3, weight_decay=0.05, grad_clip=0.5, warmup_steps=2, schedule="cosine", eps=1e-6
@@ -216,19 +217,31 @@ def run_and_save_stock(ranks: Ranks, setup: Setup, *, folder: str, save_at: int)
     engine: Any = setup.engine(ranks)
     first = Result(*train(ranks, engine, start=0, stop=save_at), state=state(ranks, engine))
     engine._engine.save_checkpoint(folder)
-    second = Result(*train(ranks, engine, start=save_at, stop=STEPS), state=state(ranks, engine))
+    second = Result(*train(ranks, engine, start=save_at, stop=SHORT), state={})
     return first, second
 
 
-def resume_stock(ranks: Ranks, setup: Setup, *, folder: str, scratch: str) -> tuple[Any, Any, Any]:
-    """Continues from a checkpoint of DeepSpeed's own, read by our reader; and its step."""
+def load_stock(
+    ranks: Ranks, setup: Setup, *, folder: str, scratch: str
+) -> tuple[Engine, int, dict[str, str]]:
+    """An engine that has a checkpoint of DeepSpeed's own, read by our reader; step and state."""
     engine = setup.engine(ranks)
     found = read_stock(Path(folder), tag=None, scratch=Path(scratch) / str(ranks.rank))
     found.check(engine.shapes())
     engine.load(found, applied_steps=found.applied_steps)
-    loaded = state(ranks, engine)
-    resumed = Result(*train(ranks, engine, start=found.step, stop=STEPS), state={})
-    return found.step, loaded, resumed
+    return engine, found.step, state(ranks, engine)
+
+
+def state_of_stock(ranks: Ranks, setup: Setup, *, folder: str, scratch: str) -> dict[str, str]:
+    """The state that ``load_stock`` has come to."""
+    return load_stock(ranks, setup, folder=folder, scratch=scratch)[2]
+
+
+def resume_stock(ranks: Ranks, setup: Setup, *, folder: str, scratch: str) -> tuple[Any, Any, Any]:
+    """Continues from a checkpoint of DeepSpeed's own; its step, what was loaded, what came."""
+    engine, step, loaded = load_stock(ranks, setup, folder=folder, scratch=scratch)
+    resumed = Result(*train(ranks, engine, start=step, stop=SHORT), state={})
+    return step, loaded, resumed
 
 
 def resume_in_deepspeed(ranks: Ranks, setup: Setup, *, folder: str, start: int) -> Result:
@@ -236,7 +249,7 @@ def resume_in_deepspeed(ranks: Ranks, setup: Setup, *, folder: str, start: int) 
     engine: Any = setup.engine(ranks)
     engine._engine.load_checkpoint(folder)
     assert engine._engine.global_steps == start
-    return Result(*train(ranks, engine, start=start, stop=STEPS), state=state(ranks, engine))
+    return Result(*train(ranks, engine, start=start, stop=SHORT), state={})
 
 
 def export_stock(ranks: Ranks, setup: Setup, *, uri: str, folder: str, step: int) -> None:
@@ -250,7 +263,7 @@ def average_beside(ranks: Ranks, setup: Setup) -> tuple[dict[str, Tensor], dict[
     """The engine's EMA, and one kept of whole masters gathered after every step; rank 0."""
     engine = setup.engine(ranks)
     expected = collect(engine.fragments(), key="fp32", device=ranks.device)
-    for step in range(STEPS):
+    for step in range(SHORT):
         train(ranks, engine, start=step, stop=step + 1)
         masters = collect(engine.fragments(), key="fp32", device=ranks.device)
         for name, master in masters.items():
@@ -272,7 +285,7 @@ def peek_at_average(ranks: Ranks, setup: Setup) -> dict[str, Any]:
             again = engine.module(x, time)
         back = engine.module(x, time)
     unchanged = state(ranks, engine) == hashes
-    after = train(ranks, engine, start=3, stop=STEPS)[0]
+    after = train(ranks, engine, start=3, stop=SHORT)[0]
     return {
         "losses": before + after,
         "trained": trained,
@@ -302,7 +315,7 @@ def poisoned(ranks: Ranks, setup: Setup) -> dict[str, Any]:
     before = state(ranks, engine)
     second = train(ranks, engine, start=2, stop=3, poison=2)
     after = state(ranks, engine)
-    third = train(ranks, engine, start=3, stop=STEPS)
+    third = train(ranks, engine, start=3, stop=SHORT)
     return {
         "applied": first[2] + second[2] + third[2],
         "norm": second[1][0],

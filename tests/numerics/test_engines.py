@@ -14,7 +14,7 @@ from tests.numerics import tasks, written_out
 from tests.numerics.conftest import WORLD_SIZES
 from tests.numerics.gang import Gang
 from tests.numerics.runs import Runs
-from tests.numerics.tasks import STEPS, Setup, every_setup
+from tests.numerics.tasks import SHORT, STEPS, Setup, every_setup
 
 LOSS_TOLERANCE = {"fp32": 2e-6, "bf16": 5e-3}
 NORM_TOLERANCE = {"fp32": 2e-6, "bf16": 1e-2}
@@ -40,7 +40,7 @@ def plain(precision: str) -> Setup:
 
 
 def test_plain_engine_equals_adamw_written_out(runs: Runs) -> None:
-    losses, norms, _ = written_out.train()
+    losses, norms, _ = written_out.train(steps=STEPS)
     assert runs.losses(1, plain("fp32")) == pytest.approx(losses, rel=2e-6)
     assert runs.norms(1, plain("fp32")) == pytest.approx(norms, rel=2e-6)
 
@@ -58,7 +58,7 @@ def test_loss_curve_is_the_plain_one(runs: Runs, size: int, setup: Setup) -> Non
 @pytest.mark.parametrize("stage", STAGES)
 def test_average_is_that_of_the_gathered_weights(gangs: Gangs, stage: int) -> None:
     ema, expected = gangs[3].run(tasks.average_beside, setup=Setup(zero=stage))[0]
-    _, _, written = written_out.train()
+    _, _, written = written_out.train(steps=SHORT)
     assert ema.keys() == expected.keys() == written.keys()
     for name, tensor in expected.items():
         # One fused multiply-add may round otherwise where a slice ends inside a vector register.
@@ -78,7 +78,7 @@ def test_weights_are_swapped_for_the_average_and_back(
         assert torch.equal(rank["averaged"], rank["again"])
         assert torch.equal(rank["trained"], rank["back"])
         assert rank["unchanged"]
-    assert seen[0]["losses"] == runs.losses(size, setup)
+    assert seen[0]["losses"] == runs.losses(size, setup)[:SHORT]
 
 
 @pytest.mark.parametrize(("size", "setup"), WHOLE_AND_SHARDED)
@@ -86,10 +86,10 @@ def test_step_with_a_gradient_that_is_not_finite_is_skipped(
     gangs: Gangs, size: int, setup: Setup
 ) -> None:
     for rank in gangs[size].run(tasks.poisoned, setup=setup):
-        assert rank["applied"] == [step != 2 for step in range(STEPS)]
+        assert rank["applied"] == [step != 2 for step in range(SHORT)]
         assert not torch.tensor(rank["norm"]).isfinite()
         assert rank["untouched"]
-        assert rank["applied_steps"] == STEPS - 1
+        assert rank["applied_steps"] == SHORT - 1
         assert all(torch.tensor(rank["losses"]).isfinite())
 
 

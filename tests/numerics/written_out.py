@@ -11,8 +11,8 @@ from tests.numerics.tasks import EMA_DECAY, OPTIM, STEPS, micro_batches
 ALONE = Ranks(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
 
 
-def train() -> tuple[list[float], list[float], dict[str, Tensor]]:
-    """Losses, gradient norms and the EMA's parameters.
+def train(*, steps: int) -> tuple[list[float], list[float], dict[str, Tensor]]:
+    """Losses, gradient norms and the EMA's parameters after some steps of ``STEPS``.
 
     Source: Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2.
     """
@@ -24,7 +24,7 @@ def train() -> tuple[list[float], list[float], dict[str, Tensor]]:
     losses: list[float] = []
     norms: list[float] = []
     assert OPTIM.grad_clip is not None
-    for step in range(STEPS):
+    for step in range(steps):
         micros = list(micro_batches(ALONE, step=step))
         x, time, target = (torch.cat(parts) for parts in zip(*micros, strict=True))
         loss = (module(x, time) - target).square().mean()

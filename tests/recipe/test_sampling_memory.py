@@ -1,6 +1,7 @@
 """Every network of both published recipes is sampled within 80 GB."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class Peak(TorchDispatchMode):
         super().__init__()
         self._but = {StorageWeakRef(one.untyped_storage()) for one in but}
         self._live: dict[StorageWeakRef, int] = {}
+        self._held = 0  # bytes of those, and of some that have gone since they were last counted
         self.bytes = 0
 
     def __torch_dispatch__(
@@ -44,12 +46,16 @@ class Peak(TorchDispatchMode):
             if isinstance(one, Tensor):
                 storage = one.untyped_storage()
                 if (ref := StorageWeakRef(storage)) not in self._but:
+                    self._held += storage.nbytes() - self._live.get(ref, 0)
                     self._live[ref] = storage.nbytes()
-        self._live = {ref: size for ref, size in self._live.items() if not ref.expired()}
-        self.bytes = max(self.bytes, sum(self._live.values()))
+        if self._held > self.bytes:  # only then may it be more than ever: counting takes long
+            self._live = {ref: size for ref, size in self._live.items() if not ref.expired()}
+            self._held = sum(self._live.values())
+            self.bytes = max(self.bytes, self._held)
         return made
 
 
+@cache
 def networks() -> dict[str, tuple[UNetConfig, tuple[int, int, int, int]]]:
     """By stage: the network, and clips, frames, height and width of what it is sampled on."""
     found: dict[str, tuple[UNetConfig, tuple[int, int, int, int]]] = {}
