@@ -60,7 +60,7 @@ DECODE = Part(
         Way("PyAV", "bare_reads", "clips", budget=0.95),
     ),
 )
-MEMORY = Part("memory", "clip", (Way("rushes", "loaders", "rushes clips, some kept"),))
+MEMORY = Part("memory", "clip", (Way("rushes", "loaders", "rushes clips, ahead"),))
 WAIT = Part("wait", "sample", (Way("rushes", "loaders", "rushes, ahead"),))
 PARTS = {part.name: part for part in (LOCAL, S3, DECODE, MEMORY, WAIT)}
 
@@ -148,7 +148,7 @@ def _flat(result: Result) -> str:
     after = cost.rss_bytes[FLAT_AFTER // RSS_EVERY - 1 :]
     verdict = "pass" if result.spread() <= MEMORY_BUDGET else "fail"
     return (
-        f"memory: {cost.samples:,} clips decoded, {KEPT_BYTES / 1e6:.0f} MB of them kept; from "
+        f"memory: {cost.samples:,} clips, frames of {KEPT_BYTES / 1e6:.0f} MB kept; from "
         f"clip {FLAT_AFTER:,} on {min(after) / 2**20:.1f} to {max(after) / 2**20:.1f} MiB "
         f"resident, most over least {result.spread():.3f}, at most {MEMORY_BUDGET}: {verdict}"
     )
