@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.launch.data_cli import data_app
+from orchestrator.launch.job_cli import AddressOption, job_app
 
 app = typer.Typer(
     name="rushes",
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 
 app.add_typer(data_app, name="data")
+app.add_typer(job_app, name="job")
 
 
 class Form(StrEnum):
@@ -261,27 +263,30 @@ def import_(
 @app.command()
 def submit(
     recipe: RecipeArgument,
-    address: Annotated[
-        str, typer.Option("--address", metavar="URL", help="the cluster's dashboard, http://...")
-    ],
+    address: AddressOption,
     run: RunOption = None,
     overrides: SetOption = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", metavar="TEXT", help="of the job; default: the recipe's"),
+    ] = None,
     follow: Annotated[
         bool, typer.Option("--follow", help="show its log and end with its exit code")
     ] = False,
 ) -> None:
-    """Run a recipe as a Ray job."""
+    """Run a recipe as a Ray job; one that runs already is not started twice."""
     from rich.console import Console
 
     from orchestrator.launch.submit import submit as submit_recipe
-    from orchestrator.recipe.load import load_recipe
+    from orchestrator.recipe.load import read_recipe
 
-    loaded = load_recipe(recipe, overrides=overrides or ())
+    loaded = read_recipe(recipe, overrides=overrides or ())
     submit_recipe(
         loaded,
         file=recipe,
         overrides=overrides or [],
         run=run,
+        name=name,
         address=address,
         follow=follow,
         console=Console(),

@@ -1,8 +1,9 @@
-"""`rushes submit`: a recipe as a Ray job."""
+"""`rushes submit`: a recipe as a Ray job, once at a time."""
 
+import hashlib
 import json
-import os
-import secrets
+import platform
+import re
 import shlex
 import tempfile
 from collections.abc import Sequence
@@ -12,16 +13,26 @@ from urllib.parse import urlsplit
 from rich.console import Console
 
 from orchestrator.errors import UnavailableError, UserError
-from orchestrator.launch.job_log import follow_job
-from orchestrator.launch.package import RECIPE_FOLDER, make_package
-from orchestrator.launch.places import run_uri
-from orchestrator.launch.ray_session import set_auth_mode
-from orchestrator.recipe.digest import recipe_digest
+from orchestrator.launch.job_log import follow_job, hint
+from orchestrator.launch.job_places import absolute_places, check_no_password, check_places
+from orchestrator.launch.jobs import (
+    DIGEST,
+    NAME,
+    RECIPE,
+    REQUEST,
+    RUN,
+    Job,
+    Jobs,
+    checked_address,
+    open_jobs,
+)
+from orchestrator.launch.package import RECIPE_FOLDER, Package, list_package, shown_bytes
+from orchestrator.recipe.digest import canonical, recipe_digest, recipe_tree, sha256
 from orchestrator.recipe.recipe import Recipe
-from orchestrator.storage.uri import FILE_SCHEMES, resolve, scheme_of
-from orchestrator.tracking.target import is_relative, resolve_target
 
-STOP_WAIT_S = 120  # between `ray job stop`'s SIGTERM and its SIGKILL: time to save
+# Between the SIGTERM of `ray job stop` and its SIGKILL, for the last checkpoint to be written.
+# A job that has saved ends at once, so it costs nothing to give a slow store its time.
+STOP_WAIT_S = 600
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -32,99 +43,148 @@ def submit(
     file: Path,
     overrides: Sequence[str],
     run: str | None,
+    name: str | None,
     address: str,
     follow: bool,
     console: Console,
 ) -> None:
     """Sends our code and the recipe to a cluster, to run there.
 
+    A run that a job works on already is not started twice: the job is shown, or followed.
+
     Args:
         recipe: the file's, with the overrides.
         file: the recipe file.
         overrides: as given.
         run: URI of the run's folder.
+        name: what the dashboard calls the job; default: the recipe's name.
         address: the cluster's dashboard, ``http://HOST:PORT``.
         follow: show the job's log and end as it ends.
         console: where to show it.
 
     Raises:
-        UserError: if the recipe names places that the cluster cannot know.
+        UserError: if the recipe names places that the cluster cannot know, if there is too much
+            to send, or if a job with another recipe works on the run.
         UnavailableError: if the cluster does not answer.
         RushesError: when followed, with the job's own exit code.
     """
-    if urlsplit(address).scheme not in ("http", "https"):
-        raise UserError(f"--address {address}: wanted the dashboard's URL, http://HOST:8265")
-    places = _places(recipe, run=run, address=address)
+    address = checked_address(address)
+    check_no_password(recipe)
+    is_near = urlsplit(address).hostname in _LOOPBACK
+    if not is_near:
+        check_places(recipe, run=run, where=address)
+    package = list_package(recipe, file=file, folder=Path.cwd())
+    jobs = open_jobs(address)
+    if is_near:
+        _check_tunnel(recipe, run=run, jobs=jobs)
+    places = absolute_places(recipe, run=run)
     uri = places.pop("--run")
-    command = ["python", "-m", "orchestrator", "train", f"{RECIPE_FOLDER}/{file.name}"]
-    command += ["--run", uri]
-    for override in [*overrides, *(f"{key}={json.dumps(value)}" for key, value in places.items())]:
-        command += ["--set", override]
-    set_auth_mode()
-    from ray.job_submission import JobSubmissionClient
-
-    job = f"rushes-{recipe.name}-{secrets.token_hex(4)}"
-    with tempfile.TemporaryDirectory(prefix="rushes-submit-") as folder:
-        size = make_package(Path(folder), recipe=file)
-        console.print(f"sending {size / 1e6:.1f} MB of code to {address}", highlight=False)
-        try:
-            client = JobSubmissionClient(address)
-            client.submit_job(
-                submission_id=job,
-                entrypoint=shlex.join(command),
-                runtime_env={
-                    "working_dir": folder,
-                    "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)},
-                },
-                metadata={
-                    "rushes.recipe": recipe.name,
-                    "rushes.run": uri,
-                    "rushes.digest": recipe_digest(recipe),
-                },
-            )
-        except (ConnectionError, RuntimeError, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UnavailableError(f"--address {address}: {reason}") from None
-    for line in (
-        f"job    {job}",
-        f"run    {uri}",
-        f"follow {_hint('logs --follow', address, job)}",
-        f"stop   {_hint('stop', address, job)}",
-    ):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    command = _command(file, overrides=overrides, run=uri, places=places)
+    about = {
+        RECIPE: recipe.name,
+        RUN: uri,
+        DIGEST: recipe_digest(recipe),
+        REQUEST: sha256(canonical({"command": command, "recipe": recipe_tree(recipe)})),
+        NAME: name or recipe.name,
+    }
+    job = _running(jobs, about=about)
+    if job is None:
+        job = _start(jobs, package, command=command, about=about, console=console)
+    else:
+        _say(console, f"job {job} runs this already; nothing is sent")
+    _describe(job, run=uri, jobs=jobs, console=console)
     if follow:
-        follow_job(client, job=job, console=console, again=_hint("logs --follow", address, job))
+        follow_job(jobs, job=job, console=console)
 
 
-def _hint(command: str, address: str, job: str) -> str:
-    return f"ray job {command} --address {address} {job}"
+def _command(file: Path, *, overrides: Sequence[str], run: str, places: dict[str, str]) -> str:
+    parts = ["python", "-m", "orchestrator", "train", f"{RECIPE_FOLDER}/{file.name}", "--run", run]
+    for override in [*overrides, *(f"{key}={json.dumps(value)}" for key, value in places.items())]:
+        parts += ["--set", override]
+    return shlex.join(parts)
 
 
-def _places(recipe: Recipe, *, run: str | None, address: str) -> dict[str, str]:
-    """Folders of the recipe made absolute where the cluster is this machine.
+def _check_tunnel(recipe: Recipe, *, run: str | None, jobs: Jobs) -> None:
+    """A loopback address is this machine, or the near end of a tunnel to another one."""
+    hosts = jobs.hosts()
+    if hosts and platform.node() not in hosts:
+        check_places(recipe, run=run, where=f"{hosts[0]}, which is behind {jobs.address}")
+
+
+def _running(jobs: Jobs, *, about: dict[str, str]) -> str | None:
+    """The job that works on the run now, if there is one.
 
     Raises:
-        UserError: for a relative folder or file where it is another one.
+        UserError: if it was asked for something else.
     """
-    uri = run or run_uri(recipe, run=None)
-    places = {f"data.{name}.uri": source.uri for name, source in recipe.data.sources.items()}
-    is_here = urlsplit(address).hostname in _LOOPBACK
-    if not is_here:
-        given = {"--run": run or recipe.runs, **places}
-        for key, place in given.items():
-            if scheme_of(place) in FILE_SCHEMES and not os.path.isabs(place):
-                raise UserError(
-                    f"{key}={place}: a relative folder means nothing on {address}; wanted "
-                    "s3://..., or an absolute path that every node sees"
-                )
-        if is_relative(recipe.tracking.uri):
+    for job in _of_run(jobs, run=about[RUN]):
+        if job.ended:
+            continue
+        if job.metadata.get(REQUEST) != about[REQUEST]:
+            stop = hint("stop", job.id, address=jobs.address)
             raise UserError(
-                f"tracking.uri={recipe.tracking.uri}: a relative file is lost with the job's "
-                f"own folder on {address}; wanted a server's http(s) URL, or sqlite:////FILE "
-                "at an absolute path"
+                f"--run {about[RUN]}: job {job.id} works on it with another recipe or other "
+                f"options, wanted one at a time; stop it: {stop}"
             )
-    found = {key: resolve(place) for key, place in places.items()}
-    found["--run"] = resolve(uri)
-    if recipe.tracking.uri.startswith("sqlite:") and is_here:
-        found["tracking.uri"] = resolve_target(recipe.tracking.uri, run_uri=found["--run"]).uri
-    return found
+        return job.id
+    return None
+
+
+def _of_run(jobs: Jobs, *, run: str) -> list[Job]:
+    return [job for job in jobs.list() if job.metadata.get(RUN) == run]
+
+
+def _start(
+    jobs: Jobs, package: Package, *, command: str, about: dict[str, str], console: Console
+) -> str:
+    """Sends the package and starts the job; returns its id."""
+    job = next_id(about[RECIPE], run=about[RUN], used=[one.id for one in jobs.list()])
+    _say(
+        console,
+        f"sending {len(package.files)} files, {shown_bytes(package.num_bytes)}, to {jobs.address}",
+    )
+    if package.left_out:
+        _say(console, f"not sent: {', '.join(package.left_out)}")
+    with tempfile.TemporaryDirectory(prefix="rushes-submit-") as folder:
+        package.copy_to(Path(folder))
+        try:
+            jobs.submit(
+                job,
+                command=command,
+                folder=Path(folder),
+                env={"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)},
+                about=about,
+            )
+        except UnavailableError:
+            # Its answer may be lost, or another command was sooner: ids are made so that they
+            # meet, and a cluster takes each once.
+            found = _running(jobs, about=about)
+            if found is None:
+                raise
+            return found
+    return job
+
+
+def next_id(name: str, *, run: str, used: Sequence[str]) -> str:
+    """The id of a run's next job: two commands that ask at the same time have the same.
+
+    Args:
+        name: the recipe's.
+        run: URI of the run.
+        used: ids of all jobs that the cluster remembers.
+    """
+    stem = f"rushes-{name}-{hashlib.sha256(run.encode()).hexdigest()[:8]}"
+    form = re.compile(rf"{re.escape(stem)}-(\d+)")
+    numbers = [int(match[1]) for match in map(form.fullmatch, used) if match]
+    return f"{stem}-{max(numbers, default=0) + 1}"
+
+
+def _describe(job: str, *, run: str, jobs: Jobs, console: Console) -> None:
+    _say(console, f"job    {job}")
+    _say(console, f"run    {run}")
+    _say(console, f"follow {hint('follow', job, address=jobs.address)}")
+    _say(console, f"stop   {hint('stop', job, address=jobs.address)}")
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

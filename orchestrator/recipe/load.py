@@ -6,19 +6,18 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from models.sora.autoencoder_config import AutoencoderLossConfig
 from models.text.config import check_text
 from models.text.pair_config import check_pair
 from orchestrator.errors import UserError
 from orchestrator.recipe.distill import complete
+from orchestrator.recipe.named_files import perceptual_files
 from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.stage import Stage
 from orchestrator.recipe.tree import Tree
 from orchestrator.recipe.yaml_file import apply_override, in_one_line, read_tree
 
 
 def load_recipe(path: str | Path, *, overrides: Sequence[str] = ()) -> Recipe:
-    """Reads, overrides and validates a recipe.
+    """Reads, overrides and validates a recipe, and looks for the weights that it names.
 
     Args:
         path: a YAML file.
@@ -27,12 +26,17 @@ def load_recipe(path: str | Path, *, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         UserError: one line with the field, the value seen and the value wanted.
     """
+    recipe = read_recipe(path, overrides=overrides)
+    _check_files(recipe, origin=str(path))
+    return recipe
+
+
+def read_recipe(path: str | Path, *, overrides: Sequence[str] = ()) -> Recipe:
+    """The same for another machine's recipe: the weights that it names may be there only."""
     tree = read_tree(Path(path), what="recipe")
     for override in overrides:
         apply_override(tree, override)
-    recipe = parse_recipe(tree, origin=str(path))
-    _check_files(recipe, origin=str(path))
-    return recipe
+    return parse_recipe(tree, origin=str(path))
 
 
 def parse_recipe(tree: Tree, *, origin: str) -> Recipe:
@@ -56,20 +60,9 @@ def _check_files(recipe: Recipe, *, origin: str) -> None:
     except ValueError as error:
         raise UserError(f"{origin}: {error}") from None
     for stage in recipe.stages:
-        for field, file in _perceptual_files(stage).items():
+        for field, file in perceptual_files(stage).items():
             if not Path(file).is_file():
                 raise UserError(
                     f"{origin}: stages.{stage.id}.{field}={file} does not exist, "
                     "wanted a safetensors file"
                 )
-
-
-def _perceptual_files(stage: Stage) -> dict[str, str]:
-    """Files with weights of a perceptual distance, by the stage's field that names them."""
-    files: dict[str, str] = {}
-    objective = stage.train.objective if stage.train else None
-    if isinstance(objective, AutoencoderLossConfig) and objective.perceptual is not None:
-        files["train.objective.perceptual.path"] = objective.perceptual.path
-    if stage.evaluate is not None and stage.evaluate.perceptual is not None:
-        files["evaluate.perceptual"] = stage.evaluate.perceptual
-    return files

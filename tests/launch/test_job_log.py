@@ -1,49 +1,17 @@
 """Following a job: what signals do to it, and what a cluster that does not answer does."""
 
+import io
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
-from orchestrator.errors import StoppedError
+from orchestrator.errors import RushesError, StoppedError, UnavailableError
 from orchestrator.launch import job_log
-from orchestrator.launch.job_log import follow_job
-
-
-@dataclass
-class FakeJobs:
-    """A cluster with one job that runs until it is stopped.
-
-    Args:
-        number: the signal that reaches us while we follow.
-        silent: how often the cluster does not answer a stop.
-    """
-
-    number: signal.Signals
-    silent: int = 0
-    asked: int = 0
-    status: str = "RUNNING"
-    looks: list[str] = field(default_factory=list[str])
-
-    def stop_job(self, job: str) -> None:
-        self.asked += 1
-        if self.asked <= self.silent:
-            raise ConnectionError("no answer")
-        self.status = "STOPPED"
-
-    def get_job_info(self, job: str) -> SimpleNamespace:
-        if not self.looks:
-            os.kill(os.getpid(), self.number)
-        self.looks.append(job)
-        assert len(self.looks) < 10, "the job was never stopped"
-        return SimpleNamespace(status=self.status, driver_exit_code=None, message="")
-
-    def get_job_logs(self, job: str) -> str:
-        return "a line\n"
+from orchestrator.launch.job_log import follow_job, stop_job
+from tests.clusters import FakeJobs
 
 
 @pytest.fixture(autouse=True)
@@ -59,15 +27,95 @@ def interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def test_a_stop_reaches_a_cluster_that_did_not_answer_at_first() -> None:
-    jobs = FakeJobs(signal.SIGTERM, silent=2)
+@pytest.fixture
+def jobs() -> FakeJobs:
+    jobs = FakeJobs(logs={"j": "a line\n"})
+    jobs.add("j")
+    return jobs
+
+
+def signalled(jobs: FakeJobs, number: signal.Signals) -> None:
+    """Sends us a signal when the job is first looked at."""
+    looks: list[int] = []
+
+    def look() -> None:
+        if not looks:
+            os.kill(os.getpid(), number)
+        looks.append(1)
+        assert len(looks) < 10, "the job never ended"
+
+    jobs.on_look = look
+
+
+def test_a_stop_reaches_a_cluster_that_did_not_answer_at_first(jobs: FakeJobs) -> None:
+    signalled(jobs, signal.SIGTERM)
+    jobs.silent = 2
     with pytest.raises(StoppedError, match="was stopped"):
-        follow_job(jobs, job="j", console=Console(quiet=True), again="look")
-    assert jobs.asked == 3
+        follow_job(jobs, job="j", console=Console(quiet=True))
+    assert jobs.stops >= 1
+    assert jobs.known["j"].status == "STOPPED"
 
 
-def test_ctrl_c_leaves_the_job_alone_and_says_how_to_look_at_it() -> None:
-    jobs = FakeJobs(signal.SIGINT)
-    with pytest.raises(StoppedError, match=r"job j goes on, look at it: ray job logs j"):
-        follow_job(jobs, job="j", console=Console(quiet=True), again="ray job logs j")
-    assert jobs.asked == 0
+def test_ctrl_c_leaves_the_job_alone_and_says_how_to_follow_and_stop_it(jobs: FakeJobs) -> None:
+    signalled(jobs, signal.SIGINT)
+    with pytest.raises(StoppedError) as caught:
+        follow_job(jobs, job="j", console=Console(quiet=True))
+    assert f"rushes job follow j --address {jobs.address}" in str(caught.value)
+    assert f"rushes job stop j --address {jobs.address}" in str(caught.value)
+    assert jobs.stops == 0
+    assert not jobs.known["j"].ended
+
+
+def test_a_lost_connection_repeats_and_loses_no_line(jobs: FakeJobs) -> None:
+    looks: list[int] = []
+
+    def look() -> None:
+        looks.append(1)
+        jobs.logs["j"] += f"line {len(looks)}\n"
+        if len(looks) in (2, 3):
+            jobs.silent = 1
+        if len(looks) == 6:
+            jobs.end("j")
+
+    jobs.on_look = look
+    shown = io.StringIO()
+    follow_job(jobs, job="j", console=Console(file=shown))
+    assert shown.getvalue() == jobs.logs["j"]
+
+
+def test_a_cluster_that_stays_silent_is_given_up_and_may_be_followed_again(
+    jobs: FakeJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_log, "_SILENCE_S", 0.0)
+    jobs.silent = 100
+    with pytest.raises(UnavailableError, match="rushes job follow j --address"):
+        follow_job(jobs, job="j", console=Console(quiet=True))
+
+
+def test_a_head_that_was_started_anew_has_forgotten_the_job(jobs: FakeJobs) -> None:
+    jobs.on_look = jobs.known.clear
+    with pytest.raises(UnavailableError, match="started anew; the same command goes on"):
+        follow_job(jobs, job="j", console=Console(quiet=True))
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "exit_code"),
+    [("FAILED", 2, 2), ("FAILED", 75, 75), ("FAILED", 1, 1), ("FAILED", None, 75)],
+)
+def test_a_job_that_ends_ends_its_follower_alike(
+    jobs: FakeJobs, status: str, code: int | None, exit_code: int
+) -> None:
+    jobs.end("j", status=status, exit_code=code)
+    with pytest.raises(RushesError) as caught:
+        follow_job(jobs, job="j", console=Console(quiet=True))
+    assert caught.value.exit_code == exit_code
+
+
+def test_a_stop_shows_only_what_the_job_says_from_then_on(jobs: FakeJobs) -> None:
+    def look() -> None:
+        jobs.logs["j"] += "saved\n"
+
+    jobs.on_look = look
+    shown = io.StringIO()
+    assert stop_job(jobs, job="j", console=Console(file=shown)).status == "STOPPED"
+    assert shown.getvalue() == "saved\n"

@@ -32,12 +32,13 @@ class Head:
     gcs: str
     dashboard: str
     env: dict[str, str]
+    session: Path  # the folder that Ray keeps its files in
 
-    def rushes(self, *args: str, **env: str) -> "subprocess.Popen[str]":
+    def rushes(self, *args: str, cwd: Path = ROOT, **env: str) -> "subprocess.Popen[str]":
         """Starts a command that may talk to this head."""
         return subprocess.Popen(
             [sys.executable, "-m", "orchestrator", *args],
-            cwd=ROOT,
+            cwd=cwd,
             env=self.env | env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -98,7 +99,12 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         # Jobs are taken by the dashboard and started by the node's agent, which comes up later.
         for port, path in ((dashboard, "version"), (agent, "local_raylet_healthz")):
             _wait_for(f"http://127.0.0.1:{port}/api/{path}", process, folder / "head.log")
-        yield Head(gcs=f"127.0.0.1:{gcs}", dashboard=f"http://127.0.0.1:{dashboard}", env=env)
+        yield Head(
+            gcs=f"127.0.0.1:{gcs}",
+            dashboard=f"http://127.0.0.1:{dashboard}",
+            env=env,
+            session=short / "session_latest",
+        )
     finally:
         process.kill()  # its children die with it; asked to end, it takes half a minute
         process.wait()

@@ -145,3 +145,69 @@ def test_a_stopped_run_goes_on_by_the_same_command(
         json.loads(line)["step"] for line in (stage / "metrics.jsonl").read_text().splitlines()
     ]
     assert steps == list(range(1, 61))
+
+
+@pytest.mark.chaos
+def test_a_stopped_job_saves_and_goes_on_by_the_same_command(
+    head: Head, recipe_file: Any, tmp_path: Path
+) -> None:
+    """From a folder with a secret and 2 GB; the stop is `rushes job stop`, which is Ray's own."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / ".env").write_text("AWS_SECRET_ACCESS_KEY=planted")
+    with (folder / "clips.bin").open("wb") as file:
+        file.truncate(2 * 10**9)
+    where = ("--address", head.dashboard)
+    submit = ("submit", str(recipe_file(steps=400)), *where)
+    code, out, err = ended(head.rushes(*submit, cwd=folder))
+    assert code == 0, out + err
+    job = out.partition("\njob    ")[2].partition("\n")[0]
+
+    code, out, err = ended(head.rushes(*submit, cwd=folder))
+    assert code == 0, out + err
+    assert f"job {job} runs this already" in out
+
+    following = head.rushes("job", "follow", job, *where)
+    assert following.stdout is not None
+    for line in following.stdout:
+        if line.startswith("autoencoder  running"):
+            break
+    code, out, err = ended(head.rushes("job", "stop", str(tmp_path / "runs" / "tiny"), *where))
+    assert code == 0, out + err
+    assert f"job {job} was stopped" in out
+    assert ended(following)[0] == 143
+    stage = tmp_path / "runs" / "tiny" / "stages" / "autoencoder"
+    (commit,) = stage.glob("checkpoints/*/COMMIT")
+    stopped_at = int(commit.parent.name.removeprefix("step-"))
+    assert 0 < stopped_at < 400
+    assert not (stage / "DONE").exists()
+
+    again = (*submit, "--follow")
+    process = head.rushes(*again, cwd=folder)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if f"goes on from step {stopped_at}" in line:
+            process.send_signal(signal.SIGTERM)  # the other way to stop it
+            break
+    code, out, err = ended(process)
+    assert code == 143, out + err
+    newest = max(int(one.name.removeprefix("step-")) for one in stage.glob("checkpoints/step-*"))
+    assert stopped_at < newest < 400
+
+    code, out, err = ended(head.rushes("job", "list", *where, "--json"))
+    assert code == 0, err
+    found = [
+        one for one in json.loads(out) if one["metadata"].get("rushes.run") == str(stage.parents[1])
+    ]
+    assert [one["status"] for one in found] == ["STOPPED", "STOPPED"]
+    sent = {path.name for path in head.session.glob("runtime_resources/working_dir_files/*/*")}
+    assert {"orchestrator", "models", "jobs"} <= sent
+    assert not sent & {".env", "clips.bin"}
+
+
+def test_a_client_without_the_token_is_refused(head: Head, recipe_file: Any) -> None:
+    submit = ("submit", str(recipe_file()), "--address", head.dashboard)
+    code, out, err = ended(head.rushes(*submit, RAY_AUTH_MODE="disabled", RAY_AUTH_TOKEN_PATH=""))
+    assert code == 2, out + err
+    assert len(err.splitlines()) == 1
+    assert "RAY_AUTH_TOKEN" in err

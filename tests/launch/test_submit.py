@@ -1,0 +1,183 @@
+"""`rushes submit` and `rushes job` on a cluster that only pretends to be one."""
+
+import json
+import platform
+import shlex
+from pathlib import Path
+
+import pytest
+
+from orchestrator.__main__ import main
+from orchestrator.launch import jobs as jobs_module
+from orchestrator.launch import submit as submit_module
+from orchestrator.launch.submit import next_id
+from tests.clusters import FakeJobs
+
+ROOT = Path(__file__).parents[2]
+RECIPE = ROOT / "jobs" / "sora_debug.yaml"
+ADDRESS = "http://127.0.0.1:8265"
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeJobs:
+    """A cluster on this machine; commands are typed in an empty folder."""
+    fake = FakeJobs(address=ADDRESS, host_names=(platform.node(),))
+    for module in (jobs_module, submit_module):
+        monkeypatch.setattr(module, "open_jobs", lambda _address: fake)
+    monkeypatch.chdir(tmp_path)
+    return fake
+
+
+def rushes(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
+    monkeypatch.setattr("sys.argv", ["rushes", *args])
+    return main()
+
+
+def submit(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
+    return rushes(monkeypatch, "submit", str(RECIPE), "--address", ADDRESS, *args)
+
+
+def test_a_job_carries_its_run_its_digest_and_the_given_name(
+    jobs: FakeJobs,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert submit(monkeypatch, "--name", "try 7", "--set", "seed=1") == 0
+    (job,) = jobs.list()
+    assert job.metadata["rushes.run"] == str(tmp_path / "runs" / "sora-debug")
+    assert job.metadata["job_name"] == "try 7"
+    assert len(job.metadata["rushes.digest"]) == 64
+    command = shlex.split(jobs.commands[job.id])
+    assert command[:5] == ["python", "-m", "orchestrator", "train", "jobs/sora_debug.yaml"]
+    assert "seed=1" in command
+    out = capsys.readouterr().out
+    assert f"sending {len(jobs.files[job.id])} files, " in out
+    assert f"rushes job stop {job.id} --address {ADDRESS}" in out
+
+
+def test_a_run_that_a_job_works_on_is_not_started_twice(
+    jobs: FakeJobs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert submit(monkeypatch) == 0
+    assert submit(monkeypatch) == 0
+    (job,) = jobs.list()
+    assert f"job {job.id} runs this already; nothing is sent" in capsys.readouterr().out
+
+
+def test_another_recipe_for_a_run_that_goes_on_is_refused(
+    jobs: FakeJobs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert submit(monkeypatch) == 0
+    assert submit(monkeypatch, "--set", "seed=1") == 2
+    (job,) = jobs.list()
+    assert f"stop it: rushes job stop {job.id}" in capsys.readouterr().err
+
+
+def test_a_run_that_ended_is_taken_up_by_another_job(
+    jobs: FakeJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert submit(monkeypatch) == 0
+    (first,) = jobs.list()
+    jobs.end(first.id, status="STOPPED", exit_code=None)
+    assert submit(monkeypatch) == 0
+    second = jobs.list()[1]
+    assert first.id.rpartition("-")[0] == second.id.rpartition("-")[0]
+    assert (first.id[-2:], second.id[-2:]) == ("-1", "-2")
+
+
+def test_two_commands_at_once_start_one_job(
+    jobs: FakeJobs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    send = jobs.submit
+
+    def sooner(job: str, **kwargs: object) -> None:
+        send(job, **kwargs)  # the other command, between our look and our request
+        send(job, **kwargs)
+
+    monkeypatch.setattr(jobs, "submit", sooner)
+    assert submit(monkeypatch) == 0
+    (job,) = jobs.list()
+    assert f"job    {job.id}" in capsys.readouterr().out
+
+
+def test_following_the_same_command_again_follows_the_job_that_is_there(
+    jobs: FakeJobs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert submit(monkeypatch) == 0
+    (job,) = jobs.list()
+    jobs.logs[job.id] = "a line of the log\n"
+    jobs.on_look = lambda: jobs.end(job.id, status="FAILED", exit_code=75)
+    assert submit(monkeypatch, "--follow") == 75
+    assert "a line of the log" in capsys.readouterr().out
+
+
+def test_the_near_end_of_a_tunnel_is_not_this_machine(
+    jobs: FakeJobs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs.host_names = ("head-of-another-network",)
+    assert submit(monkeypatch) == 2
+    err = capsys.readouterr().err
+    assert "--run=runs: a relative folder means nothing on head-of-another-network" in err
+    assert not jobs.list()
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--set", "tracking.uri=postgresql://u:planted@db/mlflow"),  # secret-scan: ok
+        ("--address", "http://u:planted@head:8265"),  # secret-scan: ok
+    ],
+)
+def test_a_password_is_neither_sent_nor_shown(
+    jobs: FakeJobs,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    args: tuple[str, ...],
+) -> None:
+    assert submit(monkeypatch, *args) == 2
+    assert not jobs.list()
+    shown = capsys.readouterr()
+    assert "planted" not in shown.out + shown.err
+
+
+def test_ids_of_a_run_count_up_and_other_runs_do_not_matter() -> None:
+    first = next_id("a", run="s3://b/a", used=[])
+    assert first.endswith("-1")
+    assert next_id("a", run="s3://b/a", used=[first, "raysubmit_x"]).endswith("-2")
+    assert next_id("a", run="s3://b/other", used=[first]).endswith("-1")
+    assert next_id("a", run="s3://b/other", used=[]) != first
+
+
+def test_the_list_holds_old_jobs_and_those_of_one_run(
+    jobs: FakeJobs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs.add("raysubmit_1")
+    jobs.end("raysubmit_1")
+    assert submit(monkeypatch) == 0
+    capsys.readouterr()
+    assert rushes(monkeypatch, "job", "list", "--address", ADDRESS, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["status"] for one in found] == ["SUCCEEDED", "RUNNING"]
+    of_run = ("job", "list", "--address", ADDRESS, "--run", "runs/sora-debug")
+    assert rushes(monkeypatch, *of_run, "--json") == 0
+    assert [one["job"] for one in json.loads(capsys.readouterr().out)] == [found[1]["job"]]
+    assert rushes(monkeypatch, *of_run) == 0
+    assert "RUNNING" in capsys.readouterr().out
+
+
+def test_a_job_is_stopped_by_the_run_that_it_works_on(
+    jobs: FakeJobs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert submit(monkeypatch) == 0
+    assert rushes(monkeypatch, "job", "stop", "runs/sora-debug", "--address", ADDRESS) == 0
+    (job,) = jobs.list()
+    assert job.status == "STOPPED"
+    assert "the command that submitted it goes on with its run" in capsys.readouterr().out
+
+
+def test_a_job_that_is_not_there_is_exit_2(
+    jobs: FakeJobs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert rushes(monkeypatch, "job", "stop", "nobody", "--address", ADDRESS) == 2
+    assert "JOB=nobody" in capsys.readouterr().err
