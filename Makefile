@@ -32,6 +32,7 @@ check: $(STAMP)
 	@$(VENV)/bin/pyright
 	@$(VENV)/bin/lint-imports
 	@$(VENV)/bin/yamllint --strict jobs cluster .pre-commit-config.yaml
+	@$(VENV)/bin/hadolint cluster/image/Dockerfile
 	@$(VENV)/bin/codespell
 
 bench: $(STAMP)

@@ -23,7 +23,7 @@ RECIPE_FOLDER = "jobs"
 # Names of files and folders that are not sent wherever they lie, not even when they are asked for.
 # docs/cluster.md lists them; .rayignore has the same for `ray job submit`.
 SECRET = (
-    *(".*", "*.env", "*.pem", "*.key", "*.p12", "*.pfx", "*.kdbx", "*.jks"),
+    *(".?*", "*.env", "*.pem", "*.key", "*.p12", "*.pfx", "*.kdbx", "*.jks"),
     *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*"),
     *("credentials*", "secrets*", "kubeconfig*", "htpasswd*"),
 )

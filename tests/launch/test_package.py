@@ -2,8 +2,10 @@
 
 import os
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
+from ray._private.runtime_env.packaging import create_package
 
 import orchestrator
 from orchestrator.errors import UserError
@@ -155,3 +157,20 @@ def test_nothing_of_our_own_has_a_name_that_is_not_sent(tmp_path: Path) -> None:
         for path in (ROOT / room).rglob("*.py")
     }
     assert code == there
+
+
+def test_plain_ray_job_submit_sends_code_and_no_secrets(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    for name in ("orchestrator/a.py", "orchestrator/data/b.py", "jobs/a.yaml"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("1")
+    for name in (".env", "orchestrator/.env", "id_rsa", "credentials.json", "orchestrator/a.key"):
+        (folder / name).write_text("planted")
+    sparse(folder / "runs" / "a" / "frames.raw", 1000)
+    sparse(folder / "weights.safetensors", 1000)
+    (folder / ".rayignore").write_text((ROOT / ".rayignore").read_text())
+    target = tmp_path / "package.zip"
+    create_package(str(folder), target, include_gitignore=True)
+    with ZipFile(target) as package_file:
+        sent = {name for name in package_file.namelist() if not name.endswith("/")}
+    assert sent == {"orchestrator/a.py", "orchestrator/data/b.py", "jobs/a.yaml"}
