@@ -158,7 +158,9 @@ def test_a_stopped_job_saves_and_goes_on_by_the_same_command(
     with (folder / "clips.bin").open("wb") as file:
         file.truncate(2 * 10**9)
     where = ("--address", head.dashboard)
-    submit = ("submit", str(recipe_file(steps=400)), *where)
+    # A relative place means this machine's, which the head is on.
+    place = ("--set", "tracking.uri=sqlite:///mlflow.db")
+    submit = ("submit", str(recipe_file(steps=400)), *where, *place)
     code, out, err = ended(head.rushes(*submit, cwd=folder))
     assert code == 0, out + err
     job = out.partition("\njob    ")[2].partition("\n")[0]
@@ -200,6 +202,7 @@ def test_a_stopped_job_saves_and_goes_on_by_the_same_command(
         one for one in json.loads(out) if one["metadata"].get("rushes.run") == str(stage.parents[1])
     ]
     assert [one["status"] for one in found] == ["STOPPED", "STOPPED"]
+    assert (folder / "mlflow.db").exists()
     sent = {path.name for path in head.session.glob("runtime_resources/working_dir_files/*/*")}
     assert {"orchestrator", "models", "jobs"} <= sent
     assert not sent & {".env", "clips.bin"}
