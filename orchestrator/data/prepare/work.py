@@ -41,12 +41,15 @@ T = TypeVar("T", bound=Row)
 
 
 def work(task_json: str) -> str:
-    """Does a task; returns ``{"output"}`` or, if its store or a plug-in failed, ``{"error"}``."""
+    """Does a task; returns ``{"output"}`` or, if anything failed, ``{"error"}``.
+
+    Nothing is raised: whoever asked another process for it would take that for dead.
+    """
     cv2.setNumThreads(1)
-    task = Task.from_json(task_json)
     try:
+        task = Task.from_json(task_json)
         _Unit(task).run()
-    except RushesError as error:
+    except Exception as error:  # the edge of this process
         return json.dumps({"error": told(error)})
     return json.dumps({"output": task.output})
 

@@ -305,6 +305,20 @@ def test_a_defect_costs_one_file(
     assert failed[0]["detail"].startswith("KeyError: ")
 
 
+def test_a_defect_outside_of_files_is_an_answer_and_no_death(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from orchestrator.data.prepare import work as module
+
+    def faulty(*_: Any, **__: Any) -> Any:
+        raise KeyError("a defect of ours")
+
+    monkeypatch.setattr(module, "clips_of", faulty)
+    with pytest.raises(RushesError, match=r"^clips \w+: KeyError: 'a defect of ours'$") as told:
+        run(raw, tmp_path)
+    assert told.value.exit_code == 1
+
+
 def test_plug_ins_score_and_caption(raw: Path, tmp_path: Path) -> None:
     scorer = (
         f"scorers=[{{id: red, use: '{MODELS}:Redness', scores: [red], options: {{factor: 2}}}}]"
