@@ -158,19 +158,26 @@ class Units:
     def forget_others(self, steps: Iterable[str] | None = None) -> None:
         """Deletes what steps wrote for other configurations and other videos."""
         wanted = {name.removesuffix(".parquet") for name in self._files.values()}
+        old: list[str] = []
         for name in self.store.list(f"{STEPS}/"):
             step, _, file = name.removeprefix(f"{STEPS}/").partition("/")
             is_old = f"{STEPS}/{step}/{file.partition('.')[0]}" not in wanted
             if is_old and (steps is None or step in steps):
-                self.store.delete(name)
+                old.append(name)
+        self._delete(old)
 
     def forget(self, step: str) -> None:
         """Deletes all that a step wrote."""
-        self.store.delete_prefix(f"{STEPS}/{step}/")
+        self._delete(self.store.list(f"{STEPS}/{step}/"))
 
     def adopt(self, step: str, unit: str, *, output: str) -> None:
         """Keeps a file that is not of a unit of videos."""
         self._files[step, unit] = output
+
+    def _delete(self, names: Sequence[str]) -> None:
+        """Rows first: those without the clips that they tell of would be gone on with."""
+        for name in sorted(names, key=lambda name: not name.endswith(".parquet")):
+            self.store.delete(name)
 
     def _there(self, step: str) -> set[str]:
         return set(self.store.list(f"{STEPS}/{step}/"))

@@ -483,6 +483,37 @@ def test_a_damaged_encoded_clip_is_not_packed(raw: Path, tmp_path: Path) -> None
         run(raw, tmp_path)
 
 
+def test_encoded_clips_that_are_lost_are_told_and_no_clip_is_dropped(
+    raw: Path, prepared: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(prepared, tmp_path / "out")
+    for blob in (tmp_path / "out" / "steps" / "encode").glob("*.clips"):
+        blob.unlink()
+    teller = f"captioners=[{{id: tell, use: '{MODELS}:Teller'}}]"
+    with pytest.raises(UserError, match=r"\.clips: damaged at byte 0, .* delete the \.parquet"):
+        run(raw, tmp_path / "out", config=configured(teller))
+
+
+@pytest.mark.parametrize("override", ["keep_encoded=false", "encoding.crf=20"])
+def test_killed_while_it_forgets_no_rows_are_left_without_their_clips(
+    raw: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str
+) -> None:
+    shutil.copytree(prepared, tmp_path / "out")
+    delete = FolderStore.delete
+
+    def delete_or_die(store: FolderStore, key: str) -> None:
+        delete(store, key)
+        if key.startswith("steps/encode/"):
+            raise Killed
+
+    monkeypatch.setattr(FolderStore, "delete", delete_or_die)
+    with pytest.raises(Killed):
+        run(raw, tmp_path / "out", config=configured(override))
+    monkeypatch.setattr(FolderStore, "delete", delete)
+    assert run(raw, tmp_path / "out").kept == 5
+    assert files_of(tmp_path / "out") == files_of(prepared)
+
+
 def test_frames_of_every_kept_clip_decode(prepared: Path) -> None:
 
     with tarfile.open(prepared / "shard-000001.tar") as archive:
