@@ -41,7 +41,7 @@ def probe(row: Listed) -> Probed:
 
 
 def _described(row: Listed) -> Description:
-    """Captions of a table come first, then those beside the file."""
+    """Captions are of the table, or beside a file that was found below a folder."""
     store = open_store(row.root)
     named = {"txt": row.txt, "json": row.json}
     try:
@@ -49,7 +49,7 @@ def _described(row: Listed) -> Description:
     except ValueError as error:
         raise BrokenError(CAPTION, str(error)) from None
     return Description(
-        captions=tuple(dict.fromkeys((*row.captions, *found.captions))),
+        captions=tuple(dict.fromkeys(row.captions or found.captions)),
         labels=found.labels,
         fps=found.fps,
     )
