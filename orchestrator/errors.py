@@ -31,6 +31,12 @@ class StoppedError(RushesError):
     exit_code = 143
 
 
+def in_a_line(error: BaseException) -> str:
+    """What a stranger's error is, and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+
+
 _TOLD = (UserError, UnavailableError, FencedError, StoppedError)
 
 

@@ -32,7 +32,7 @@ from orchestrator.data.prepare.scenes import cut
 from orchestrator.data.prepare.score import score
 from orchestrator.data.prepare.tasks import Task
 from orchestrator.data.prepare.transcode import encoded
-from orchestrator.errors import RushesError, told
+from orchestrator.errors import RushesError, in_a_line, told
 from orchestrator.recipe.prepare import Prepare
 from orchestrator.storage.errors import NotFoundError
 from orchestrator.storage.store import open_store
@@ -254,5 +254,4 @@ class _Unit:
         except RushesError:
             raise
         except Exception as error:  # the edge of a stranger's file
-            lines = str(error).strip().splitlines()
-            return otherwise(FAILED, f"{type(error).__name__}: {lines[0] if lines else ''}")
+            return otherwise(FAILED, in_a_line(error))
