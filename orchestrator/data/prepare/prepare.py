@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Any
 
 from orchestrator.data.prepare import choose as choosing
@@ -14,6 +14,7 @@ from orchestrator.data.prepare.finish import Finished, fates_of, planned_of
 from orchestrator.data.prepare.listing import Listing
 from orchestrator.data.prepare.publish import is_published, origin_of, publish
 from orchestrator.data.prepare.records import (
+    REFUSED,
     Chosen,
     Clip,
     Cut,
@@ -32,6 +33,7 @@ from orchestrator.data.prepare.steps import (
     scoring_steps,
 )
 from orchestrator.data.prepare.tasks import digest_of
+from orchestrator.errors import UserError
 from orchestrator.recipe.prepare import Prepare
 from orchestrator.storage.store import Store
 
@@ -62,6 +64,7 @@ def prepare(
         on_progress: told (step, done, all).
 
     Raises:
+        UserError: if the source's store refuses every file.
         RushesError: what a store or a plug-in raised.
     """
     units = Units(store, listing.rows, config=config, executor=executor, on_progress=on_progress)
@@ -83,7 +86,10 @@ def _make(units: Units, *, source: str, origin: dict[str, Any]) -> None:
     config = units.config
     digests = {unit: of[LIST] for unit, of in units.digests.items()}
     units.write(LIST, units.listed, kind=Listed, digests=digests)
-    for step in scoring_steps(config):
+    probing, *others = scoring_steps(config)
+    units.run(probing)
+    _check_access(units, probing.name, source=source)
+    for step in others:
         units.run(step)
     clips = _looked(units)
     _choose(units, clips)
@@ -92,6 +98,18 @@ def _make(units: Units, *, source: str, origin: dict[str, Any]) -> None:
     planned = list(planned_of(finished, config=config, source=source))
     fates = _fates(units, finished, shards={one.key: one.shard for one in planned})
     publish(units, planned, fates, origin=origin)
+
+
+def _check_access(units: Units, step: str, *, source: str) -> None:
+    """A file that the store refuses is a row; if it refuses all, these are wrong credentials."""
+    rows = chain.from_iterable(units.read_unit(step, unit, kind=Probed) for unit in units.listed)
+    refused = list(takewhile(lambda row: row.reason == REFUSED, rows))
+    if len(refused) == sum(map(len, units.listed.values())):
+        units.forget(step)  # with others it is to be done again
+        raise UserError(
+            f"{source}: all of {len(refused)} files are refused, wanted credentials that may read "
+            f"them; {refused[0].detail}"
+        )
 
 
 def _looked(units: Units) -> dict[str, list[Looked]]:

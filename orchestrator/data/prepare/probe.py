@@ -3,7 +3,7 @@
 import json
 
 from orchestrator.data.describe import Description, describe
-from orchestrator.data.prepare.media import BrokenError, declared_s, decoded, image
+from orchestrator.data.prepare.media import BrokenError, declared_s, decoded, image, one_file
 from orchestrator.data.prepare.records import (
     BROKEN,
     CAPTION,
@@ -45,7 +45,9 @@ def _described(row: Listed) -> Description:
     store = open_store(row.root)
     named = {"txt": row.txt, "json": row.json}
     try:
-        found = describe({ext: store.get(name) for ext, name in named.items() if name is not None})
+        with one_file():
+            texts = {ext: store.get(name) for ext, name in named.items() if name is not None}
+        found = describe(texts)
     except ValueError as error:
         raise BrokenError(CAPTION, str(error)) from None
     return Description(

@@ -150,10 +150,12 @@ class Units:
     def read(self, step: str, *, kind: type[T]) -> dict[str, list[T]]:
         """Rows of a step by unit; units that it was not done for have none."""
         units = [unit for unit in self.listed if (step, unit) in self._files]
-        found = in_threads(
-            lambda unit: read_rows(self.store, self._files[step, unit], kind=kind), units
-        )
+        found = in_threads(lambda unit: self.read_unit(step, unit, kind=kind), units)
         return {unit: [] for unit in self.listed} | dict(zip(units, found, strict=True))
+
+    def read_unit(self, step: str, unit: str, *, kind: type[T]) -> list[T]:
+        """Rows of a step that was done for a unit."""
+        return read_rows(self.store, self._files[step, unit], kind=kind)
 
     def forget_others(self, steps: Iterable[str] | None = None) -> None:
         """Deletes what steps wrote for other configurations and other videos."""

@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from orchestrator.data.names import key_and_ext, unsafe
 from orchestrator.data.prepare.keys import clip_key, keys_of, unit_of, units_for
 from orchestrator.data.prepare.listing import Listing, list_source
-from orchestrator.data.prepare.records import IMAGE, MISSING, NAME, VIDEO
+from orchestrator.data.prepare.records import IMAGE, MISSING, NAME, REFUSED, VIDEO
 from orchestrator.errors import UserError
+from orchestrator.storage.entry import Entry
+from orchestrator.storage.errors import RefusedError
+from orchestrator.storage.folder import FolderStore
 
 
 def put(folder: Path, *names: str) -> None:
@@ -140,6 +143,25 @@ def test_a_table_names_videos_and_their_captions(tmp_path: Path) -> None:
         *[str(tmp_path / "in")] * 2,
         str(tmp_path / "else"),
         str(tmp_path / "in"),
+    ]
+
+
+def test_a_file_of_a_table_that_the_store_refuses_is_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, "a.mp4", "b.mp4")
+    entry = FolderStore.entry
+
+    def refusing(store: FolderStore, key: str) -> Entry:
+        if key == "b.mp4":
+            raise RefusedError("b.mp4: not for you")
+        return entry(store, key)
+
+    monkeypatch.setattr(FolderStore, "entry", refusing)
+    rows = listed(csv_table(tmp_path / "t.csv", "path\na.mp4\nb.mp4\n")).rows
+    assert [(row.reason, row.detail) for row in rows] == [
+        (None, ""),
+        (REFUSED, "b.mp4: not for you"),
     ]
 
 

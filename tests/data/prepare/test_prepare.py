@@ -23,8 +23,10 @@ from orchestrator.data.reader import Reader
 from orchestrator.data.validate import validate_clips
 from orchestrator.errors import RushesError, UserError
 from orchestrator.recipe.prepare import Prepare, load_prepare
+from orchestrator.storage.errors import RefusedError
 from orchestrator.storage.folder import FolderStore
-from orchestrator.storage.store import open_store
+from orchestrator.storage.fsspec_store import FsspecStore
+from orchestrator.storage.store import Store, open_store
 from tests.data.prepare.films import BLUE, GREEN, RED, broken_films, film, one_scene, photo, scene
 
 SHAPES = ("frames: 8, size: [48, 64]", "frames: 8, size: [64, 64]", "frames: 1, size: [64, 64]")
@@ -59,7 +61,7 @@ class Counting(Here):
 
 
 def run(
-    raw: Path,
+    raw: Path | str,
     out: Path | str,
     *,
     config: Prepare | None = None,
@@ -425,6 +427,63 @@ def test_a_bucket_is_prepared_into_a_bucket(raw: Path, place: str) -> None:
     originals = {index.sample(row).original for row in range(2)}
     assert originals == {None, f"{place}/films/green.mkv"}
     assert validate_clips(index, on_clips=lambda *_: None).faults == ()
+
+
+@pytest.fixture
+def refusing(raw: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, set[str]]:
+    """A source of a film and a photo, and names that its store does not give away."""
+    source = open_store("memory://refusing/films")
+    for name in ("green.mkv", "p.png"):
+        source.put(name, (raw / name).read_bytes())
+    refused: set[str] = set()
+    get_range = FsspecStore.get_range
+
+    def get_or_refuse(store: FsspecStore, key: str, *, start: int, length: int) -> bytes:
+        if key in refused:
+            raise RefusedError(f"{key}: the store refused these credentials")
+        return get_range(store, key, start=start, length=length)
+
+    monkeypatch.setattr(FsspecStore, "get_range", get_or_refuse)
+    return source, refused
+
+
+def test_a_file_that_the_store_refuses_is_a_row(
+    refusing: tuple[Store, set[str]], tmp_path: Path
+) -> None:
+    source, refused = refusing
+    refused.add("green.mkv")
+    report = run(source.uri, tmp_path)
+    assert (report.by_reason, report.kept) == ({("video", "refused"): 1}, 1)
+    (row,) = (row for row in rows_of(tmp_path) if row["reason"] == "refused")
+    assert row["detail"] == "green.mkv: the store refused these credentials"
+
+
+def test_a_store_that_refuses_everything_ends_it_and_leaves_no_rows(
+    refusing: tuple[Store, set[str]], tmp_path: Path
+) -> None:
+    source, refused = refusing
+    refused |= {"green.mkv", "p.png"}
+    with pytest.raises(UserError, match=r"films: all of 2 files are refused.*; \S+: the store"):
+        run(source.uri, tmp_path)
+    assert not (tmp_path / ROWS).exists()
+    refused.clear()
+    assert run(source.uri, tmp_path).kept == 2
+
+
+def test_a_target_that_refuses_ends_it(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = FolderStore.put
+
+    def put_or_refuse(store: FolderStore, key: str, data: bytes | memoryview) -> None:
+        if key.endswith(".clips"):
+            raise RefusedError(f"{key}: permission denied")
+        put(store, key, data)
+
+    monkeypatch.setattr(FolderStore, "put", put_or_refuse)
+    with pytest.raises(UserError, match=r"\.clips: permission denied"):
+        run(raw, tmp_path)
+    assert not (tmp_path / ROWS).exists()
 
 
 def test_encoded_clips_may_be_dropped(raw: Path, prepared: Path, tmp_path: Path) -> None:
