@@ -8,11 +8,11 @@ from orchestrator.data.parallel import in_threads
 from orchestrator.data.prepare import clips, plugins, probe, scenes, score
 from orchestrator.data.prepare.executors import Executor, run_surviving
 from orchestrator.data.prepare.files import read_rows, write_rows
-from orchestrator.data.prepare.keys import unit_of, units_for
+from orchestrator.data.prepare.keys import units_of
 from orchestrator.data.prepare.records import Listed, Row
-from orchestrator.data.prepare.tasks import STEPS, Task, digest_of, output_of, unit_name
+from orchestrator.data.prepare.tasks import STEPS, Task, digest_of, output_of
 from orchestrator.recipe.prepare import Model, Prepare
-from orchestrator.storage.store import Store, join_uri
+from orchestrator.storage.store import Store
 
 T = TypeVar("T", bound=Row)
 
@@ -92,12 +92,10 @@ class Units:
         self.config = config
         self._executor = executor
         self._on_progress = on_progress
-        count = units_for(len(listed), per_unit=config.unit_videos)
-        groups: dict[str, list[Listed]] = {}
-        for row in listed:
-            number = unit_of(join_uri(row.root, row.name), units=count)
-            groups.setdefault(unit_name(number), []).append(row)
-        self.listed = {unit: tuple(groups[unit]) for unit in sorted(groups)}
+        units = units_of([row.key for row in listed], per_unit=config.unit_videos)
+        self.listed = {
+            unit: tuple(listed[place] for place in places) for unit, places in units.items()
+        }
         self.digests: dict[str, dict[str, str]] = {
             unit: {LIST: digest_of(rows)} for unit, rows in self.listed.items()
         }

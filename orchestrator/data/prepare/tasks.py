@@ -15,7 +15,7 @@ class Task:
     Attributes:
         step: name of the step; plug-ins have one each.
         target: URI of the place that everything is written to.
-        unit: number of the unit.
+        unit: name of the unit.
         inputs: files that are read, by the step that wrote them.
         output: file that is written last; its name holds the digest of all that it depends on.
         videos: keys of the videos in it.
@@ -63,11 +63,6 @@ def digest_of(*parts: object) -> str:
     """A short name of what JSON says of the parts."""
     text = json.dumps(parts, sort_keys=True, default=asdict)  # pyright: ignore[reportArgumentType]
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def unit_name(number: int) -> str:
-    """Units are named by number."""
-    return f"{number:06d}"
 
 
 def output_of(step: str, unit: str, *, digest: str) -> str:
