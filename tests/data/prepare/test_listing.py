@@ -60,6 +60,18 @@ def test_what_lies_in_the_target_is_not_prepared(tmp_path: Path) -> None:
         listed(tmp_path, target=str(tmp_path))
 
 
+def test_nothing_is_prepared_that_lies_in_the_target(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    put(target, "shard-videos/a.mp4")
+    with pytest.raises(UserError, match=r"shard-videos: inside of TARGET"):
+        listed(target / "shard-videos", target=str(target))
+    (tmp_path / "link").symlink_to(target)
+    for path in ("out/shard-videos/a.mp4", "link/shard-videos/a.mp4"):
+        table = csv_table(tmp_path / "t.csv", f"path\n{path}\n")
+        with pytest.raises(UserError, match=r"out/shard-videos/a.mp4: inside of TARGET"):
+            listed(table, target=str(target))
+
+
 def test_a_folder_without_videos_is_refused(tmp_path: Path) -> None:
     put(tmp_path, "a.pdf")
     with pytest.raises(UserError, match="no videos or images, wanted one of mp4"):
