@@ -8,6 +8,7 @@ from typing import Any
 from orchestrator.data.prepare import choose as choosing
 from orchestrator.data.prepare import pack, transcode
 from orchestrator.data.prepare.choose import Looked, choose, looked
+from orchestrator.data.prepare.claim import take
 from orchestrator.data.prepare.executors import Executor
 from orchestrator.data.prepare.fates import Fate, Report, read_report
 from orchestrator.data.prepare.finish import Finished, fates_of, planned_of
@@ -53,7 +54,7 @@ def prepare(
 
     What is done already, by an earlier call for the same videos and configuration, is not done
     again, and a call that was stopped anywhere is gone on with. Without a clip that is kept there
-    are rows, and no index.
+    are rows, and no index. A later call takes the target over.
 
     Args:
         store: the target.
@@ -64,10 +65,27 @@ def prepare(
         on_progress: told (step, done, all).
 
     Raises:
-        UserError: if the source's store refuses every file.
+        UserError: if the source's store refuses every file, or the target holds what others wrote.
+        FencedError: if a later call took the target over.
         RushesError: what a store or a plug-in raised.
     """
-    units = Units(store, listing.rows, config=config, executor=executor, on_progress=on_progress)
+    claim = take(store)
+    units = Units(
+        *(store, listing.rows),
+        claim=claim,
+        config=config,
+        executor=executor,
+        on_progress=on_progress,
+    )
+    try:
+        return _prepared(units, source=source)
+    except UserError:
+        claim.check()  # what is lacking may have been deleted by whoever took over
+        raise
+
+
+def _prepared(units: Units, *, source: str) -> Report:
+    store, config = units.store, units.config
     digests = {unit: of[LIST] for unit, of in units.digests.items()}
     tree = config.model_dump(mode="json")
     versions = [

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from orchestrator.data.parallel import in_threads
 from orchestrator.data.prepare import clips, plugins, probe, scenes, score
+from orchestrator.data.prepare.claim import Claim
 from orchestrator.data.prepare.executors import Executor, run_surviving
 from orchestrator.data.prepare.files import read_rows, write_rows
 from orchestrator.data.prepare.keys import units_of
@@ -73,6 +74,7 @@ class Units:
 
     Args:
         store: the target.
+        claim: to it.
         listed: all videos and images.
         config: what to make of them.
         executor: who does the work.
@@ -84,11 +86,13 @@ class Units:
         store: Store,
         listed: Sequence[Listed],
         *,
+        claim: Claim,
         config: Prepare,
         executor: Executor,
         on_progress: OnProgress,
     ) -> None:
         self.store = store
+        self.claim = claim
         self.config = config
         self._executor = executor
         self._on_progress = on_progress
@@ -135,11 +139,13 @@ class Units:
     def do(self, step: str, tasks: Sequence[Task], *, skipped: int) -> None:
         """Does tasks of a step and tells how far it is; so much of it was done before."""
         done, total = skipped, skipped + _weight(tasks)
+        self.claim.check()
         self._on_progress(step, done, total)
 
         def on_done(task: Task) -> None:
             nonlocal done
             done += _weight([task])
+            self.claim.look()
             self._on_progress(step, done, total)
 
         if tasks:
@@ -164,20 +170,22 @@ class Units:
             is_old = f"{STEPS}/{step}/{file.partition('.')[0]}" not in wanted
             if is_old and (steps is None or step in steps):
                 old.append(name)
-        self._delete(old)
+        self.delete(old)
 
     def forget(self, step: str) -> None:
         """Deletes all that a step wrote."""
-        self._delete(self.store.list(f"{STEPS}/{step}/"))
+        self.delete(self.store.list(f"{STEPS}/{step}/"))
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Deletes files of this target, while it is ours."""
+        # Rows first: those without the clips that they tell of would be gone on with.
+        for name in sorted(names, key=lambda name: not name.endswith(".parquet")):
+            self.claim.check()
+            self.store.delete(name)
 
     def adopt(self, step: str, unit: str, *, output: str) -> None:
         """Keeps a file that is not of a unit of videos."""
         self._files[step, unit] = output
-
-    def _delete(self, names: Sequence[str]) -> None:
-        """Rows first: those without the clips that they tell of would be gone on with."""
-        for name in sorted(names, key=lambda name: not name.endswith(".parquet")):
-            self.store.delete(name)
 
     def _there(self, step: str) -> set[str]:
         return set(self.store.list(f"{STEPS}/{step}/"))

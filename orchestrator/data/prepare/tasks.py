@@ -22,6 +22,8 @@ class Task:
         config: of the whole preparation.
         model: number of the plug-in among those of its kind.
         cpus, gpus: that it needs.
+        owner: token of the claim to the target (``claim.py``), to be looked at before a file is
+            written that another start may write otherwise.
         crashed: videos that ended a worker; they are not touched.
         only: tries this video and writes nothing.
     """
@@ -36,6 +38,7 @@ class Task:
     model: int | None = None
     cpus: float = 1.0
     gpus: float = 0.0
+    owner: str | None = None
     crashed: tuple[str, ...] = field(default=())
     only: str | None = None
 

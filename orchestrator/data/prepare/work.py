@@ -7,6 +7,7 @@ from typing import TypeVar
 import cv2
 
 from orchestrator.data.prepare.blobs import BlobWriter, read_blob
+from orchestrator.data.prepare.claim import Claim
 from orchestrator.data.prepare.clips import clips_of
 from orchestrator.data.prepare.files import read_rows, write_rows
 from orchestrator.data.prepare.media import BrokenError
@@ -80,8 +81,7 @@ class _Unit:
             case "caption":
                 self._write(self._captioned(), kind=Seen)
             case "shards":
-                planned = self._read("plan", kind=Planned)
-                self._write(pack(self._store, planned), kind=Packed)
+                self._write(self._packed(), kind=Packed)
             case _:
                 raise AssertionError(self._task.step)
 
@@ -200,6 +200,13 @@ class _Unit:
                 ],
             )
         ]
+
+    def _packed(self) -> list[Packed]:
+        assert self._task.owner is not None
+        claim = Claim(self._store, self._task.owner)
+        rows = pack(self._store, self._read("plan", kind=Planned), claim=claim)
+        claim.check()  # these rows say that the shard is there, and another start may replace it
+        return rows
 
     def _blob(self, clip: Encoded) -> bytes:
         return read_blob(
