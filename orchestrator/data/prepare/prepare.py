@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import chain, takewhile
+from itertools import chain
 from typing import Any
 
 from orchestrator.data.prepare import choose as choosing
@@ -15,6 +15,9 @@ from orchestrator.data.prepare.finish import Finished, fates_of, planned_of
 from orchestrator.data.prepare.listing import Listing
 from orchestrator.data.prepare.publish import is_published, origin_of, publish
 from orchestrator.data.prepare.records import (
+    EMPTY,
+    MISSING,
+    NAME,
     REFUSED,
     Chosen,
     Clip,
@@ -120,9 +123,15 @@ def _make(units: Units, *, source: str, origin: dict[str, Any]) -> None:
 
 def _check_access(units: Units, step: str, *, source: str) -> None:
     """A file that the store refuses is a row; if it refuses all, these are wrong credentials."""
-    rows = chain.from_iterable(units.read_unit(step, unit, kind=Probed) for unit in units.listed)
-    refused = list(takewhile(lambda row: row.reason == REFUSED, rows))
-    if len(refused) == sum(map(len, units.listed.values())):
+    refused: list[Probed] = []
+    for row in chain.from_iterable(
+        units.read_unit(step, unit, kind=Probed) for unit in units.listed
+    ):
+        if row.reason == REFUSED:
+            refused.append(row)
+        elif row.reason not in (MISSING, NAME, EMPTY):  # it was read
+            return
+    if refused:
         units.forget(step)  # with others it is to be done again
         raise UserError(
             f"{source}: all of {len(refused)} files are refused, wanted credentials that may read "

@@ -437,6 +437,7 @@ def refusing(raw: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, set[str
     source = open_store("memory://refusing/films")
     for name in ("green.mkv", "p.png"):
         source.put(name, (raw / name).read_bytes())
+    source.put("empty.mp4", b"")
     refused: set[str] = set()
     get_range = FsspecStore.get_range
 
@@ -455,7 +456,10 @@ def test_a_file_that_the_store_refuses_is_a_row(
     source, refused = refusing
     refused.add("green.mkv")
     report = run(source.uri, tmp_path)
-    assert (report.by_reason, report.kept) == ({("video", "refused"): 1}, 1)
+    assert (report.by_reason, report.kept) == (
+        {("video", "refused"): 1, ("video", "empty"): 1},
+        1,
+    )
     (row,) = (row for row in rows_of(tmp_path) if row["reason"] == "refused")
     assert row["detail"] == "green.mkv: the store refused these credentials"
 
