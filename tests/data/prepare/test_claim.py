@@ -91,6 +91,14 @@ def test_of_two_starts_the_later_one_goes_on(raw: Path, tmp_path: Path, step: st
     assert files_of(out) == files_of(tmp_path / "first")
 
 
+def test_a_worker_of_an_earlier_start_writes_no_shard(raw: Path, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    with pytest.raises(FencedError):
+        run(raw, tmp_path, on_progress=meanwhile("shards", lambda: take(store)))
+    assert store.list("steps/plan/")
+    assert not [*store.list("shard-"), *store.list("steps/shards/")]
+
+
 def test_a_start_that_lost_its_files_says_who_took_over(raw: Path, tmp_path: Path) -> None:
     def lose() -> None:
         take(open_store(str(tmp_path)))
