@@ -31,17 +31,31 @@ class StoppedError(RushesError):
     exit_code = 143
 
 
+def in_a_line(error: BaseException) -> str:
+    """What a stranger's error is, and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+
+
+_TOLD = (UserError, UnavailableError, FencedError, StoppedError)
+
+
 def told(error: BaseException) -> dict[str, str]:
-    """An error as JSON, for another process; ``heard`` makes one of it again."""
-    if isinstance(error, RushesError):
-        return {"kind": type(error).__name__, "text": str(error)}
-    return {"kind": RushesError.__name__, "text": f"{type(error).__name__}: {error}"}
+    """An error as JSON, for another process; ``heard`` makes one of it again.
+
+    Other rooms have kinds of their own: each is told as the nearest one of this file.
+    """
+    kind = next((one for one in type(error).__mro__ if one in _TOLD), RushesError)
+    is_ours = isinstance(error, RushesError)
+    return {
+        "kind": kind.__name__,
+        "text": str(error) if is_ours else f"{type(error).__name__}: {error}",
+    }
 
 
 def heard(message: dict[str, str], *, where: str) -> RushesError:
     """The error that another process told of, with a place before its text."""
-    kinds = (UserError, UnavailableError, FencedError, StoppedError)
-    kind = next((one for one in kinds if one.__name__ == message["kind"]), RushesError)
+    kind = next((one for one in _TOLD if one.__name__ == message["kind"]), RushesError)
     return kind(f"{where}: {message['text']}")
 
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 from orchestrator.errors import UserError
 from orchestrator.storage.direct import LEAST_BYTES, write_direct
 from orchestrator.storage.entry import Entry
-from orchestrator.storage.errors import NotFoundError, TransientError
+from orchestrator.storage.errors import NotFoundError, RefusedError, TransientError
 from orchestrator.storage.pieces import Begin
 from orchestrator.storage.retry import retrying
 from orchestrator.storage.uri import check_key
@@ -224,7 +224,7 @@ def _named(path: Path) -> Iterator[Path]:
     except FileNotFoundError:
         raise NotFoundError(f"{path}: no such file") from None
     except PermissionError:
-        raise UserError(f"{path}: permission denied") from None
+        raise RefusedError(f"{path}: permission denied") from None
     except (NotADirectoryError, FileExistsError, IsADirectoryError) as error:
         raise UserError(f"{path}: {error.strerror}") from None
     except OSError as error:

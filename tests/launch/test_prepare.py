@@ -1,5 +1,6 @@
 """`rushes prepare --local`: what is printed, exit codes, and commands that take the result."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -150,3 +151,50 @@ def test_killed_it_goes_on(raw: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "index.json").exists()
     done = subprocess.run(args, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "kept: 17 frames of 144 x 256" in done.stdout
+
+
+DEADLY = """
+import os, pathlib, signal
+from orchestrator.data.prepare.plugins import Said
+
+class Deadly:
+    def __init__(self, *, shown, armed):
+        self._shown, self._armed = pathlib.Path(shown), pathlib.Path(armed)
+
+    def __call__(self, looks):
+        with self._shown.open("a") as file:
+            file.write(looks[0].key + "\\n")
+        if looks[0].key.startswith("film2") and self._armed.exists():
+            self._armed.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [Said(scores={"well": 1.0}) for _ in looks]
+"""
+
+
+def test_killed_inside_a_step_it_does_no_finished_unit_of_it_again(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        one_scene(tmp_path / "raw" / f"film{number}.mp4", number, seconds=1.0)
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    shown, armed = tmp_path / "shown.txt", tmp_path / "armed"
+    armed.touch()
+    options = f"{{shown: {shown}, armed: {armed}}}"
+    scorer = f"{{id: deadly, use: 'deadly:Deadly', scores: [well], options: {options}}}"
+    args = ["prepare", str(tmp_path / "raw"), str(tmp_path / "out"), *FAST]
+    args += ["--set", "buckets=[{frames: 8, size: [48, 64]}]", "--set", "unit_videos=1"]
+    args += ["--set", f"scorers=[{scorer}]"]
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    killed = subprocess.run(
+        [sys.executable, "-m", "orchestrator", *args],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    before = shown.read_text().split()
+    assert before == [f"film{number}-00000" for number in range(3)]
+    monkeypatch.syspath_prepend(str(tmp_path))
+    code, _, err = rushes(capsys, *args)
+    assert (code, err) == (0, "")
+    assert shown.read_text().split() == [*before, *(f"film{n}-00000" for n in (2, 3, 4))]

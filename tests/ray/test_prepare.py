@@ -41,7 +41,7 @@ def files_of(out: Path) -> dict[str, bytes]:
     return {
         path.relative_to(out).as_posix(): path.read_bytes()
         for path in out.rglob("*")
-        if path.is_file()
+        if path.is_file() and path.name != "prepare.json"  # which names the process
     }
 
 

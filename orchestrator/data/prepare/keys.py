@@ -30,14 +30,21 @@ def clip_key(video: str, number: int) -> str:
     return f"{video}-{number:05d}"
 
 
-def unit_of(name: str, *, units: int) -> int:
-    """The unit of work that a video belongs to, of so many: it does not hang on other videos."""
-    return int(_hash(name), 16) % units
+def units_of(keys: Sequence[str], *, per_unit: int) -> dict[str, range]:
+    """Units of work: places of at most ``per_unit`` keys that follow each other.
 
-
-def units_for(videos: int, *, per_unit: int) -> int:
-    """How many units: a power of two, so that few more videos seldom change it."""
-    return 1 << max(0, (-(-videos // per_unit) - 1).bit_length())
+    A unit ends behind every key whose hash says so, which is one in ``per_unit``, and is called
+    after its first key. So keys that come or go change the units that they are in, and no others
+    than those up to the next such end.
+    """
+    units: dict[str, range] = {}
+    start = 0
+    for end, key in enumerate(keys, start=1):
+        is_an_end = int(_hash(key), 16) % per_unit == 0
+        if is_an_end or end - start == per_unit or end == len(keys):
+            units[_hash(keys[start])] = range(start, end)
+            start = end
+    return units
 
 
 def _key(name: str) -> str:

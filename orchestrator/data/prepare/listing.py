@@ -9,7 +9,7 @@ from orchestrator.data.prepare.keys import keys_of
 from orchestrator.data.prepare.records import IMAGE, NAME, VIDEO, Listed
 from orchestrator.data.prepare.tables import is_table, list_table
 from orchestrator.errors import UserError
-from orchestrator.storage.store import Entry, open_store, resolve
+from orchestrator.storage.store import Entry, join_uri, open_store, resolve
 
 VIDEOS = ("mp4", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "m4v")
 IMAGES = ("jpg", "jpeg", "png", "webp")
@@ -32,13 +32,18 @@ def list_source(source: str, *, target: str) -> Listing:
         target: where shards go; what lies there is not looked at.
 
     Raises:
-        UserError: if there is nothing, or the table is not one.
+        UserError: if there is nothing, the table is not one, or anything lies in the target: what
+            lies there may be deleted.
     """
     uri, out = resolve(source), resolve(target)
     if out == uri:
         raise UserError(f"{uri}: both SOURCE and TARGET, wanted another place for the shards")
+    _refuse_inside(uri, out)
     if is_table(uri):
-        return Listing(rows=list_table(uri, kind_of=_kind_in_table), others=0)
+        rows = list_table(uri, kind_of=_kind_in_table)
+        for row in rows:
+            _refuse_inside(resolve(join_uri(row.root, row.name)), out)
+        return Listing(rows=rows, others=0)
     store = open_store(uri)
     inside = out.removeprefix(uri + "/") + "/" if out.startswith(uri + "/") else None
     entries = [one for one in store.entries("") if inside is None or not one.key.startswith(inside)]
@@ -48,6 +53,11 @@ def list_source(source: str, *, target: str) -> Listing:
             f"{uri}: no videos or images, wanted one of {', '.join((*VIDEOS, *IMAGES))}"
         )
     return listing
+
+
+def _refuse_inside(uri: str, target: str) -> None:
+    if uri.startswith(target.rstrip("/") + "/"):
+        raise UserError(f"{uri}: inside of TARGET {target}, wanted another place for the shards")
 
 
 def _listing(root: str, entries: Sequence[Entry]) -> Listing:

@@ -20,6 +20,8 @@ from av.stream import Disposition
 from av.video.reformatter import Interpolation
 from numpy.typing import NDArray
 
+from orchestrator.data.prepare.records import REFUSED
+from orchestrator.storage.errors import RefusedError
 from orchestrator.storage.store import Store, open_store
 
 Pixels = NDArray[np.uint8]
@@ -140,14 +142,29 @@ def short_side(size: tuple[int, int], *, at_most: int) -> tuple[int, int]:
 def opened(root: str, name: str, *, size: int) -> Iterator[BinaryIO]:
     """A file to be read here and there: the one on this machine, or parts of an object."""
     store = open_store(root)
-    path = store.local(name)
-    if path is not None:
-        with path.open("rb") as file:
-            yield file
+    with one_file():
+        path = store.local(name)
+        here = None if path is None else path.open("rb")
+    if here is not None:
+        with here:
+            yield here
         return
     raw = _Remote(store, name, size=size)
     with closing(io.BufferedReader(raw, _BLOCK_BYTES)) as file:
         yield file
+
+
+@contextmanager
+def one_file() -> Iterator[None]:
+    """Turns what a store does not permit into something that is wrong with one file.
+
+    Raises:
+        BrokenError: in its place.
+    """
+    try:
+        yield
+    except (RefusedError, PermissionError) as error:
+        raise BrokenError(REFUSED, str(error)) from None
 
 
 class _Remote(io.RawIOBase):
@@ -175,7 +192,8 @@ class _Remote(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         length = min(len(buffer), max(0, self._size - self._place))
-        data = self._store.get_range(self._name, start=self._place, length=length)
+        with one_file():
+            data = self._store.get_range(self._name, start=self._place, length=length)
         buffer[: len(data)] = data
         self._place += len(data)
         return len(data)

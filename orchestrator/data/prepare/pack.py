@@ -1,11 +1,12 @@
 """Encoded clips into shards of about one size, one bucket after the other."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from orchestrator.data.buckets import RatedBucket
 from orchestrator.data.prepare.blobs import read_blob
+from orchestrator.data.prepare.claim import Claim
 from orchestrator.data.prepare.records import Packed, Row
 from orchestrator.data.shards import NewSample, write_shard
 from orchestrator.storage.store import Store
@@ -74,15 +75,22 @@ def shares(clips: Iterable[tuple[tuple[int, int, int], int]], *, shard_bytes: in
     return numbers
 
 
-def pack(store: Store, planned: Sequence[Planned]) -> list[Packed]:
+def pack(store: Store, planned: Sequence[Planned], *, claim: Claim) -> list[Packed]:
     """Writes a shard: of every clip its frames, its first caption and a JSON that says it all.
 
     Raises:
         UserError: if the bytes of a clip are not those that were written.
+        FencedError: if another start has taken the target; nothing is written then.
     """
     (shard,) = {one.shard for one in planned}
-    write_shard(store, shard, (_sample(store, one) for one in planned))
+    write_shard(store, shard, _samples(store, planned, claim=claim))
     return [Packed(one.key, shard=shard) for one in planned]
+
+
+def _samples(store: Store, planned: Sequence[Planned], *, claim: Claim) -> Iterator[NewSample]:
+    for one in planned:
+        yield _sample(store, one)
+    claim.check()  # all are read: the shard is written next
 
 
 def _sample(store: Store, clip: Planned) -> NewSample:

@@ -17,9 +17,9 @@ import numpy as np
 from orchestrator.data.decode import decode
 from orchestrator.data.names import is_utf8
 from orchestrator.data.prepare.media import Pixels, decoded, image, scaled, short_side
-from orchestrator.data.prepare.records import IMAGE, Clip, Listed, Probed, Seen
+from orchestrator.data.prepare.records import FAILED, IMAGE, Clip, Listed, Probed, Seen
 from orchestrator.data.prepare.sampling import Window, at_times, evenly
-from orchestrator.errors import UserError
+from orchestrator.errors import RushesError, UserError, in_a_line
 from orchestrator.recipe.prepare import Model
 
 VERSION = 1
@@ -63,11 +63,9 @@ def see_raw(row: Listed, probed: Probed, clips: Sequence[Clip], *, model: Model)
         BrokenError: if the file is not what it was.
         UserError: if there is no such model, or its answers are none.
     """
-    looks = _raw_looks(row, probed, clips, frames=model.frames)
-    return [
-        Seen(look.key, video=row.key, scores=dict(said.scores), captions=tuple(said.captions))
-        for look, said in _answers(looks, model=model)
-    ]
+    return list(
+        _seen(_raw_looks(row, probed, clips, frames=model.frames), video=row.key, model=model)
+    )
 
 
 def see_stored(
@@ -81,8 +79,8 @@ def see_stored(
     frames_THWC = decode({ext: data})["frames"]
     places = evenly(0, len(frames_THWC), frames=min(model.frames, len(frames_THWC)))
     look = Look(key, frames_THWC[[int(place) for place in places]], captions)
-    ((_, said),) = _answers(iter([look]), model=model)
-    return Seen(key, video=video, scores=dict(said.scores), captions=tuple(said.captions))
+    (seen,) = _seen(iter([look]), video=video, model=model)
+    return seen
 
 
 def _raw_looks(
@@ -105,15 +103,24 @@ def _raw_looks(
         yield Look(clips[number].key, np.stack(pictures), probed.captions)
 
 
-def _answers(looks: Iterator[Look], *, model: Model) -> Iterator[tuple[Look, Said]]:
+def _seen(looks: Iterator[Look], *, video: str, model: Model) -> Iterator[Seen]:
+    """A row for each; what the model raises costs only those that it was shown in that call."""
     call = _loaded(model.model_dump_json())
     while batch := list(islice(looks, _TOGETHER)):
-        answers = call(batch)
+        try:
+            answers = call(batch)
+        except RushesError:
+            raise
+        except Exception as error:  # the edge of a stranger's code
+            detail = f"{model.id}: {in_a_line(error)}"
+            yield from (Seen(one.key, video=video, reason=FAILED, detail=detail) for one in batch)
+            continue
         if len(answers) != len(batch):
             raise UserError(f"{model.use}: {len(answers)} answers, wanted {len(batch)}")
         for look, said in zip(batch, answers, strict=True):
             _check(said, model=model)
-            yield look, said
+            scores, captions = dict(said.scores), tuple(said.captions)
+            yield Seen(look.key, video=video, scores=scores, captions=captions)
 
 
 def _check(said: Said, *, model: Model) -> None:

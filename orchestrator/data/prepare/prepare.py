@@ -8,12 +8,17 @@ from typing import Any
 from orchestrator.data.prepare import choose as choosing
 from orchestrator.data.prepare import pack, transcode
 from orchestrator.data.prepare.choose import Looked, choose, looked
+from orchestrator.data.prepare.claim import take
 from orchestrator.data.prepare.executors import Executor
 from orchestrator.data.prepare.fates import Fate, Report, read_report
 from orchestrator.data.prepare.finish import Finished, fates_of, planned_of
 from orchestrator.data.prepare.listing import Listing
 from orchestrator.data.prepare.publish import is_published, origin_of, publish
 from orchestrator.data.prepare.records import (
+    EMPTY,
+    MISSING,
+    NAME,
+    REFUSED,
     Chosen,
     Clip,
     Cut,
@@ -32,6 +37,7 @@ from orchestrator.data.prepare.steps import (
     scoring_steps,
 )
 from orchestrator.data.prepare.tasks import digest_of
+from orchestrator.errors import UserError
 from orchestrator.recipe.prepare import Prepare
 from orchestrator.storage.store import Store
 
@@ -51,7 +57,7 @@ def prepare(
 
     What is done already, by an earlier call for the same videos and configuration, is not done
     again, and a call that was stopped anywhere is gone on with. Without a clip that is kept there
-    are rows, and no index.
+    are rows, and no index. A later call takes the target over.
 
     Args:
         store: the target.
@@ -62,9 +68,27 @@ def prepare(
         on_progress: told (step, done, all).
 
     Raises:
+        UserError: if the source's store refuses every file, or the target holds what others wrote.
+        FencedError: if a later call took the target over.
         RushesError: what a store or a plug-in raised.
     """
-    units = Units(store, listing.rows, config=config, executor=executor, on_progress=on_progress)
+    claim = take(store)
+    units = Units(
+        *(store, listing.rows),
+        claim=claim,
+        config=config,
+        executor=executor,
+        on_progress=on_progress,
+    )
+    try:
+        return _prepared(units, source=source)
+    except UserError:
+        claim.check()  # what is lacking may have been deleted by whoever took over
+        raise
+
+
+def _prepared(units: Units, *, source: str) -> Report:
+    store, config = units.store, units.config
     digests = {unit: of[LIST] for unit, of in units.digests.items()}
     tree = config.model_dump(mode="json")
     versions = [
@@ -83,7 +107,10 @@ def _make(units: Units, *, source: str, origin: dict[str, Any]) -> None:
     config = units.config
     digests = {unit: of[LIST] for unit, of in units.digests.items()}
     units.write(LIST, units.listed, kind=Listed, digests=digests)
-    for step in scoring_steps(config):
+    probing, *others = scoring_steps(config)
+    units.run(probing)
+    _check_access(units, probing.name, source=source)
+    for step in others:
         units.run(step)
     clips = _looked(units)
     _choose(units, clips)
@@ -92,6 +119,24 @@ def _make(units: Units, *, source: str, origin: dict[str, Any]) -> None:
     planned = list(planned_of(finished, config=config, source=source))
     fates = _fates(units, finished, shards={one.key: one.shard for one in planned})
     publish(units, planned, fates, origin=origin)
+
+
+def _check_access(units: Units, step: str, *, source: str) -> None:
+    """A file that the store refuses is a row; if it refuses all, these are wrong credentials."""
+    refused: list[Probed] = []
+    for row in chain.from_iterable(
+        units.read_unit(step, unit, kind=Probed) for unit in units.listed
+    ):
+        if row.reason == REFUSED:
+            refused.append(row)
+        elif row.reason not in (MISSING, NAME, EMPTY):  # it was read
+            return
+    if refused:
+        units.forget(step)  # with others it is to be done again
+        raise UserError(
+            f"{source}: all of {len(refused)} files are refused, wanted credentials that may read "
+            f"them; {refused[0].detail}"
+        )
 
 
 def _looked(units: Units) -> dict[str, list[Looked]]:

@@ -3,7 +3,7 @@
 import json
 
 from orchestrator.data.describe import Description, describe
-from orchestrator.data.prepare.media import BrokenError, declared_s, decoded, image
+from orchestrator.data.prepare.media import BrokenError, declared_s, decoded, image, one_file
 from orchestrator.data.prepare.records import (
     BROKEN,
     CAPTION,
@@ -41,15 +41,17 @@ def probe(row: Listed) -> Probed:
 
 
 def _described(row: Listed) -> Description:
-    """Captions of a table come first, then those beside the file."""
+    """Captions are of the table, or beside a file that was found below a folder."""
     store = open_store(row.root)
     named = {"txt": row.txt, "json": row.json}
     try:
-        found = describe({ext: store.get(name) for ext, name in named.items() if name is not None})
+        with one_file():
+            texts = {ext: store.get(name) for ext, name in named.items() if name is not None}
+        found = describe(texts)
     except ValueError as error:
         raise BrokenError(CAPTION, str(error)) from None
     return Description(
-        captions=tuple(dict.fromkeys((*row.captions, *found.captions))),
+        captions=tuple(dict.fromkeys(row.captions or found.captions)),
         labels=found.labels,
         fps=found.fps,
     )

@@ -5,21 +5,19 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
-from orchestrator.data.head import HEAD, read_head
+from orchestrator.data.head import HEAD
 from orchestrator.data.index import write_index
 from orchestrator.data.prepare import pack
+from orchestrator.data.prepare.claim import ORIGIN, PREFIX, own_head
 from orchestrator.data.prepare.fates import ROWS, Fate, write_fates
 from orchestrator.data.prepare.files import write_rows
 from orchestrator.data.prepare.pack import Planned
 from orchestrator.data.prepare.steps import Units
 from orchestrator.data.prepare.tasks import STEPS, Task, digest_of, output_of
 from orchestrator.data.shards import ROWS_SUFFIX, read_written
-from orchestrator.errors import UserError
 from orchestrator.storage.store import Store
 
 SHARDS, PLAN = "shards", "plan"
-_PREFIX = "shard-"
-_ORIGIN = "prepared"
 
 
 def is_published(store: Store, origin: dict[str, Any]) -> bool:
@@ -28,20 +26,16 @@ def is_published(store: Store, origin: dict[str, Any]) -> bool:
     Raises:
         UserError: if the place holds clips that were not prepared.
     """
-    if not store.exists(HEAD):
+    head = own_head(store)
+    if head is None or head.origin != origin:
         return False
-    head = read_head(store)
-    if _ORIGIN not in head.origin:
-        raise UserError(
-            f"{store.uri}/{HEAD}: clips that `rushes prepare` did not write, wanted an empty TARGET"
-        )
     shards = {one.name for one in head.shards}
-    return head.origin == origin and store.exists(ROWS) and shards <= set(store.list(_PREFIX))
+    return store.exists(ROWS) and shards <= set(store.list(PREFIX))
 
 
 def origin_of(source: str, *, digest: str, config: dict[str, Any]) -> dict[str, Any]:
     """What an index says of where its clips are from."""
-    return {_ORIGIN: source, "digest": digest, "config": config}
+    return {ORIGIN: source, "digest": digest, "config": config}
 
 
 def publish(
@@ -55,9 +49,11 @@ def publish(
         RushesError: what a store raised.
     """
     shards = _pack(units, planned)
+    units.claim.check()
     write_fates(units.store, fates)
     units.forget_others()
     if shards:
+        units.claim.check()
         write_index(
             units.store, [read_written(units.store, shard) for shard in shards], origin=origin
         )
@@ -69,7 +65,7 @@ def _pack(units: Units, planned: Sequence[Planned]) -> list[str]:
     by_shard = {shard: list(part) for shard, part in groupby(planned, key=attrgetter("shard"))}
     tasks = [_shard_task(units, shard, part) for shard, part in by_shard.items()]
     there = set(store.list(f"{STEPS}/{SHARDS}/"))
-    written = set(store.list(_PREFIX))
+    written = set(store.list(PREFIX))
     todo = [
         task
         for task, shard in zip(tasks, by_shard, strict=True)
@@ -79,12 +75,10 @@ def _pack(units: Units, planned: Sequence[Planned]) -> list[str]:
     if todo or others:
         # Nobody may read a source whose shards are about to change, nor may this be gone on with
         # by what is said of shards that were there before.
-        store.delete(HEAD)
+        units.delete([HEAD])
         units.forget_others([SHARDS])
-        for task in todo:
-            store.delete(task.output)
-        for name in sorted(others):
-            store.delete(name)
+        units.delete([task.output for task in todo])
+        units.delete(sorted(others))
     plans = set(store.list(f"{STEPS}/{PLAN}/"))
     for task, part in zip(tasks, by_shard.values(), strict=True):
         if task in todo and task.inputs[PLAN] not in plans:
@@ -107,4 +101,5 @@ def _shard_task(units: Units, shard: str, part: Sequence[Planned]) -> Task:
         output=output,
         videos=(),
         config=units.config.model_dump(mode="json"),
+        owner=units.claim.token,
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 VIDEO, IMAGE = "video", "image"
 
 MISSING, NAME, CAPTION = "missing", "name", "caption"  # reasons of videos
+REFUSED = "refused"  # by the store
 EMPTY, BROKEN, NO_VIDEO = "empty", "broken", "no-video"
 SHORT, DOUBLE, NO_BUCKET = "short", "double", "no-bucket"  # of clips; also every score's name
 CRASHED, FAILED = "crashed", "failed"  # of both

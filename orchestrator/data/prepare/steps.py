@@ -6,13 +6,14 @@ from typing import Any, TypeVar
 
 from orchestrator.data.parallel import in_threads
 from orchestrator.data.prepare import clips, plugins, probe, scenes, score
+from orchestrator.data.prepare.claim import Claim
 from orchestrator.data.prepare.executors import Executor, run_surviving
 from orchestrator.data.prepare.files import read_rows, write_rows
-from orchestrator.data.prepare.keys import unit_of, units_for
+from orchestrator.data.prepare.keys import units_of
 from orchestrator.data.prepare.records import Listed, Row
-from orchestrator.data.prepare.tasks import STEPS, Task, digest_of, output_of, unit_name
+from orchestrator.data.prepare.tasks import STEPS, Task, digest_of, output_of
 from orchestrator.recipe.prepare import Model, Prepare
-from orchestrator.storage.store import Store, join_uri
+from orchestrator.storage.store import Store
 
 T = TypeVar("T", bound=Row)
 
@@ -73,6 +74,7 @@ class Units:
 
     Args:
         store: the target.
+        claim: to it.
         listed: all videos and images.
         config: what to make of them.
         executor: who does the work.
@@ -84,20 +86,20 @@ class Units:
         store: Store,
         listed: Sequence[Listed],
         *,
+        claim: Claim,
         config: Prepare,
         executor: Executor,
         on_progress: OnProgress,
     ) -> None:
         self.store = store
+        self.claim = claim
         self.config = config
         self._executor = executor
         self._on_progress = on_progress
-        count = units_for(len(listed), per_unit=config.unit_videos)
-        groups: dict[str, list[Listed]] = {}
-        for row in listed:
-            number = unit_of(join_uri(row.root, row.name), units=count)
-            groups.setdefault(unit_name(number), []).append(row)
-        self.listed = {unit: tuple(groups[unit]) for unit in sorted(groups)}
+        units = units_of([row.key for row in listed], per_unit=config.unit_videos)
+        self.listed = {
+            unit: tuple(listed[place] for place in places) for unit, places in units.items()
+        }
         self.digests: dict[str, dict[str, str]] = {
             unit: {LIST: digest_of(rows)} for unit, rows in self.listed.items()
         }
@@ -137,11 +139,13 @@ class Units:
     def do(self, step: str, tasks: Sequence[Task], *, skipped: int) -> None:
         """Does tasks of a step and tells how far it is; so much of it was done before."""
         done, total = skipped, skipped + _weight(tasks)
+        self.claim.check()
         self._on_progress(step, done, total)
 
         def on_done(task: Task) -> None:
             nonlocal done
             done += _weight([task])
+            self.claim.look()
             self._on_progress(step, done, total)
 
         if tasks:
@@ -150,23 +154,34 @@ class Units:
     def read(self, step: str, *, kind: type[T]) -> dict[str, list[T]]:
         """Rows of a step by unit; units that it was not done for have none."""
         units = [unit for unit in self.listed if (step, unit) in self._files]
-        found = in_threads(
-            lambda unit: read_rows(self.store, self._files[step, unit], kind=kind), units
-        )
+        found = in_threads(lambda unit: self.read_unit(step, unit, kind=kind), units)
         return {unit: [] for unit in self.listed} | dict(zip(units, found, strict=True))
+
+    def read_unit(self, step: str, unit: str, *, kind: type[T]) -> list[T]:
+        """Rows of a step that was done for a unit."""
+        return read_rows(self.store, self._files[step, unit], kind=kind)
 
     def forget_others(self, steps: Iterable[str] | None = None) -> None:
         """Deletes what steps wrote for other configurations and other videos."""
         wanted = {name.removesuffix(".parquet") for name in self._files.values()}
+        old: list[str] = []
         for name in self.store.list(f"{STEPS}/"):
             step, _, file = name.removeprefix(f"{STEPS}/").partition("/")
             is_old = f"{STEPS}/{step}/{file.partition('.')[0]}" not in wanted
             if is_old and (steps is None or step in steps):
-                self.store.delete(name)
+                old.append(name)
+        self.delete(old)
 
     def forget(self, step: str) -> None:
         """Deletes all that a step wrote."""
-        self.store.delete_prefix(f"{STEPS}/{step}/")
+        self.delete(self.store.list(f"{STEPS}/{step}/"))
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Deletes files of this target, while it is ours."""
+        # Rows first: those without the clips that they tell of would be gone on with.
+        for name in sorted(names, key=lambda name: not name.endswith(".parquet")):
+            self.claim.check()
+            self.store.delete(name)
 
     def adopt(self, step: str, unit: str, *, output: str) -> None:
         """Keeps a file that is not of a unit of videos."""

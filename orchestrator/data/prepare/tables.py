@@ -5,6 +5,7 @@ import io
 import json
 import posixpath
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import pyarrow as pa
@@ -13,9 +14,9 @@ import pyarrow.parquet as pq
 from orchestrator.data.names import is_utf8
 from orchestrator.data.parallel import in_threads
 from orchestrator.data.prepare.keys import keys_of
-from orchestrator.data.prepare.records import MISSING, Listed
+from orchestrator.data.prepare.records import MISSING, REFUSED, Listed
 from orchestrator.errors import UserError
-from orchestrator.storage.errors import NotFoundError
+from orchestrator.storage.errors import NotFoundError, RefusedError
 from orchestrator.storage.store import join_uri, open_store
 
 TABLES = ("csv", "jsonl", "parquet")
@@ -28,7 +29,7 @@ def is_table(uri: str) -> bool:
 
 
 def list_table(uri: str, *, kind_of: Callable[[str], str]) -> tuple[Listed, ...]:
-    """Rows of a table; one whose file is not there says so.
+    """Rows of a table; one whose file is not there, or may not be looked at, says so.
 
     Args:
         uri: of the table. Its relative paths are below its folder; others are absolute, or URIs.
@@ -48,31 +49,22 @@ def list_table(uri: str, *, kind_of: Callable[[str], str]) -> tuple[Listed, ...]
 
     def listed(number: int) -> Listed:
         root, name = places[number]
-        captions = _captions(rows[number].get("caption"), where=f"{uri}: row {number + 1}")
-        kind = kind_of(name)
-        try:
-            entry = open_store(root).entry(name)
-        except NotFoundError:
-            return Listed(
-                key=keys[number],
-                root=root,
-                name=name,
-                kind=kind,
-                size=0,
-                tag="",
-                captions=captions,
-                reason=MISSING,
-                detail="no such file",
-            )
-        return Listed(
+        row = Listed(
             key=keys[number],
             root=root,
             name=name,
-            kind=kind,
-            size=entry.size,
-            tag=entry.tag,
-            captions=captions,
+            kind=kind_of(name),
+            size=0,
+            tag="",
+            captions=_captions(rows[number].get("caption"), where=f"{uri}: row {number + 1}"),
         )
+        try:
+            entry = open_store(root).entry(name)
+        except NotFoundError:
+            return replace(row, reason=MISSING, detail="no such file")
+        except RefusedError as error:
+            return replace(row, reason=REFUSED, detail=str(error))
+        return replace(row, size=entry.size, tag=entry.tag)
 
     return tuple(in_threads(listed, range(len(rows))))
 

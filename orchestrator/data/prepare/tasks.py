@@ -15,13 +15,15 @@ class Task:
     Attributes:
         step: name of the step; plug-ins have one each.
         target: URI of the place that everything is written to.
-        unit: number of the unit.
+        unit: name of the unit.
         inputs: files that are read, by the step that wrote them.
         output: file that is written last; its name holds the digest of all that it depends on.
         videos: keys of the videos in it.
         config: of the whole preparation.
         model: number of the plug-in among those of its kind.
         cpus, gpus: that it needs.
+        owner: token of the claim to the target (``claim.py``), to be looked at before a file is
+            written that another start may write otherwise.
         crashed: videos that ended a worker; they are not touched.
         only: tries this video and writes nothing.
     """
@@ -36,6 +38,7 @@ class Task:
     model: int | None = None
     cpus: float = 1.0
     gpus: float = 0.0
+    owner: str | None = None
     crashed: tuple[str, ...] = field(default=())
     only: str | None = None
 
@@ -63,11 +66,6 @@ def digest_of(*parts: object) -> str:
     """A short name of what JSON says of the parts."""
     text = json.dumps(parts, sort_keys=True, default=asdict)  # pyright: ignore[reportArgumentType]
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def unit_name(number: int) -> str:
-    """Units are named by number."""
-    return f"{number:06d}"
 
 
 def output_of(step: str, unit: str, *, digest: str) -> str:

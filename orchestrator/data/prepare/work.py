@@ -7,6 +7,7 @@ from typing import TypeVar
 import cv2
 
 from orchestrator.data.prepare.blobs import BlobWriter, read_blob
+from orchestrator.data.prepare.claim import Claim
 from orchestrator.data.prepare.clips import clips_of
 from orchestrator.data.prepare.files import read_rows, write_rows
 from orchestrator.data.prepare.media import BrokenError
@@ -32,7 +33,7 @@ from orchestrator.data.prepare.scenes import cut
 from orchestrator.data.prepare.score import score
 from orchestrator.data.prepare.tasks import Task
 from orchestrator.data.prepare.transcode import encoded
-from orchestrator.errors import RushesError, told
+from orchestrator.errors import RushesError, in_a_line, told
 from orchestrator.recipe.prepare import Prepare
 from orchestrator.storage.errors import NotFoundError
 from orchestrator.storage.store import open_store
@@ -41,12 +42,15 @@ T = TypeVar("T", bound=Row)
 
 
 def work(task_json: str) -> str:
-    """Does a task; returns ``{"output"}`` or, if its store or a plug-in failed, ``{"error"}``."""
+    """Does a task; returns ``{"output"}`` or, if anything failed, ``{"error"}``.
+
+    Nothing is raised: whoever asked another process for it would take that for dead.
+    """
     cv2.setNumThreads(1)
-    task = Task.from_json(task_json)
     try:
+        task = Task.from_json(task_json)
         _Unit(task).run()
-    except RushesError as error:
+    except Exception as error:  # the edge of this process
         return json.dumps({"error": told(error)})
     return json.dumps({"output": task.output})
 
@@ -77,8 +81,7 @@ class _Unit:
             case "caption":
                 self._write(self._captioned(), kind=Seen)
             case "shards":
-                planned = self._read("plan", kind=Planned)
-                self._write(pack(self._store, planned), kind=Packed)
+                self._write(self._packed(), kind=Packed)
             case _:
                 raise AssertionError(self._task.step)
 
@@ -198,6 +201,13 @@ class _Unit:
             )
         ]
 
+    def _packed(self) -> list[Packed]:
+        assert self._task.owner is not None
+        claim = Claim(self._store, self._task.owner)
+        rows = pack(self._store, self._read("plan", kind=Planned), claim=claim)
+        claim.check()  # these rows say that the shard is there, and another start may replace it
+        return rows
+
     def _blob(self, clip: Encoded) -> bytes:
         return read_blob(
             self._store, clip.file, offset=clip.offset, size=clip.size, xxh64=clip.xxh64
@@ -251,5 +261,4 @@ class _Unit:
         except RushesError:
             raise
         except Exception as error:  # the edge of a stranger's file
-            lines = str(error).strip().splitlines()
-            return otherwise(FAILED, f"{type(error).__name__}: {lines[0] if lines else ''}")
+            return otherwise(FAILED, in_a_line(error))

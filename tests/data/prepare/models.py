@@ -39,6 +39,15 @@ class Nervous:
         return [Said(scores={"calm": 1.0}) for _ in looks]
 
 
+class Tired:
+    """Fails on the second call for a video, that is on its clips from the 17th on."""
+
+    def __call__(self, looks: Sequence[Look]) -> list[Said]:
+        if looks[0].key.endswith("-00016"):
+            raise RuntimeError("too much")
+        return [Said(scores={"calm": 1.0}) for _ in looks]
+
+
 class Sloppy:
     """Answers too little."""
 

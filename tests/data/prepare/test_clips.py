@@ -8,11 +8,12 @@ import pytest
 from orchestrator.data.prepare.clips import clips_of
 from orchestrator.data.prepare.listing import list_source
 from orchestrator.data.prepare.media import BrokenError
+from orchestrator.data.prepare.plugins import see_raw
 from orchestrator.data.prepare.probe import probe
 from orchestrator.data.prepare.records import Clip, Cut, Listed, Probed, Scored
 from orchestrator.data.prepare.scenes import cut
 from orchestrator.data.prepare.score import score
-from orchestrator.recipe.prepare import Scenes
+from orchestrator.recipe.prepare import Model, Scenes
 from tests.data.prepare.films import BLUE, GREEN, RED, film, one_scene, photo, scene
 
 
@@ -147,3 +148,18 @@ def test_a_film_that_ends_before_its_clip_is_broken(tmp_path: Path) -> None:
     clip = Clip("a-00000", video="a", scene=0, start_s=0.5, end_s=2.0)
     with pytest.raises(BrokenError, match="ends before"):
         score(row, probed, [clip])
+
+
+def test_what_a_plug_in_raises_costs_only_the_clips_that_it_was_shown(tmp_path: Path) -> None:
+    row, probed = film_row(one_scene(tmp_path / "a.mp4", 1, seconds=4.5))
+    pieces = [
+        Clip(f"a-{number:05d}", video="a", scene=0, start_s=number / 4, end_s=(number + 1) / 4)
+        for number in range(18)
+    ]
+    model = Model(id="calm", use="tests.data.prepare.models:Tired", frames=1, scores=("calm",))
+    seen = see_raw(row, probed, pieces, model=model)
+    assert [one.key for one in seen] == [one.key for one in pieces]
+    assert [one.scores for one in seen[:16]] == [{"calm": 1.0}] * 16
+    assert {(one.reason, one.detail) for one in seen[16:]} == {
+        ("failed", "calm: RuntimeError: too much")
+    }

@@ -11,10 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.data.names import key_and_ext, unsafe
-from orchestrator.data.prepare.keys import clip_key, keys_of, unit_of, units_for
+from orchestrator.data.prepare.keys import clip_key, keys_of, units_of
 from orchestrator.data.prepare.listing import Listing, list_source
-from orchestrator.data.prepare.records import IMAGE, MISSING, NAME, VIDEO
+from orchestrator.data.prepare.records import IMAGE, MISSING, NAME, REFUSED, VIDEO
 from orchestrator.errors import UserError
+from orchestrator.storage.entry import Entry
+from orchestrator.storage.errors import RefusedError
+from orchestrator.storage.folder import FolderStore
 
 
 def put(folder: Path, *names: str) -> None:
@@ -55,6 +58,18 @@ def test_what_lies_in_the_target_is_not_prepared(tmp_path: Path) -> None:
     assert [row.key for row in rows] == ["a", "shards-of-mine/c"]
     with pytest.raises(UserError, match="both SOURCE and TARGET"):
         listed(tmp_path, target=str(tmp_path))
+
+
+def test_nothing_is_prepared_that_lies_in_the_target(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    put(target, "shard-videos/a.mp4")
+    with pytest.raises(UserError, match=r"shard-videos: inside of TARGET"):
+        listed(target / "shard-videos", target=str(target))
+    (tmp_path / "link").symlink_to(target)
+    for path in ("out/shard-videos/a.mp4", "link/shard-videos/a.mp4"):
+        table = csv_table(tmp_path / "t.csv", f"path\n{path}\n")
+        with pytest.raises(UserError, match=r"out/shard-videos/a.mp4: inside of TARGET"):
+            listed(table, target=str(target))
 
 
 def test_a_folder_without_videos_is_refused(tmp_path: Path) -> None:
@@ -106,12 +121,42 @@ def test_any_name_gives_a_key_that_tars_take(names: list[str]) -> None:
         assert unsafe(key) is None
 
 
-def test_a_video_keeps_its_unit_when_others_come() -> None:
-    assert [units_for(videos, per_unit=8) for videos in (1, 8, 9, 16, 17, 64)] == [1, 1, 2, 2, 4, 8]
-    names = [f"{number}.mp4" for number in range(200)]
-    units = [unit_of(name, units=16) for name in names]
-    assert set(units) == set(range(16))
-    assert units[:50] == [unit_of(name, units=16) for name in names[:50]]
+def units(names: list[str], *, per_unit: int = 8) -> set[tuple[str, tuple[str, ...]]]:
+    """Every unit by its name, with what is in it."""
+    found = units_of(names, per_unit=per_unit)
+    assert [place for places in found.values() for place in places] == list(range(len(names)))
+    assert all(1 <= len(places) <= per_unit for places in found.values())
+    return {(unit, tuple(names[place] for place in places)) for unit, places in found.items()}
+
+
+FIRST = [f"/raw/2024-01/{number:05d}.mp4" for number in range(500)]
+
+
+def test_units_are_not_many_more_than_they_must_be() -> None:
+    assert len(units(FIRST)) <= 2 * len(FIRST) / 8
+    assert len(units(FIRST, per_unit=1)) == 500
+    assert len(units(FIRST[:1])) == 1
+
+
+def test_more_videos_behind_the_others_do_no_more_than_one_unit_again() -> None:
+    more = [*FIRST, *(f"/raw/2024-02/{number:05d}.mp4" for number in range(50))]
+    again = units(FIRST) - units(more)
+    assert len(again) <= 1
+    assert len(units(more) - units(FIRST)) <= 2 * 50 / 8 + 1
+
+
+@pytest.mark.parametrize("place", [0, 17, 250, 499])
+def test_a_video_among_the_others_does_about_a_unit_again(place: int) -> None:
+    more = [*FIRST[:place], "/raw/2024-01/new.mp4", *FIRST[place:]]
+    again = units(FIRST) - units(more)
+    assert sum(len(names) for _, names in again) <= 2 * 8
+
+
+def test_videos_everywhere_leave_units_alone_that_have_none_of_them() -> None:
+    added = [f"{FIRST[number * 10]}x.mp4" for number in range(50)]
+    again = units(FIRST) - units(sorted([*FIRST, *added]))
+    assert len(again) <= 2 * len(added)
+    assert sum(len(names) for _, names in again) < 0.8 * len(FIRST)
 
 
 def csv_table(path: Path, text: str) -> Path:
@@ -140,6 +185,25 @@ def test_a_table_names_videos_and_their_captions(tmp_path: Path) -> None:
         *[str(tmp_path / "in")] * 2,
         str(tmp_path / "else"),
         str(tmp_path / "in"),
+    ]
+
+
+def test_a_file_of_a_table_that_the_store_refuses_is_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, "a.mp4", "b.mp4")
+    entry = FolderStore.entry
+
+    def refusing(store: FolderStore, key: str) -> Entry:
+        if key == "b.mp4":
+            raise RefusedError("b.mp4: not for you")
+        return entry(store, key)
+
+    monkeypatch.setattr(FolderStore, "entry", refusing)
+    rows = listed(csv_table(tmp_path / "t.csv", "path\na.mp4\nb.mp4\n")).rows
+    assert [(row.reason, row.detail) for row in rows] == [
+        (None, ""),
+        (REFUSED, "b.mp4: not for you"),
     ]
 
 

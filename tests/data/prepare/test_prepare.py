@@ -13,6 +13,7 @@ import pytest
 
 from orchestrator.data.decode import decode
 from orchestrator.data.index import HEAD, Index
+from orchestrator.data.prepare.claim import OWNER
 from orchestrator.data.prepare.executors import Here, OnDone, answered
 from orchestrator.data.prepare.fates import ROWS, Report
 from orchestrator.data.prepare.listing import list_source
@@ -23,8 +24,10 @@ from orchestrator.data.reader import Reader
 from orchestrator.data.validate import validate_clips
 from orchestrator.errors import RushesError, UserError
 from orchestrator.recipe.prepare import Prepare, load_prepare
+from orchestrator.storage.errors import RefusedError
 from orchestrator.storage.folder import FolderStore
-from orchestrator.storage.store import open_store
+from orchestrator.storage.fsspec_store import FsspecStore
+from orchestrator.storage.store import Store, open_store
 from tests.data.prepare.films import BLUE, GREEN, RED, broken_films, film, one_scene, photo, scene
 
 SHAPES = ("frames: 8, size: [48, 64]", "frames: 8, size: [64, 64]", "frames: 1, size: [64, 64]")
@@ -59,7 +62,7 @@ class Counting(Here):
 
 
 def run(
-    raw: Path,
+    raw: Path | str,
     out: Path | str,
     *,
     config: Prepare | None = None,
@@ -81,10 +84,11 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
 
 
 def files_of(out: Path) -> dict[str, bytes]:
+    """All but the one that names the process."""
     return {
         path.relative_to(out).as_posix(): path.read_bytes()
         for path in sorted(out.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != OWNER
     }
 
 
@@ -251,7 +255,7 @@ def test_a_changed_video_is_done_again_and_a_new_one_added(tmp_path: Path) -> No
     counting = Counting()
     report = run(raw, out, config=config, executor=counting)
     assert (report.videos, report.kept) == (4, 5)
-    assert counting.done["probe"] <= 2
+    assert counting.done["probe"] == 2
     (raw / "0.mp4").unlink()
     assert run(raw, out, config=config).kept == 4
     run(raw, tmp_path / "alone", config=config)
@@ -303,6 +307,20 @@ def test_a_defect_costs_one_file(
     failed = [row for row in rows_of(tmp_path) if row["reason"] == "failed"]
     assert [(row["key"], row["step"]) for row in failed] == [("green-00000", "score")]
     assert failed[0]["detail"].startswith("KeyError: ")
+
+
+def test_a_defect_outside_of_files_is_an_answer_and_no_death(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from orchestrator.data.prepare import work as module
+
+    def faulty(*_: Any, **__: Any) -> Any:
+        raise KeyError("a defect of ours")
+
+    monkeypatch.setattr(module, "clips_of", faulty)
+    with pytest.raises(RushesError, match=r"^clips \w+: KeyError: 'a defect of ours'$") as told:
+        run(raw, tmp_path)
+    assert told.value.exit_code == 1
 
 
 def test_plug_ins_score_and_caption(raw: Path, tmp_path: Path) -> None:
@@ -413,6 +431,67 @@ def test_a_bucket_is_prepared_into_a_bucket(raw: Path, place: str) -> None:
     assert validate_clips(index, on_clips=lambda *_: None).faults == ()
 
 
+@pytest.fixture
+def refusing(raw: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, set[str]]:
+    """A source of a film and a photo, and names that its store does not give away."""
+    source = open_store("memory://refusing/films")
+    for name in ("green.mkv", "p.png"):
+        source.put(name, (raw / name).read_bytes())
+    source.put("empty.mp4", b"")
+    refused: set[str] = set()
+    get_range = FsspecStore.get_range
+
+    def get_or_refuse(store: FsspecStore, key: str, *, start: int, length: int) -> bytes:
+        if key in refused:
+            raise RefusedError(f"{key}: the store refused these credentials")
+        return get_range(store, key, start=start, length=length)
+
+    monkeypatch.setattr(FsspecStore, "get_range", get_or_refuse)
+    return source, refused
+
+
+def test_a_file_that_the_store_refuses_is_a_row(
+    refusing: tuple[Store, set[str]], tmp_path: Path
+) -> None:
+    source, refused = refusing
+    refused.add("green.mkv")
+    report = run(source.uri, tmp_path)
+    assert (report.by_reason, report.kept) == (
+        {("video", "refused"): 1, ("video", "empty"): 1},
+        1,
+    )
+    (row,) = (row for row in rows_of(tmp_path) if row["reason"] == "refused")
+    assert row["detail"] == "green.mkv: the store refused these credentials"
+
+
+def test_a_store_that_refuses_everything_ends_it_and_leaves_no_rows(
+    refusing: tuple[Store, set[str]], tmp_path: Path
+) -> None:
+    source, refused = refusing
+    refused |= {"green.mkv", "p.png"}
+    with pytest.raises(UserError, match=r"films: all of 2 files are refused.*; \S+: the store"):
+        run(source.uri, tmp_path)
+    assert not (tmp_path / ROWS).exists()
+    refused.clear()
+    assert run(source.uri, tmp_path).kept == 2
+
+
+def test_a_target_that_refuses_ends_it(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = FolderStore.put
+
+    def put_or_refuse(store: FolderStore, key: str, data: bytes | memoryview) -> None:
+        if key.endswith(".clips"):
+            raise RefusedError(f"{key}: permission denied")
+        put(store, key, data)
+
+    monkeypatch.setattr(FolderStore, "put", put_or_refuse)
+    with pytest.raises(UserError, match=r"\.clips: permission denied"):
+        run(raw, tmp_path)
+    assert not (tmp_path / ROWS).exists()
+
+
 def test_encoded_clips_may_be_dropped(raw: Path, prepared: Path, tmp_path: Path) -> None:
     report = run(raw, tmp_path, config=configured("keep_encoded=false"))
     assert not list((tmp_path / "steps").glob("encode/*"))
@@ -446,14 +525,6 @@ def test_nothing_kept_leaves_rows_and_no_index(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / HEAD).exists()
 
 
-def test_clips_of_others_are_not_written_over(raw: Path, tmp_path: Path) -> None:
-    from tests.data.clips import write_source
-
-    write_source(str(tmp_path), {(1, 8, 8): 2})
-    with pytest.raises(UserError, match="did not write, wanted an empty TARGET"):
-        run(raw, tmp_path)
-
-
 def test_a_damaged_encoded_clip_is_not_packed(raw: Path, tmp_path: Path) -> None:
     def stop(name: str, done: int, _total: int) -> None:
         if name == "shards":
@@ -467,6 +538,37 @@ def test_a_damaged_encoded_clip_is_not_packed(raw: Path, tmp_path: Path) -> None
     blob.write_bytes(data)
     with pytest.raises(UserError, match="damaged at byte 0"):
         run(raw, tmp_path)
+
+
+def test_encoded_clips_that_are_lost_are_told_and_no_clip_is_dropped(
+    raw: Path, prepared: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(prepared, tmp_path / "out")
+    for blob in (tmp_path / "out" / "steps" / "encode").glob("*.clips"):
+        blob.unlink()
+    teller = f"captioners=[{{id: tell, use: '{MODELS}:Teller'}}]"
+    with pytest.raises(UserError, match=r"\.clips: damaged at byte 0, .* delete the \.parquet"):
+        run(raw, tmp_path / "out", config=configured(teller))
+
+
+@pytest.mark.parametrize("override", ["keep_encoded=false", "encoding.crf=20"])
+def test_killed_while_it_forgets_no_rows_are_left_without_their_clips(
+    raw: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str
+) -> None:
+    shutil.copytree(prepared, tmp_path / "out")
+    delete = FolderStore.delete
+
+    def delete_or_die(store: FolderStore, key: str) -> None:
+        delete(store, key)
+        if key.startswith("steps/encode/"):
+            raise Killed
+
+    monkeypatch.setattr(FolderStore, "delete", delete_or_die)
+    with pytest.raises(Killed):
+        run(raw, tmp_path / "out", config=configured(override))
+    monkeypatch.setattr(FolderStore, "delete", delete)
+    assert run(raw, tmp_path / "out").kept == 5
+    assert files_of(tmp_path / "out") == files_of(prepared)
 
 
 def test_frames_of_every_kept_clip_decode(prepared: Path) -> None:
