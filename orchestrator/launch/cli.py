@@ -9,6 +9,14 @@ import typer
 
 from orchestrator.launch.data_cli import data_app
 from orchestrator.launch.job_cli import AddressOption, job_app
+from orchestrator.launch.options import (
+    JsonOption,
+    RecipeArgument,
+    RunArgument,
+    RunOption,
+    SetOption,
+)
+from orchestrator.launch.plan_cli import plan
 
 app = typer.Typer(
     name="rushes",
@@ -28,22 +36,6 @@ class Form(StrEnum):
 
     SAFETENSORS = "safetensors"
     DEEPSPEED = "deepspeed"
-
-
-RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="a YAML file")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="change the recipe, e.g. stages.dit.train.steps=10"
-    ),
-]
-RunOption = Annotated[
-    str | None,
-    typer.Option("--run", metavar="URI", help="the run's folder; default: RUNS/NAME of the recipe"),
-]
-
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="the run's folder or URI")]
-JsonOption = Annotated[bool, typer.Option("--json", help="for machines")]
 
 
 @app.command()
@@ -68,6 +60,9 @@ def check(
             from orchestrator.launch.stages import print_stages as show
 
         check_all(recipes, overrides=overrides or (), show=show, console=Console())
+
+
+app.command()(plan)
 
 
 @app.command()

@@ -5,11 +5,10 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from orchestrator.errors import UserError
+from orchestrator.launch.plan_tables import NOTHING, short
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.train.describe import StageFacts, describe
 
-NOTHING = "-"
-_UNITS = ("", "k", "M", "G", "T", "P")
 _ANY_WIDTH = 10_000  # columns
 
 
@@ -65,14 +64,3 @@ def _cells(row: StageFacts) -> tuple[str, ...]:
         row.trains_on or NOTHING,
         *map(short, (row.units, row.parameters, row.training, row.once)),
     )
-
-
-def short(value: float | None) -> str:
-    """Three digits and the thousands as a letter."""
-    if value is None:
-        return NOTHING
-    thousands = 0
-    while value >= 999.5 and thousands < len(_UNITS) - 1:
-        value /= 1000
-        thousands += 1
-    return f"{value:.3g}{_UNITS[thousands]}"

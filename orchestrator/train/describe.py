@@ -20,7 +20,7 @@ from models.sora.dit_config import DiTConfig
 from models.sora.flops import dit_flops
 from models.text.byt5 import Byt5Encoder
 from models.text.config import Byt5Config, TextConfig
-from models.text.pair_config import PairConfig, SmallPairConfig
+from models.text.pair_config import SmallPairConfig
 from models.text.small_pair import SmallPair
 from models.text.states import Tokens
 from models.text.widths import pair_widths, text_width
@@ -34,6 +34,7 @@ from orchestrator.train.flops import (
     prior_flops,
     training_flops,
 )
+from orchestrator.train.frozen import pair_of
 
 Shape = tuple[int, int, int]  # frames, height, width
 TEXT_TOKENS = 64  # of a caption, for counting
@@ -101,7 +102,7 @@ def _trained(recipe: Recipe, stage: Stage) -> StageFacts:
     parameters = counts.parameters
     if train.model.kind in ("video_dit", "video_unet") and train.reads_captions:
         parameters += _trained_text(recipe.text)
-    makes = f"{_shape(_frames_made(recipe, stage), *clip.size)} @ {clip.fps:g}"
+    makes = f"{_shape(frames_made(recipe, stage), *clip.size)} @ {clip.fps:g}"
     if isinstance(train.model, PriorConfig | SmallPairConfig):
         makes = "image embedding" if isinstance(train.model, PriorConfig) else "embeddings"
     return StageFacts(
@@ -179,40 +180,31 @@ def _counted(recipe: Recipe, stage: Stage) -> _Counts:
             return _dit(recipe, stage, train.model)
         case UNetConfig():
             width = text_width(recipe.text) if train.model.text else None
-            seen, made = (frames, *(train.crop or size)), (_frames_made(recipe, stage), *size)
+            seen, made = (frames, *(train.crop or size)), (frames_made(recipe, stage), *size)
             # It is frozen and so has a hash, which pyright does not see.
             network: Any = train.model
             return _unet(network, seen=seen, made=made, width=width)
         case PriorConfig():
-            return _prior(train.model, pair_widths(_pair_of(recipe, stage)))
+            return _prior(train.model, pair_widths(pair_of(recipe, stage)))
         case SmallPairConfig():
             return _pair(train.model, size)
 
 
-def _frames_made(recipe: Recipe, stage: Stage) -> int:
+def frames_made(recipe: Recipe, stage: Stage) -> int:
     """Frames that sampling makes: a network that enlarges frames takes clips of any length."""
     if stage.upsamples is None:
         return stage.training.clip.frames
     below = recipe.stage(stage.upsamples)
     if upsampling(stage, parent=below).kind == "space":
-        return _frames_made(recipe, below)
+        return frames_made(recipe, below)
     return stage.training.clip.frames
-
-
-def _pair_of(recipe: Recipe, stage: Stage) -> PairConfig:
-    if stage.pair is None:
-        assert recipe.pair is not None
-        return recipe.pair
-    pair = recipe.stage(stage.pair).training.model
-    assert isinstance(pair, SmallPairConfig)
-    return pair
 
 
 def _below(recipe: Recipe, stage: Stage) -> str:
     if stage.upsamples is None:
         return "noise"
     below = recipe.stage(stage.upsamples)
-    return _shape(_frames_made(recipe, below), *below.training.clip.size)
+    return _shape(frames_made(recipe, below), *below.training.clip.size)
 
 
 def _shape(*sides: int) -> str:

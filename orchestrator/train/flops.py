@@ -26,14 +26,14 @@ _FILLING = frozenset(
     }
 )
 # What follows on shapes alone is not run: on meta, torch takes each of these apart in Python.
-_SAME_SHAPE = frozenset(
+SAME_SHAPE = frozenset(
     {
         *(F.group_norm, F.layer_norm, F.rms_norm, F.normalize, F.silu, F.gelu),
         *(Tensor.exp, torch.exp, Tensor.log, torch.log, Tensor.cos, Tensor.sin, Tensor.clamp),
         *(Tensor.masked_fill, Tensor.softmax, torch.ones_like, Tensor.__invert__),
     }
 )
-_BROADCAST = frozenset(
+BROADCAST = frozenset(
     {
         *(Tensor.add, Tensor.__add__, Tensor.__radd__, Tensor.sub, Tensor.__sub__),
         *(Tensor.mul, Tensor.__mul__, Tensor.__rmul__, torch.addcmul),
@@ -158,29 +158,53 @@ class _Counted(TorchFunctionMode):
         args: Any = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func in _SAME_SHAPE:
+        if func in SAME_SHAPE:
             return args[0]
-        if func in _BROADCAST:
+        if func in BROADCAST:
             return _broadcast(args)
         kwargs = kwargs or {}
-        if func is torch.arange and len(args) == 1 and str(kwargs.get("device")) != "cpu":
-            dtype = kwargs.get("dtype", torch.int64)
-            return torch.empty(args[0], dtype=dtype, device="meta")  # its own imports seconds
-        if func is Tensor.__getitem__ and _picks_columns(args[1]):
-            return args[0].new_empty(len(args[0]), *args[1][1].shape)
-        if func is torch.cat:
-            return _joined(*args, **kwargs)
-        if func in _SHAPES:
-            result = args[0].new_empty(_SHAPES[func](*args, **kwargs))
+        if func in SHAPES or func is torch.cat:
+            result = args[0][0] if func is torch.cat else args[0]
+            result = result.new_empty(shape_of(func, args, kwargs))
         else:
-            result = func(*args, **kwargs)
-        if func in _ROWS:
-            self.flops += 2 * result.numel() * prod(args[1].shape[1:])
-        elif func is F.scaled_dot_product_attention:
-            queries, keys, values = args[:3]
-            per_pair = queries.shape[-1] + values.shape[-1]
-            self.flops += 2 * prod(queries.shape[:-1]) * keys.shape[-2] * per_pair
+            result = on_shapes(func, args, kwargs)
+        self.flops += flops_of(func, args, result)
         return result
+
+
+def on_shapes(func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Any:
+    """What a call gives on meta, without what torch would import for it there."""
+    if func is torch.arange and len(args) == 1 and str(kwargs.get("device")) != "cpu":
+        dtype = kwargs.get("dtype", torch.int64)
+        return torch.empty(args[0], dtype=dtype, device="meta")  # its own imports seconds
+    if func is Tensor.__getitem__ and _picks_columns(args[1]):
+        return args[0].new_empty(len(args[0]), *args[1][1].shape)
+    return func(*args, **kwargs)
+
+
+def shape_of(func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> tuple[int, ...]:
+    """Shape of what a call gives: of one that is in SHAPES or BROADCAST, or of torch.cat."""
+    if func is torch.cat:
+        return _joined(*args, **kwargs)
+    if func in BROADCAST:
+        backwards = zip_longest(*(reversed(one.shape) for one in _tensors(args)), fillvalue=1)
+        return tuple(max(sides) if all(sides) else 0 for sides in backwards)[::-1]
+    return SHAPES[func](*args, **kwargs)
+
+
+def flops_of(func: Callable[..., Any], args: Any, result: Any) -> int:
+    """FLOPs of a call; 0 for all but convolutions, linear layers and attention."""
+    if func in _ROWS:
+        return 2 * result.numel() * prod(args[1].shape[1:])
+    if func is F.scaled_dot_product_attention:
+        queries, keys, values = args[:3]
+        per_pair = queries.shape[-1] + values.shape[-1]
+        return 2 * prod(queries.shape[:-1]) * keys.shape[-2] * per_pair
+    return 0
+
+
+def _tensors(args: Any) -> list[Tensor]:
+    return [one for one in args if isinstance(one, Tensor)]
 
 
 def _picks_columns(index: Any) -> bool:
@@ -193,10 +217,10 @@ def _picks_columns(index: Any) -> bool:
     )
 
 
-def _joined(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
+def _joined(parts: Sequence[Tensor], dim: int = 0) -> tuple[int, ...]:
     shape = list(parts[0].shape)
     shape[dim] = sum(part.shape[dim] for part in parts)
-    return parts[0].new_empty(shape)
+    return tuple(shape)
 
 
 def _linear(x: Tensor, weight: Tensor, *_: Any) -> tuple[int, ...]:
@@ -245,7 +269,7 @@ def _attended(queries: Tensor, keys: Tensor, values: Tensor, **_: Any) -> tuple[
 
 
 # By their formulas: run on meta, some import half of torch's compiler, which takes seconds.
-_SHAPES: dict[Callable[..., Any], Callable[..., tuple[int, ...]]] = {
+SHAPES: dict[Callable[..., Any], Callable[..., tuple[int, ...]]] = {
     F.linear: _linear,
     F.conv1d: _convolved,
     F.conv2d: _convolved,
@@ -260,8 +284,6 @@ _SHAPES: dict[Callable[..., Any], Callable[..., tuple[int, ...]]] = {
 
 
 def _broadcast(args: tuple[Any, ...]) -> Tensor:
-    tensors = [one for one in args if isinstance(one, Tensor)]
-    largest = max(tensors, key=Tensor.numel)
-    backwards = zip_longest(*(reversed(one.shape) for one in tensors), fillvalue=1)
-    shape = tuple(max(sides) if all(sides) else 0 for sides in backwards)[::-1]
+    largest = max(_tensors(args), key=Tensor.numel)
+    shape = shape_of(torch.addcmul, args, {})
     return largest if largest.shape == shape else largest.new_empty(shape)

@@ -1,0 +1,83 @@
+"""A way to lay a stage out over GPUs, and all that are legal."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from orchestrator.recipe.stage import Stage
+
+ZERO_STAGES = (0, 1, 2, 3)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one stage trains.
+
+    Attributes:
+        ranks: GPUs, each a process.
+        zero: what is sharded: 0 nothing, 1 masters, moments and EMA, 2 gradients too, 3 weights
+            too.
+        micro_batch: clips per GPU per forward.
+        accumulation: forward passes per GPU per optimizer step.
+        checkpointing: whether blocks are recomputed in the backward pass.
+    """
+
+    ranks: int
+    zero: int
+    micro_batch: int
+    accumulation: int
+    checkpointing: bool
+
+    @property
+    def name(self) -> str:
+        """In one word per part, as tables show it."""
+        recompute = ", recompute" if self.checkpointing else ""
+        return f"ZeRO {self.zero}, {self.accumulation} x {self.micro_batch}{recompute}"
+
+
+def as_written(stage: Stage, *, ranks: int) -> Layout:
+    """The recipe's own layout on so many GPUs, whether it is legal there or not."""
+    train = stage.training
+    is_plain = ranks == 1 and stage.compute.workers == 0
+    return Layout(
+        ranks=ranks,
+        zero=0 if is_plain else stage.compute.zero,
+        micro_batch=train.micro_batch,
+        accumulation=max(1, stage.accumulation(ranks=ranks)),
+        checkpointing=train.checkpointing,
+    )
+
+
+def legal_layouts(stage: Stage, *, ranks: int) -> Iterator[Layout]:
+    """Every layout that gives each of ``ranks`` GPUs the same number of full passes.
+
+    One GPU shards nothing, so there it is ZeRO 0 alone. A batch is what the recipe says, so a
+    layout changes no loss curve; a contrastive batch is one pass of all GPUs.
+    """
+    for micro_batch in _micro_batches(stage, ranks=ranks):
+        for zero in ZERO_STAGES if ranks > 1 else (0,):
+            for checkpointing in (False, True):
+                yield Layout(
+                    ranks=ranks,
+                    zero=zero,
+                    micro_batch=micro_batch,
+                    accumulation=stage.training.batch // (micro_batch * ranks),
+                    checkpointing=checkpointing,
+                )
+
+
+def _micro_batches(stage: Stage, *, ranks: int) -> Iterator[int]:
+    batch = stage.training.batch
+    if batch % ranks:
+        return
+    share = batch // ranks
+    if stage.training.objective.kind == "contrastive":
+        yield share
+        return
+    for micro_batch in range(1, share + 1):
+        if share % micro_batch == 0:
+            yield micro_batch
+
+
+def legal_ranks(stage: Stage, *, most: int) -> int:
+    """The most GPUs, of ``most``, that split the batch evenly."""
+    return next(ranks for ranks in range(most, 0, -1) if stage.training.batch % ranks == 0)
