@@ -162,8 +162,10 @@ def _assert_shares(parts: list[Part], came: Counter[tuple[str, str]], *, shapes:
 
 
 def test_state_of_another_mix_is_refused(indexes: list[Index], tmp_path: Path) -> None:
-    def stream(weight: float, *, block: int = 16) -> Stream:
+    def stream(weight: float, *, block: int = 16, is_swapped: bool = False) -> Stream:
         parts = parts_of(indexes, [(0, 1.0), (2, weight)])
+        if is_swapped:
+            parts.reverse()
         return Stream(
             parts, seed=0, batch=BATCH, rank=0, world_size=1, shuffle_shards=block, workers=0
         )
@@ -172,5 +174,7 @@ def test_state_of_another_mix_is_refused(indexes: list[Index], tmp_path: Path) -
     stream(1.0).load_state_dict(json.loads(json.dumps(state)))
     with pytest.raises(UserError, match="the checkpoint was made with index="):
         stream(2.0).load_state_dict(state)
+    with pytest.raises(UserError, match="the checkpoint was made with index="):
+        stream(1.0, is_swapped=True).load_state_dict(state)
     with pytest.raises(UserError, match=r"made with shuffle_shards=None, seen 2"):
         stream(1.0, block=2).load_state_dict(state)
