@@ -1,6 +1,5 @@
 """The training stream: an endless, deterministic order of batches, one rank's slots of each."""
 
-import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -16,12 +15,12 @@ from orchestrator.data.pool import Draw, Part, Pool, identity_of
 from orchestrator.data.reader import View
 from orchestrator.data.readers import Readers
 from orchestrator.data.schedule import BucketSchedule
+from orchestrator.data.state import SHUFFLE_SHARDS, check_state
 from orchestrator.data.window import window_draw
 from orchestrator.errors import UserError
 
 PREFETCHED_STEPS = 3
 _PLANNED_STEPS = 64  # whose shards are fetched ahead
-_CHECKED = ("seed", "index", "images", "shuffle_shards")
 
 
 class Stream:
@@ -63,7 +62,7 @@ class Stream:
         rank: int,
         world_size: int,
         multiples: Mapping[Bucket, int] | None = None,
-        shuffle_shards: int = 16,
+        shuffle_shards: int = SHUFFLE_SHARDS,
         workers: int = 1,
         cache_dir: str | None = None,
         cache_bytes: int = 20_000_000_000,
@@ -147,7 +146,7 @@ class Stream:
         state = {"step": self._step, "seed": self._seed, "index": identity_of(self._parts)}
         if self._images:
             state["images"] = identity_of(self._images)
-        if any(pool.is_blocked for pool in self._pools):
+        if self._is_blocked or self._is_packed_blocked:
             state["shuffle_shards"] = self._shuffle_shards
         return state | ({"left_out": self._left_out} if self._left_out else {})
 
@@ -157,14 +156,12 @@ class Stream:
         Raises:
             UserError: if it was saved over other clips or another order.
         """
-        own = self.state_dict()
-        for name in _CHECKED:
-            # As text: the order of the parts decides that of the clips.
-            if json.dumps(state.get(name)) != json.dumps(own.get(name)):
-                raise UserError(
-                    f"{self._parts[0].index.store.uri}: the checkpoint was made with {name}="
-                    f"{state.get(name)}, seen {own.get(name)}; use the same data or a new --run"
-                )
+        check_state(
+            state,
+            own=self.state_dict(),
+            uri=self._parts[0].index.store.uri,
+            is_packed_alone=self._is_packed_blocked and not self._is_blocked,
+        )
         self.close()
         self._step = int(state["step"])
         self._left_out = list(state.get("left_out", ()))
@@ -228,6 +225,14 @@ class Stream:
     def read_step(self, step: int) -> StepBatch:
         """This rank's clips of any step, read now."""
         return self.read(self.plan(step))
+
+    @property
+    def _is_blocked(self) -> bool:
+        return any(pool.is_blocked for pool in self._pools)
+
+    @property
+    def _is_packed_blocked(self) -> bool:
+        return self._packed is not None and self._packed.is_blocked
 
     def _take(self) -> StepBatch:
         if self._ahead is None:

@@ -304,6 +304,30 @@ def test_packed_slots_hold_images_of_their_own_source(local_index: Index, tmp_pa
         open_stream(local_index, tmp_path).load_state_dict(state)
 
 
+def test_state_of_another_order_of_packed_images_is_refused(tmp_path: Path) -> None:
+    clips = write_source(str(tmp_path / "clips"), {WIDE: 8})  # in as many shards as a block has
+    images = write_source(str(tmp_path / "images"), {STILL: 72})  # in eighteen
+
+    def stream(block: int) -> Stream:
+        return Stream(
+            alone(clips),
+            seed=5,
+            batch=BATCH,
+            rank=0,
+            world_size=1,
+            shuffle_shards=block,
+            packing=Packing(share=0.5, images=3, parts=alone(images)),
+        )
+
+    state = json.loads(json.dumps(stream(16).state_dict()))
+    stream(16).load_state_dict(state)
+    older = {name: value for name, value in state.items() if name != "shuffle_shards"}
+    stream(16).load_state_dict(older)
+    for said in (state, older):
+        with pytest.raises(UserError, match="made with shuffle_shards=16, seen 2"):
+            stream(2).load_state_dict(said)
+
+
 def test_stream_without_captions_has_none_to_give(local_index: Index) -> None:
     stream = Stream(
         alone(local_index),
