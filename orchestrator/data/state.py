@@ -1,13 +1,22 @@
 """Whether a stream may go on from a state: the same clips in the same order."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from orchestrator.data.index import Bucket
 from orchestrator.errors import UserError
 
 SHUFFLE_SHARDS = 16  # where nothing else is said
-_CHECKED = ("seed", "index", "images", "shuffle_shards")
+_CHECKED = ("seed", "index", "images", "sizes", "shuffle_shards")
+
+
+def sizes_of(shapes: Sequence[Bucket], *, batch: int, multiples: Sequence[int]) -> dict[str, int]:
+    """Clips of a step of each shape, as JSON; ``batch`` times its multiple."""
+    return {
+        "x".join(map(str, shape)): batch * multiple
+        for shape, multiple in zip(shapes, multiples, strict=True)
+    }
 
 
 def check_state(
@@ -22,8 +31,11 @@ def check_state(
         is_packed_alone: whether nothing but the images of packed slots is shuffled in blocks:
             older states do not say how large these were, and are taken for the default's.
     """
-    before = {"shuffle_shards": SHUFFLE_SHARDS} if is_packed_alone else {}
-    saved = before | dict(state)
+    saved = dict(state)
+    if "sizes" not in saved:
+        saved["sizes"] = own["sizes"]
+        if is_packed_alone:
+            saved.setdefault("shuffle_shards", SHUFFLE_SHARDS)
     for name in _CHECKED:
         # As text: the order of the parts decides that of the clips.
         if json.dumps(saved.get(name)) != json.dumps(own.get(name)):

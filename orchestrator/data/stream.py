@@ -15,7 +15,7 @@ from orchestrator.data.pool import Draw, Part, Pool, identity_of
 from orchestrator.data.reader import View
 from orchestrator.data.readers import Readers
 from orchestrator.data.schedule import BucketSchedule
-from orchestrator.data.state import SHUFFLE_SHARDS, check_state
+from orchestrator.data.state import SHUFFLE_SHARDS, check_state, sizes_of
 from orchestrator.data.window import window_draw
 from orchestrator.errors import UserError
 
@@ -143,7 +143,12 @@ class Stream:
 
     def state_dict(self) -> dict[str, Any]:
         """The position; no world size is in it, and no number of threads."""
-        state = {"step": self._step, "seed": self._seed, "index": identity_of(self._parts)}
+        state = {
+            "step": self._step,
+            "seed": self._seed,
+            "index": identity_of(self._parts),
+            "sizes": sizes_of(self._shapes, batch=self._batch, multiples=self._multiples),
+        }
         if self._images:
             state["images"] = identity_of(self._images)
         if self._is_blocked or self._is_packed_blocked:

@@ -120,7 +120,7 @@ def test_another_world_size_goes_on_from_a_state(local_index: Index, tmp_path: P
     alone = open_stream(local_index, tmp_path)
     take(alone, 3)
     state = alone.state_dict()
-    assert set(state) == {"step", "seed", "index"}
+    assert set(state) == {"step", "seed", "index", "sizes"}
     assert state["step"] == 3  # not where the thread that reads ahead is
     rest = take(alone, 2)
     alone.close()
@@ -228,6 +228,26 @@ def test_state_of_other_clips_or_another_order_is_refused(
             stream.load_state_dict(other)
 
 
+def test_state_of_batches_of_another_size_is_refused(local_index: Index) -> None:
+    def stream(batch: int, *, multiple: int) -> Stream:
+        return Stream(
+            alone(local_index),
+            seed=5,
+            batch=batch,
+            rank=0,
+            world_size=1,
+            multiples={STILL: multiple},
+        )
+
+    state = json.loads(json.dumps(stream(BATCH, multiple=2).state_dict()))
+    stream(BATCH, multiple=2).load_state_dict(state)
+    for other in (stream(BATCH // 2, multiple=2), stream(BATCH, multiple=1)):
+        with pytest.raises(UserError, match=r"made with sizes=\{'3x8x12': 24, .*, seen \{"):
+            other.load_state_dict(state)
+    del state["sizes"]  # as older ones are
+    stream(BATCH, multiple=2).load_state_dict(state)
+
+
 def test_source_without_clips_is_refused(tmp_path: Path) -> None:
     empty = write_source(str(tmp_path / "none"), {})
     with pytest.raises(UserError, match="no clips, wanted at least one"):
@@ -321,7 +341,9 @@ def test_state_of_another_order_of_packed_images_is_refused(tmp_path: Path) -> N
 
     state = json.loads(json.dumps(stream(16).state_dict()))
     stream(16).load_state_dict(state)
-    older = {name: value for name, value in state.items() if name != "shuffle_shards"}
+    older = {
+        name: value for name, value in state.items() if name not in ("sizes", "shuffle_shards")
+    }
     stream(16).load_state_dict(older)
     for said in (state, older):
         with pytest.raises(UserError, match="made with shuffle_shards=16, seen 2"):
