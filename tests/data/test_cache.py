@@ -260,6 +260,21 @@ def test_shards_are_fetched_before_they_are_opened(tmp_path: Path) -> None:
     assert store.reads == {"a.tar": 1, "b.tar": 1}
 
 
+def test_what_nobody_foresaw_costs_no_thread_and_no_other_shard() -> None:
+    done = threading.Event()
+    fetched: list[str] = []
+
+    def fetch(shard: str) -> None:
+        fetched.append(shard)
+        if shard == "c":
+            done.set()
+        raise RuntimeError("a defect")
+
+    Fetcher(fetch, threads=1).want("abc")
+    assert done.wait(20)
+    assert fetched == ["a", "b", "c"]
+
+
 def test_what_is_no_longer_wanted_is_not_fetched() -> None:
     begun, go_on, done = threading.Event(), threading.Event(), threading.Event()
     fetched: list[str] = []
