@@ -95,6 +95,11 @@ class ShardCache:
         """
         self._fetcher.want(one for one in shards if not self._path(one).exists())
 
+    def close(self) -> None:
+        """Keeps no shard open, and fetches none ahead but those that are being fetched."""
+        self._fetcher.want(())
+        self._open.clear()
+
     def _opened(self, shard: str) -> OpenFile:
         path = self._path(shard)
         while True:

@@ -199,6 +199,10 @@ class Reader:
                 break
         self._shards.fetch_ahead(wanted)
 
+    def close(self) -> None:
+        """Keeps no shard open, and fetches none ahead; what is read later is opened anew."""
+        self._shards.close()
+
     def _read_together(self, rows: Sequence[int]) -> dict[int, Read]:
         """The samples in rows in which nothing is to be decoded, but bad ones, by row."""
         samples = [self._index.sample(row) for row in rows]

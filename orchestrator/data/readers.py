@@ -59,6 +59,11 @@ class Readers:
             for draw, (sample, _) in zip(draws, read, strict=True)
         )
 
+    def close(self) -> None:
+        """Keeps no shard open, and fetches none ahead; what is read later is opened anew."""
+        for reader in self._readers:
+            reader.close()
+
     def fetch_ahead(self, draws: Iterable[Draw]) -> None:
         """Says what will be read soon, see ``Reader.fetch_ahead``."""
         rows: dict[int, list[int]] = {}

@@ -32,6 +32,10 @@ class ShardFiles(Protocol):
         """Says which shards will be opened soon, the first of them first."""
         ...
 
+    def close(self) -> None:
+        """Keeps none open, and fetches none ahead."""
+        ...
+
 
 class LocalShards:
     """Shards that are files of this machine already, read where they lie."""
@@ -57,3 +61,7 @@ class LocalShards:
 
     def fetch_ahead(self, shards: Iterable[str]) -> None:
         """They are here."""
+
+    def close(self) -> None:
+        """As ``ShardFiles`` says."""
+        self._open.clear()

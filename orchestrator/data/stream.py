@@ -184,10 +184,12 @@ class Stream:
         return position_of(step, left_out=self._left_out)
 
     def close(self) -> None:
-        """Stops reading ahead."""
+        """Stops reading and fetching ahead, and keeps no shard open."""
         if self._ahead is not None:
             self._ahead.stop()
             self._ahead = None
+        self._readers.close()
+        self._image_readers.close()
 
     def plan(self, step: int) -> Plan:
         """Which clips this rank reads for any step; one thread may ask at a time."""

@@ -127,6 +127,11 @@ class OpenFiles:
                 if kept is file:
                     del self._files[name]
 
+    def clear(self) -> None:
+        """Keeps none any longer."""
+        with self._lock:
+            self._files.clear()
+
     def all(self) -> list[OpenFile]:
         """Those that are kept."""
         with self._lock:

@@ -1,8 +1,10 @@
 """The stream of batches: the same for every world size, store and place to start from."""
 
 import json
+import os
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -10,6 +12,7 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
+from orchestrator.data import ahead
 from orchestrator.data.batch import Plan, StepBatch
 from orchestrator.data.index import Bucket, Index
 from orchestrator.data.packing import Packing
@@ -153,6 +156,50 @@ def test_close_leaves_no_thread_and_loses_no_step(local_index: Index, tmp_path: 
     assert_same(first + take(stream, 2), wanted)
     stream.close()
     assert not threads_of_streams()
+
+
+def test_close_does_not_wait_for_a_store_that_is_away(
+    local_index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, back = threading.Event(), threading.Event()
+    read_plan = Stream.read
+
+    def waits(stream: Stream, plan: Plan) -> StepBatch:
+        if plan.step:
+            begun.set()
+            assert back.wait(60)
+        return read_plan(stream, plan)
+
+    monkeypatch.setattr(Stream, "read", waits)
+    monkeypatch.setattr(ahead, "_STOP_S", 0.0)
+    stream = open_stream(local_index, tmp_path)
+    stream.next()
+    assert begun.wait(20)
+    closing = threading.Thread(target=stream.close)
+    closing.start()
+    closing.join(20)
+    is_closed = not closing.is_alive()
+    back.set()
+    closing.join()
+    assert is_closed
+
+
+def test_close_keeps_no_shard_open(tmp_path: Path) -> None:
+    index = write_source(f"memory://{uuid4().hex}", SHAPES)
+    stream = open_stream(index, tmp_path)
+    take(stream, 2)
+    folder = f"{tmp_path}/cache/"
+
+    def is_open() -> bool:
+        paths: list[str] = []
+        for number in os.listdir("/proc/self/fd"):
+            with suppress(FileNotFoundError):
+                paths.append(os.readlink(f"/proc/self/fd/{number}"))
+        return any(path.startswith(folder) and path.endswith(".tar") for path in paths)
+
+    assert is_open()
+    stream.close()
+    assert not is_open()
 
 
 def test_error_ahead_reaches_every_later_call(local_index: Index, tmp_path: Path) -> None:
