@@ -8,7 +8,13 @@ from orchestrator.storage.files import OpenFile, OpenFiles
 from orchestrator.storage.folder import read_of
 from orchestrator.storage.store import Store
 
-MOST_OPEN = 32  # of one source; a process may have some 1,000, and many sources
+_MOST_OPEN = 32  # of one source
+_MOST_OPEN_OF_ALL = 512  # a process may have some 1,000 in all
+
+
+def most_open(sources: int) -> int:
+    """Shards of one of so many sources that a process keeps open."""
+    return max(1, min(_MOST_OPEN, _MOST_OPEN_OF_ALL // sources))
 
 
 class ShardFiles(Protocol):
@@ -40,9 +46,9 @@ class ShardFiles(Protocol):
 class LocalShards:
     """Shards that are files of this machine already, read where they lie."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, sources: int) -> None:
         self._store = store
-        self._open = OpenFiles(most=MOST_OPEN)
+        self._open = OpenFiles(most=most_open(sources))
 
     def open(self, shard: str) -> OpenFile:
         """As ``ShardFiles`` says."""

@@ -103,13 +103,15 @@ class Stream:
         ]
         self._schedule = BucketSchedule(_weights(self._pools, self._parts, self._multiples))
 
+        sources = len(self._parts) + len(self._images)
         readers = partial(
             Readers,
             cache_dir=cache_dir,
             cache_bytes=cache_bytes,
-            memory_bytes=memory_bytes // (len(self._parts) + len(self._images)),
+            memory_bytes=memory_bytes // sources,
             view=view,
             bad=bad,
+            sources=sources,
         )
         self._readers = readers(self._parts)
         self._image_readers = readers(self._images) if self._images else self._readers
