@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -65,6 +66,8 @@ class ShardCache:
         self._hashes = hashes
         self._sizes = sizes
         self._share_bytes = budget_bytes // sources
+        self._forgotten: set[str] = set()
+        self._forgetting = threading.Lock()
         self._open = OpenFiles(most=most_open(sources))
         self._fetcher = Fetcher(self._fetch, threads=_AHEAD)
 
@@ -85,12 +88,21 @@ class ShardCache:
             file.touched_s = now_s
         return file
 
-    def forget(self, shard: str, *, seen: OpenFile) -> None:
-        """Drops the copy that turned out to be damaged, unless another was fetched meanwhile."""
-        self._open.drop(seen)
+    def forget(self, shard: str, *, seen: OpenFile) -> bool:
+        """Drops the copy that turned out to be damaged, unless another was fetched meanwhile.
+
+        A shard is fetched again once, however many of its samples are damaged: after that they are
+        so where it comes from.
+        """
         path = self._path(shard)
-        if seen.is_at(path):
-            path.unlink(missing_ok=True)
+        with self._forgetting:
+            if seen.is_at(path):
+                if shard in self._forgotten:
+                    return False
+                self._forgotten.add(shard)
+                path.unlink(missing_ok=True)
+            self._open.drop(seen)
+        return True
 
     def fetch_ahead(self, shards: Iterable[str]) -> None:
         """Fetches those that are not here yet behind the caller's back, the first of them first.

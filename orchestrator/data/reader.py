@@ -16,6 +16,7 @@ from orchestrator.data.npy import Buffer
 from orchestrator.data.shard_files import LocalShards, ShardFiles
 from orchestrator.data.together import Together
 from orchestrator.data.windowed import has_one_window, window_of
+from orchestrator.errors import UnavailableError
 from orchestrator.storage.errors import NotFoundError
 from orchestrator.storage.files import OpenFile
 from orchestrator.storage.uri import FILE_SCHEMES, scheme_of
@@ -102,9 +103,11 @@ class Reader:
         self._together = Together()
         self._is_plain = view is None and is_plain(index)
         self._shards: ShardFiles
+        self._broken: tuple[type[Exception], ...] = (DamagedMember,)
         if scheme_of(index.store.uri) in FILE_SCHEMES:
             self._shards = LocalShards(index.store, sources=sources)
         else:
+            self._broken = (DamagedMember, UnavailableError)  # of a disk: the store has it still
             # Where samples may be bad, one must not take its whole shard along: the hashes of
             # members decide.
             self._shards = ShardCache(
@@ -248,13 +251,14 @@ class Reader:
     def _from_shard(
         self, sample: Sample, read: Callable[[OpenFile], dict[str, Any]]
     ) -> dict[str, Any]:
-        """Reads out of a sample's shard; once more out of a new copy if a member is damaged."""
+        """Reads out of a sample's shard; once more out of a new copy if that may help."""
         try:
             file = self._open(sample.shard)
             try:
                 return _checked(sample, read, file)
-            except DamagedMember:
-                self._shards.forget(sample.shard, seen=file)
+            except self._broken:
+                if not self._shards.forget(sample.shard, seen=file):
+                    raise
                 file = self._open(sample.shard)
                 return _checked(sample, read, file)
         except ValueError as error:

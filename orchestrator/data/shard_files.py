@@ -30,8 +30,8 @@ class ShardFiles(Protocol):
         """
         ...
 
-    def forget(self, shard: str, *, seen: OpenFile) -> None:
-        """What was ``seen`` of a shard is damaged: it is to be opened, or fetched, anew."""
+    def forget(self, shard: str, *, seen: OpenFile) -> bool:
+        """What was ``seen`` of a shard is damaged: whether to open it, or fetch it, anew."""
         ...
 
     def fetch_ahead(self, shards: Iterable[str]) -> None:
@@ -61,9 +61,10 @@ class LocalShards:
             self._open.put(shard, file)
         return file
 
-    def forget(self, shard: str, *, seen: OpenFile) -> None:
+    def forget(self, shard: str, *, seen: OpenFile) -> bool:
         """The file may have been replaced since: it is opened by its name again."""
         self._open.drop(seen)
+        return True
 
     def fetch_ahead(self, shards: Iterable[str]) -> None:
         """They are here."""

@@ -11,7 +11,7 @@ from orchestrator.data.batch import Plan, StepBatch
 from orchestrator.data.index import Bucket, Sample
 from orchestrator.data.order import position_of
 from orchestrator.data.packing import Image, PackedSlots, Packing
-from orchestrator.data.pool import Draw, Part, Pool, identity_of
+from orchestrator.data.pool import Draw, Part, Pool, buckets_of, identity_of
 from orchestrator.data.reader import View
 from orchestrator.data.readers import Readers
 from orchestrator.data.schedule import BucketSchedule
@@ -78,14 +78,12 @@ class Stream:
             if not len(part.index):
                 raise UserError(f"{part.index.store.uri}: no clips, wanted at least one")
         self._has_windows = any(part.index.windowed for part in (*self._parts, *self._images))
-        self._seed = seed
-        self._batch = batch
+        self._seed, self._batch = seed, batch
         self._rank, self._world_size = rank, world_size
-        self._workers = workers
-        self._shuffle_shards = shuffle_shards
+        self._workers, self._shuffle_shards = workers, shuffle_shards
         self._captions = captions
         self.bad = bad
-        buckets = _buckets(self._parts)
+        buckets = buckets_of(self._parts)
         self._shapes = list(buckets)
         self._multiples = [(multiples or {}).get(shape, 1) for shape in buckets]
         if packing is not None and max(self._multiples) > 1:
@@ -125,9 +123,8 @@ class Stream:
                 batch=batch,
                 block=shuffle_shards,
             )
-        self._step = 0
+        self._step, self._wait_s = 0, 0.0
         self._left_out: list[int] = []
-        self._wait_s = 0.0
         self._ahead: Ahead | None = None
 
     def next(self) -> StepBatch:
@@ -288,15 +285,6 @@ class Stream:
 
     def _wordings(self, sample: Sample) -> tuple[str, ...]:
         return sample.captions if self._captions else ()
-
-
-def _buckets(parts: Sequence[Part]) -> dict[Bucket, dict[int, list[int]]]:
-    """Rows of every shape by number of the part."""
-    buckets: dict[Bucket, dict[int, list[int]]] = {}
-    for number, part in enumerate(parts):
-        for shape, rows in part.index.buckets.items():
-            buckets.setdefault(shape, {})[number] = rows
-    return buckets
 
 
 def _weights(pools: Sequence[Pool], parts: Sequence[Part], multiples: Sequence[int]) -> list[float]:

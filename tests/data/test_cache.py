@@ -234,8 +234,10 @@ def test_forgotten_shard_is_fetched_again(store: CountingStore, tmp_path: Path) 
     cache = open_cache(store, tmp_path)
     damaged = cache.open("a.tar")
     for _ in range(2):  # two readers have seen the same copy: the second must not drop the new one
-        cache.forget("a.tar", seen=damaged)
+        assert cache.forget("a.tar", seen=damaged)
         read(cache, "a.tar")
+    assert not cache.forget("a.tar", seen=cache.open("a.tar"))  # it comes so
+    read(cache, "a.tar")
     assert store.reads == {"a.tar": 2}
 
 

@@ -14,8 +14,9 @@ from orchestrator.data.fetcher import Fetcher
 from orchestrator.data.index import HEAD, Bucket, Index, write_index
 from orchestrator.data.reader import Reader, View
 from orchestrator.data.shards import NewSample, write_shard
-from orchestrator.errors import UserError
+from orchestrator.errors import UnavailableError, UserError
 from orchestrator.storage.errors import NotFoundError
+from orchestrator.storage.files import OpenFile
 from orchestrator.storage.store import Store, open_store
 from tests.data.clips import CountingStore, flip_bit, flip_bit_in_place, frames_of, write_source
 from tests.data.version_1 import age_index
@@ -62,6 +63,27 @@ def test_damaged_copy_is_fetched_again_once(tmp_path: Path) -> None:
     _, arrays = reader.read(2)
     np.testing.assert_array_equal(arrays["frames"], frames_of(2, SHAPE))
     assert store.reads == {sample.shard: 2}
+
+
+def test_copy_on_a_disk_that_fails_is_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = write_source(f"memory://{uuid4().hex}", {SHAPE: CLIPS})
+    store = counted(index)
+    reader = open_reader(index, tmp_path)
+    reader.read(0)
+    pread, broken = OpenFile.read, [True]
+
+    def fails_once(file: OpenFile, size: int, *, offset: int) -> bytes:
+        if broken:
+            broken.clear()
+            raise UnavailableError("Input/output error, given up")
+        return pread(file, size, offset=offset)
+
+    monkeypatch.setattr(OpenFile, "read", fails_once)
+    _, arrays = reader.read(2)
+    np.testing.assert_array_equal(arrays["frames"], frames_of(2, SHAPE))
+    assert store.reads == {index.sample(2).shard: 2}
 
 
 def test_damaged_object_is_fetched_twice_and_named(tmp_path: Path) -> None:
