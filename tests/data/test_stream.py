@@ -14,6 +14,7 @@ import pytest
 
 from orchestrator.data import ahead
 from orchestrator.data.batch import Plan, StepBatch
+from orchestrator.data.fetcher import Fetcher
 from orchestrator.data.index import Bucket, Index
 from orchestrator.data.packing import Packing
 from orchestrator.data.pool import alone
@@ -255,6 +256,20 @@ def test_reading_ahead_is_bounded(
     assert reached.wait(60)
     stream.close()
     assert read == list(range(PREFETCHED_STEPS + 1))
+
+
+def test_shards_of_steps_to_come_are_fetched_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = write_source(f"memory://{uuid4().hex}", {WIDE: 96})
+    wanted: list[list[str]] = []
+    monkeypatch.setattr(Fetcher, "want", lambda _, shards: wanted.append(list(shards)))
+    stream = open_stream(index, tmp_path)
+    coming = [index.shard(draw.row) for step in range(4) for draw in stream.plan(step).draws]
+    stream.next()
+    assert wanted[0] == list(dict.fromkeys(coming))  # an epoch: the first of them first
+    stream.close()
+    assert wanted[-1] == []
 
 
 def test_waiting_is_counted_once(local_index: Index, tmp_path: Path) -> None:
