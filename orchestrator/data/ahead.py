@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -9,6 +10,7 @@ from concurrent.futures import Future
 from orchestrator.data.batch import Plan, StepBatch
 
 _TELL_EVERY = 16  # steps
+_STOP_S = 5.0  # a read may wait for its store far longer
 Task = tuple["Future[StepBatch]", Plan]
 
 
@@ -67,13 +69,14 @@ class Ahead:
         return batch
 
     def stop(self) -> None:
-        """Waits for what is being read, and reads no more."""
+        """Reads no more, and waits a little for what is being read."""
         for future in self._coming:
             future.cancel()
         for _ in self._threads:
             self._tasks.put(None)
+        end_s = time.monotonic() + _STOP_S
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, end_s - time.monotonic()))
 
     def _begin(self) -> None:
         while len(self._plans) <= self._planned:

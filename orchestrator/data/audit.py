@@ -11,7 +11,7 @@ from orchestrator.data.names import shown
 from orchestrator.data.pool import Part
 from orchestrator.data.usage import Use
 
-_DUE = 2  # batches that a shape may be behind
+_DUE = 2  # batches that a shape may be behind, and clips that a source may be
 _Named = tuple[str, Bucket]  # part and shape
 
 
@@ -95,7 +95,10 @@ class Examiner:
             for part in parts
             for bucket, rows in part.index.buckets.items()
         }
-        self._due = _due(parts, self._keys, multiples)
+        weights = _weights(parts, self._keys)
+        shapes = _by_shape(weights)
+        self._due = _due(shapes, multiples)
+        self._shares = {named: weight / shapes[named[1]] for named, weight in weights.items()}
         self._courses = {named: Course(keys) for named, keys in self._keys.items()}
         self._images = {
             part.name: Course(Keys(part.index, range(len(part.index)))) for part in images
@@ -232,6 +235,12 @@ class Examiner:
             due = places * share  # the order keeps within one batch of it
             if bucket not in self._ordinals and due - left_out >= _DUE:
                 faults.append(f"clips of {_shape(bucket)}: never came, {due:.0f} batches were due")
+        for (part, bucket), share in self._shares.items():
+            if not self._courses[part, bucket].is_used:
+                # Of the batches that came: the order keeps within a clip of it in any batches.
+                due = len(self._ordinals.get(bucket, ())) * self._size(bucket) * share
+                if due >= _DUE * (1 + left_out):
+                    faults.append(f"clips of {_of(part, bucket)}: never came, {due:.0f} were due")
 
     def _check_course(self, part: str, bucket: Bucket, *, is_from_the_first: bool) -> None:
         course = self._courses[part, bucket]
@@ -253,18 +262,23 @@ class Examiner:
             self._report.faults += [f"{name}: {fault}" for fault in times.faults]
 
 
-def _due(
-    parts: Sequence[Part], keys: Mapping[_Named, Keys], multiples: Mapping[Bucket, int]
-) -> dict[Bucket, float]:
+def _weights(parts: Sequence[Part], keys: Mapping[_Named, Keys]) -> dict[_Named, float]:
+    """Of all clips that are drawn, those of each source and shape."""
+    each = {part.name: part.weight / len(part.index) for part in parts}
+    return {(part, bucket): each[part] * len(own) for (part, bucket), own in keys.items()}
+
+
+def _by_shape(weights: Mapping[_Named, float]) -> dict[Bucket, float]:
+    totals: dict[Bucket, float] = {}
+    for (_, bucket), weight in weights.items():
+        totals[bucket] = totals.get(bucket, 0.0) + weight
+    return totals
+
+
+def _due(shapes: Mapping[Bucket, float], multiples: Mapping[Bucket, int]) -> dict[Bucket, float]:
     """Which share of the steps is each shape's."""
-    shares: dict[Bucket, float] = {}
-    for part in parts:
-        for (name, bucket), some_keys in keys.items():
-            if name == part.name:
-                share = part.weight * len(some_keys) / len(part.index) / multiples.get(bucket, 1)
-                shares[bucket] = shares.get(bucket, 0.0) + share
-    total = sum(shares.values())
-    return {bucket: share / total for bucket, share in shares.items()}
+    turns = {bucket: weight / multiples.get(bucket, 1) for bucket, weight in shapes.items()}
+    return {bucket: turn / sum(turns.values()) for bucket, turn in turns.items()}
 
 
 def _told(slots: Sequence[int], batch: int, *, name: str) -> str:

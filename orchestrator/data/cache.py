@@ -2,8 +2,10 @@
 
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from hashlib import sha256
 from io import FileIO
@@ -14,7 +16,7 @@ import xxhash
 
 from orchestrator.data.fetcher import Fetcher
 from orchestrator.data.room import locked, make_room
-from orchestrator.data.shard_files import MOST_OPEN
+from orchestrator.data.shard_files import most_open
 from orchestrator.errors import UserError
 from orchestrator.storage.files import OpenFile, OpenFiles
 from orchestrator.storage.local import writing
@@ -31,7 +33,7 @@ class ShardCache:
     """Copies of a remote store's shards in a folder that all ranks of a node share.
 
     A copy that makes room for others while it is open can be read on; its space is free once it
-    is closed.
+    is closed. That comes on top of the budget, and is bounded by it.
 
     Args:
         store: where the shards lie.
@@ -39,6 +41,8 @@ class ShardCache:
         budget_bytes: of that folder, over all stores.
         hashes: xxh64 of whole shards by name, of those that it is known of.
         sizes: bytes of whole shards likewise; others are in memory while they are fetched.
+        sources: that this process reads, each of which has an even share of the budget for what is
+            fetched ahead and for what is open.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class ShardCache:
         budget_bytes: int,
         hashes: Mapping[str, str],
         sizes: Mapping[str, int],
+        sources: int = 1,
     ) -> None:
         name = sha256(store.uri.encode()).hexdigest()[:16]
         root = Path(folder) if folder else _default_folder()
@@ -60,7 +65,10 @@ class ShardCache:
         self._budget_bytes = budget_bytes
         self._hashes = hashes
         self._sizes = sizes
-        self._open = OpenFiles(most=MOST_OPEN)
+        self._share_bytes = budget_bytes // sources
+        self._forgotten: set[str] = set()
+        self._forgetting = threading.Lock()
+        self._open = OpenFiles(most=most_open(sources))
         self._fetcher = Fetcher(self._fetch, threads=_AHEAD)
 
     def open(self, shard: str) -> OpenFile:
@@ -80,20 +88,50 @@ class ShardCache:
             file.touched_s = now_s
         return file
 
-    def forget(self, shard: str, *, seen: OpenFile) -> None:
-        """Drops the copy that turned out to be damaged, unless another was fetched meanwhile."""
-        self._open.drop(seen)
+    def forget(self, shard: str, *, seen: OpenFile) -> bool:
+        """Drops the copy that turned out to be damaged, unless another was fetched meanwhile.
+
+        A shard is fetched again once, however many of its samples are damaged: after that they are
+        so where it comes from.
+        """
         path = self._path(shard)
-        if seen.is_at(path):
-            path.unlink(missing_ok=True)
+        with self._forgetting:
+            if seen.is_at(path):
+                if shard in self._forgotten:
+                    return False
+                self._forgotten.add(shard)
+                path.unlink(missing_ok=True)
+            self._open.drop(seen)
+        return True
 
     def fetch_ahead(self, shards: Iterable[str]) -> None:
         """Fetches those that are not here yet behind the caller's back, the first of them first.
 
         What was asked for before and has not begun is forgotten. What fails is left to who opens
-        it. More than the budget holds would push each other out.
+        it. Those that are here are kept before others that are not wanted. All together must fit
+        into the budget, and those that are fetched into half of it, or they would push each other
+        out; but the first one is always wanted.
         """
-        self._fetcher.want(one for one in shards if not self._path(one).exists())
+        left_bytes, ahead_bytes = self._share_bytes, self._share_bytes // 2
+        here: list[str] = []
+        missing: list[str] = []
+        for shard in dict.fromkeys(shards):
+            size = self._sizes.get(shard, 0)
+            is_here = self._path(shard).exists() or shard in self._open
+            left_bytes -= size
+            ahead_bytes -= 0 if is_here else size
+            if (here or missing) and min(left_bytes, ahead_bytes) < 0:
+                break
+            (here if is_here else missing).append(shard)
+        for shard in reversed(here):  # the first one leaves last
+            with suppress(OSError):  # gone since, or another user's
+                os.utime(self._path(shard))
+        self._fetcher.want(missing)
+
+    def close(self) -> None:
+        """Keeps no shard open, and fetches none ahead but those that are being fetched."""
+        self._fetcher.want(())
+        self._open.clear()
 
     def _opened(self, shard: str) -> OpenFile:
         path = self._path(shard)
@@ -104,9 +142,12 @@ class ShardCache:
                 self._fetch(shard)
 
     def _close_deleted(self, now_s: float) -> None:
-        for file in self._open.all():
-            if now_s - file.touched_s > _IDLE_S and file.is_deleted():
-                self._open.drop(file)
+        left_bytes = self._share_bytes
+        for file in reversed(self._open.all()):
+            if file.is_deleted():
+                left_bytes -= file.size
+                if left_bytes < 0 or now_s - file.touched_s > _IDLE_S:
+                    self._open.drop(file)
 
     def _path(self, shard: str) -> Path:
         name = quote(shard, safe="")

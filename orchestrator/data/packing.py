@@ -80,6 +80,11 @@ class PackedSlots:
             for name, some in rows.items()
         ]
 
+    @property
+    def is_blocked(self) -> bool:
+        """Whether any images are shuffled in more than one block."""
+        return any(pool.is_blocked for pool in self._pools)
+
     def draws(
         self, slots: Sequence[int], *, position: int, bucket: int, ordinal: int
     ) -> list[tuple[Draw, ...]]:

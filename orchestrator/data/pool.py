@@ -138,6 +138,15 @@ def shapes_of(parts: Sequence[Part]) -> list[Bucket]:
     return list(dict.fromkeys(shape for part in parts for shape in part.index.buckets))
 
 
+def buckets_of(parts: Sequence[Part]) -> dict[Bucket, dict[int, list[int]]]:
+    """Rows of every shape by number of the part."""
+    buckets: dict[Bucket, dict[int, list[int]]] = {}
+    for number, part in enumerate(parts):
+        for shape, rows in part.index.buckets.items():
+            buckets.setdefault(shape, {})[number] = rows
+    return buckets
+
+
 def alone(index: Index) -> tuple[Part, ...]:
     """A source that is not mixed with others."""
     return (Part(name="", index=index),)

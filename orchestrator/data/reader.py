@@ -16,6 +16,7 @@ from orchestrator.data.npy import Buffer
 from orchestrator.data.shard_files import LocalShards, ShardFiles
 from orchestrator.data.together import Together
 from orchestrator.data.windowed import has_one_window, window_of
+from orchestrator.errors import UnavailableError
 from orchestrator.storage.errors import NotFoundError
 from orchestrator.storage.files import OpenFile
 from orchestrator.storage.uri import FILE_SCHEMES, scheme_of
@@ -81,6 +82,7 @@ class Reader:
         view: what is made of a sample's arrays once it is decoded, and kept in their place.
         bad: takes samples that cannot be read, in whose place others are read; None: they are an
             error.
+        sources: that this process reads, which share the cache.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Reader:
         memory_bytes: int,
         view: View | None = None,
         bad: BadSamples | None = None,
+        sources: int = 1,
     ) -> None:
         self._index = index
         self._bad = bad
@@ -99,11 +102,12 @@ class Reader:
         self._kept = Kept(budget_bytes=memory_bytes)
         self._together = Together()
         self._is_plain = view is None and is_plain(index)
-        self._ahead_bytes = cache_bytes // 2
         self._shards: ShardFiles
+        self._broken: tuple[type[Exception], ...] = (DamagedMember,)
         if scheme_of(index.store.uri) in FILE_SCHEMES:
-            self._shards = LocalShards(index.store)
+            self._shards = LocalShards(index.store, sources=sources)
         else:
+            self._broken = (DamagedMember, UnavailableError)  # of a disk: the store has it still
             # Where samples may be bad, one must not take its whole shard along: the hashes of
             # members decide.
             self._shards = ShardCache(
@@ -112,6 +116,7 @@ class Reader:
                 budget_bytes=cache_bytes,
                 hashes=index.hashes if bad is None else {},
                 sizes=index.sizes,
+                sources=sources,
             )
 
     def read(self, row: int, *, draw: float = 0.0) -> Read:
@@ -186,18 +191,14 @@ class Reader:
     def fetch_ahead(self, rows: Iterable[int]) -> None:
         """Says which rows will be read soon, in this order; remote shards are fetched meanwhile.
 
-        It returns at once. What was asked for before and has not begun is forgotten; what would
-        not fit into half of the cache waits until it is asked for again, or read.
+        It returns at once. What was asked for before and has not begun is forgotten; what does not
+        fit into the cache waits until it is asked for again, or read.
         """
-        wanted = dict.fromkeys(map(self._index.shard, rows))
-        left_bytes = self._ahead_bytes
-        sizes = self._index.sizes
-        for count, shard in enumerate(wanted):
-            left_bytes -= sizes.get(shard, 0)
-            if left_bytes < 0 and count:
-                wanted = dict.fromkeys(list(wanted)[:count])
-                break
-        self._shards.fetch_ahead(wanted)
+        self._shards.fetch_ahead(map(self._index.shard, rows))
+
+    def close(self) -> None:
+        """Keeps no shard open, and fetches none ahead; what is read later is opened anew."""
+        self._shards.close()
 
     def _read_together(self, rows: Sequence[int]) -> dict[int, Read]:
         """The samples in rows in which nothing is to be decoded, but bad ones, by row."""
@@ -250,13 +251,14 @@ class Reader:
     def _from_shard(
         self, sample: Sample, read: Callable[[OpenFile], dict[str, Any]]
     ) -> dict[str, Any]:
-        """Reads out of a sample's shard; once more out of a new copy if a member is damaged."""
+        """Reads out of a sample's shard; once more out of a new copy if that may help."""
         try:
             file = self._open(sample.shard)
             try:
                 return _checked(sample, read, file)
-            except DamagedMember:
-                self._shards.forget(sample.shard, seen=file)
+            except self._broken:
+                if not self._shards.forget(sample.shard, seen=file):
+                    raise
                 file = self._open(sample.shard)
                 return _checked(sample, read, file)
         except ValueError as error:

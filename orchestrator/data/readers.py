@@ -12,7 +12,7 @@ class Readers:
 
     Args:
         parts: in the order of their numbers.
-        cache_dir, cache_bytes, view, bad: as for ``Reader``.
+        cache_dir, cache_bytes, view, bad, sources: as for ``Reader``.
         memory_bytes: likewise, of each.
     """
 
@@ -25,6 +25,7 @@ class Readers:
         memory_bytes: int,
         view: View | None,
         bad: BadSamples | None,
+        sources: int,
     ) -> None:
         self._may_be_bad = bad is not None
         self._readers = [
@@ -35,6 +36,7 @@ class Readers:
                 memory_bytes=memory_bytes,
                 view=view,
                 bad=bad,
+                sources=sources,
             )
             for part in parts
         ]
@@ -58,6 +60,11 @@ class Readers:
             self._readers[draw.part].instead(draw.row, read=sample)
             for draw, (sample, _) in zip(draws, read, strict=True)
         )
+
+    def close(self) -> None:
+        """Keeps no shard open, and fetches none ahead; what is read later is opened anew."""
+        for reader in self._readers:
+            reader.close()
 
     def fetch_ahead(self, draws: Iterable[Draw]) -> None:
         """Says what will be read soon, see ``Reader.fetch_ahead``."""

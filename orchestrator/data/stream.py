@@ -11,16 +11,16 @@ from orchestrator.data.batch import Plan, StepBatch
 from orchestrator.data.index import Bucket, Sample
 from orchestrator.data.order import position_of
 from orchestrator.data.packing import Image, PackedSlots, Packing
-from orchestrator.data.pool import Draw, Part, Pool, identity_of
+from orchestrator.data.pool import Draw, Part, Pool, buckets_of, identity_of
 from orchestrator.data.reader import View
 from orchestrator.data.readers import Readers
 from orchestrator.data.schedule import BucketSchedule
+from orchestrator.data.state import SHUFFLE_SHARDS, check_state, sizes_of
 from orchestrator.data.window import window_draw
 from orchestrator.errors import UserError
 
 PREFETCHED_STEPS = 3
 _PLANNED_STEPS = 64  # whose shards are fetched ahead
-_CHECKED = ("seed", "index", "images", "shuffle_shards")
 
 
 class Stream:
@@ -62,7 +62,7 @@ class Stream:
         rank: int,
         world_size: int,
         multiples: Mapping[Bucket, int] | None = None,
-        shuffle_shards: int = 16,
+        shuffle_shards: int = SHUFFLE_SHARDS,
         workers: int = 1,
         cache_dir: str | None = None,
         cache_bytes: int = 20_000_000_000,
@@ -78,14 +78,12 @@ class Stream:
             if not len(part.index):
                 raise UserError(f"{part.index.store.uri}: no clips, wanted at least one")
         self._has_windows = any(part.index.windowed for part in (*self._parts, *self._images))
-        self._seed = seed
-        self._batch = batch
+        self._seed, self._batch = seed, batch
         self._rank, self._world_size = rank, world_size
-        self._workers = workers
-        self._shuffle_shards = shuffle_shards
+        self._workers, self._shuffle_shards = workers, shuffle_shards
         self._captions = captions
         self.bad = bad
-        buckets = _buckets(self._parts)
+        buckets = buckets_of(self._parts)
         self._shapes = list(buckets)
         self._multiples = [(multiples or {}).get(shape, 1) for shape in buckets]
         if packing is not None and max(self._multiples) > 1:
@@ -103,13 +101,15 @@ class Stream:
         ]
         self._schedule = BucketSchedule(_weights(self._pools, self._parts, self._multiples))
 
+        sources = len(self._parts) + len(self._images)
         readers = partial(
             Readers,
             cache_dir=cache_dir,
             cache_bytes=cache_bytes,
-            memory_bytes=memory_bytes // (len(self._parts) + len(self._images)),
+            memory_bytes=memory_bytes // sources,
             view=view,
             bad=bad,
+            sources=sources,
         )
         self._readers = readers(self._parts)
         self._image_readers = readers(self._images) if self._images else self._readers
@@ -123,9 +123,8 @@ class Stream:
                 batch=batch,
                 block=shuffle_shards,
             )
-        self._step = 0
+        self._step, self._wait_s = 0, 0.0
         self._left_out: list[int] = []
-        self._wait_s = 0.0
         self._ahead: Ahead | None = None
 
     def next(self) -> StepBatch:
@@ -143,10 +142,15 @@ class Stream:
 
     def state_dict(self) -> dict[str, Any]:
         """The position; no world size is in it, and no number of threads."""
-        state = {"step": self._step, "seed": self._seed, "index": identity_of(self._parts)}
+        state = {
+            "step": self._step,
+            "seed": self._seed,
+            "index": identity_of(self._parts),
+            "sizes": sizes_of(self._shapes, batch=self._batch, multiples=self._multiples),
+        }
         if self._images:
             state["images"] = identity_of(self._images)
-        if any(pool.is_blocked for pool in self._pools):
+        if self._is_blocked or self._is_packed_blocked:
             state["shuffle_shards"] = self._shuffle_shards
         return state | ({"left_out": self._left_out} if self._left_out else {})
 
@@ -156,13 +160,12 @@ class Stream:
         Raises:
             UserError: if it was saved over other clips or another order.
         """
-        own = self.state_dict()
-        for name in _CHECKED:
-            if state.get(name) != own.get(name):
-                raise UserError(
-                    f"{self._parts[0].index.store.uri}: the checkpoint was made with {name}="
-                    f"{state.get(name)}, seen {own.get(name)}; use the same data or a new --run"
-                )
+        check_state(
+            state,
+            own=self.state_dict(),
+            uri=self._parts[0].index.store.uri,
+            is_packed_alone=self._is_packed_blocked and not self._is_blocked,
+        )
         self.close()
         self._step = int(state["step"])
         self._left_out = list(state.get("left_out", ()))
@@ -180,10 +183,12 @@ class Stream:
         return position_of(step, left_out=self._left_out)
 
     def close(self) -> None:
-        """Stops reading ahead."""
+        """Stops reading and fetching ahead, and keeps no shard open."""
         if self._ahead is not None:
             self._ahead.stop()
             self._ahead = None
+        self._readers.close()
+        self._image_readers.close()
 
     def plan(self, step: int) -> Plan:
         """Which clips this rank reads for any step; one thread may ask at a time."""
@@ -226,6 +231,14 @@ class Stream:
     def read_step(self, step: int) -> StepBatch:
         """This rank's clips of any step, read now."""
         return self.read(self.plan(step))
+
+    @property
+    def _is_blocked(self) -> bool:
+        return any(pool.is_blocked for pool in self._pools)
+
+    @property
+    def _is_packed_blocked(self) -> bool:
+        return self._packed is not None and self._packed.is_blocked
 
     def _take(self) -> StepBatch:
         if self._ahead is None:
@@ -272,15 +285,6 @@ class Stream:
 
     def _wordings(self, sample: Sample) -> tuple[str, ...]:
         return sample.captions if self._captions else ()
-
-
-def _buckets(parts: Sequence[Part]) -> dict[Bucket, dict[int, list[int]]]:
-    """Rows of every shape by number of the part."""
-    buckets: dict[Bucket, dict[int, list[int]]] = {}
-    for number, part in enumerate(parts):
-        for shape, rows in part.index.buckets.items():
-            buckets.setdefault(shape, {})[number] = rows
-    return buckets
 
 
 def _weights(pools: Sequence[Pool], parts: Sequence[Part], multiples: Sequence[int]) -> list[float]:

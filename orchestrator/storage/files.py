@@ -4,6 +4,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +22,7 @@ class OpenFile:
     A file that was deleted or replaced since is read as it was.
 
     Attributes:
+        size: bytes of it when it was opened.
         touched_s: for who keeps it: when it was last said to be in use.
     """
 
@@ -28,6 +30,7 @@ class OpenFile:
         """Raises FileNotFoundError, or OSError, if it cannot be opened."""
         self._path = path
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.size = os.fstat(self._fd).st_size
         self.touched_s = 0.0
 
     def __del__(self) -> None:
@@ -62,8 +65,9 @@ class OpenFile:
         return data + self.read(size - len(data), offset=offset + len(data))
 
     def touch(self) -> None:
-        """Says that the file is in use, by its time."""
-        os.utime(self._fd)
+        """Says that the file is in use, by its time; another user's may not be told."""
+        with suppress(PermissionError):
+            os.utime(self._fd)
 
     def is_at(self, path: Path) -> bool:
         """Whether this is what a path names now."""
@@ -104,6 +108,9 @@ class OpenFiles:
         self._files: OrderedDict[str, OpenFile] = OrderedDict()
         self._lock = threading.Lock()
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._files
+
     def get(self, name: str) -> OpenFile | None:
         """The file of that name, if it is one of them."""
         with self._lock:
@@ -127,8 +134,13 @@ class OpenFiles:
                 if kept is file:
                     del self._files[name]
 
+    def clear(self) -> None:
+        """Keeps none any longer."""
+        with self._lock:
+            self._files.clear()
+
     def all(self) -> list[OpenFile]:
-        """Those that are kept."""
+        """Those that are kept; the one that was used last comes last."""
         with self._lock:
             return list(self._files.values())
 

@@ -41,7 +41,13 @@ class RunState:
     metrics: dict[str, float] = field(default_factory=dict[str, float])
 
     def extra(self, step: Step) -> dict[str, Any]:
-        """What a checkpoint of now says beside its tensors, as JSON; collective."""
+        """What a checkpoint of now says beside its tensors, as JSON; collective.
+
+        Raises:
+            BadSampleError: on every rank, if there are too many; the text names the last one.
+        """
+        if self.bad is not None:
+            self.bad.share()  # also what was met since the last logged step
         window = Window() if step.ends_window else step.window
         audit = {} if self.audit is None else {"audit": self.audit.piece(step.number)}
         return {

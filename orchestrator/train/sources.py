@@ -73,13 +73,14 @@ def images_of(recipe: Recipe, stage: Stage) -> tuple[Part, ...]:
 
 
 def _parts(sources: Mapping[str, Source]) -> tuple[Part, ...]:
+    """By name: their order decides the order of clips, and that of a recipe's lines must not."""
     return tuple(
         Part(
             name=name,
             index=Index.open(source.uri),
             weight=source.weight if isinstance(source, MixedSource) else 1.0,
         )
-        for name, source in sources.items()
+        for name, source in sorted(sources.items())
     )
 
 

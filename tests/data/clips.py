@@ -75,7 +75,7 @@ class CountingStore:
         self._count(key)
         return self._store.get_range(key, start=start, length=length)
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes | memoryview) -> None:
         self._store.put(key, data)
 
     def put_new(self, key: str, data: bytes) -> bool:

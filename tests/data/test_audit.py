@@ -9,6 +9,7 @@ import pytest
 from orchestrator.data.audit import Epoch, Examiner, Report
 from orchestrator.data.index import Bucket, Index
 from orchestrator.data.packing import Packing
+from orchestrator.data.pool import Part as Source
 from orchestrator.data.pool import alone
 from orchestrator.data.stream import Stream
 from orchestrator.data.usage import Head, Part, Use, use_of
@@ -214,6 +215,22 @@ def test_what_is_wrong_is_found(
     faults = examined(index, steps).faults
     for text in wanted:
         assert any(text in fault for fault in faults), (text, faults)
+
+
+def test_a_source_of_a_mix_that_never_came_is_found(index: Index, tmp_path: Path) -> None:
+    other = write_source(str(tmp_path), {(3, 8, 12): 5})
+    some, others = Source(name="some", index=index), Source(name="others", index=other)
+
+    def faults(drawn: tuple[Source, ...], *, steps: int = STEPS) -> list[str]:
+        stream = Stream(drawn, seed=5, batch=BATCH, rank=0, world_size=1)
+        examiner = Examiner((some, others), batch=BATCH, multiples={}, left_out=())
+        for step in range(steps):
+            examiner.step([use_of(stream.read_step(step))])
+        return examiner.report(start=0, stop=steps).faults
+
+    assert faults((some, others)) == []
+    assert faults((some, others), steps=1) == []
+    assert any("clips of others 3x8x12: never came, " in fault for fault in faults((some,)))
 
 
 def test_keys_that_shards_share_are_counted_as_often(

@@ -16,7 +16,7 @@ from orchestrator.data.pool import Part, alone
 from orchestrator.data.reader import Reader
 from orchestrator.data.stream import Stream
 from orchestrator.data.usage import Use, use_of
-from tests.data.clips import flip_bit, frames_of, write_source
+from tests.data.clips import CountingStore, flip_bit, frames_of, write_source
 
 WIDE: Bucket = (3, 8, 12)
 TALL: Bucket = (5, 12, 8)
@@ -66,6 +66,15 @@ def test_the_next_good_clip_of_the_bucket_stands_in(
             np.testing.assert_array_equal(arrays["frames"], frames_of(wanted, WIDE))
             assert reader.instead(row, read=sample) == (key_of(row) if row in BAD else None)
     assert [(one.row, one.key) for one in bad] == [(row, key_of(row)) for row in BAD]
+
+
+def test_a_shard_of_many_bad_clips_is_fetched_twice(tmp_path: Path) -> None:
+    index = damaged(f"memory://{uuid4().hex}")
+    store = index.store = CountingStore(index.store)
+    bad = BadSamples(most=3)
+    open_reader(index, tmp_path, bad=bad).read_all(range(7))
+    assert len(bad) == 3
+    assert store.reads == dict.fromkeys(["shard-000000.tar", "shard-000001.tar"], 2)
 
 
 def test_one_bad_clip_too_many_is_named_with_their_number(index: Index, tmp_path: Path) -> None:

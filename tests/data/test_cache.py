@@ -18,6 +18,7 @@ from orchestrator.data import cache as cache_module
 from orchestrator.data.cache import ShardCache
 from orchestrator.data.fetcher import Fetcher
 from orchestrator.data.room import locked
+from orchestrator.data.shard_files import most_open
 from orchestrator.errors import UserError
 from orchestrator.storage.errors import NotFoundError
 from orchestrator.storage.store import Store, open_store
@@ -54,6 +55,12 @@ def open_cache(
 
 def read(cache: ShardCache, shard: str, *, offset: int = 0, size: int = 1) -> bytes:
     return cache.open(shard).read(size, offset=offset)
+
+
+def wait_for_fetches() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "fetch":
+            thread.join()
 
 
 def copies(folder: Path) -> dict[str, Path]:
@@ -133,6 +140,61 @@ def test_shard_that_made_room_gives_its_space_back_when_nobody_reads_it(
     assert store.reads == {"a.tar": 2, "b.tar": 1, "c.tar": 1}
 
 
+def test_shards_that_made_room_keep_no_more_than_the_budget(
+    store: CountingStore, tmp_path: Path
+) -> None:
+    store.put("d.tar", b"d" * SIZE)
+    cache = open_cache(store, tmp_path, shards=1)
+    for name in ("a.tar", "b.tar", "c.tar", "d.tar"):
+        read(cache, name)
+    read(cache, "b.tar")  # open, and used before the next one closes what is too much
+    read(cache, "a.tar")
+    assert store.reads == {"a.tar": 2, "b.tar": 1, "c.tar": 1, "d.tar": 1}
+
+
+def test_shard_that_is_open_is_not_fetched_ahead(store: CountingStore, tmp_path: Path) -> None:
+    cache = open_cache(store, tmp_path, shards=1)
+    read(cache, "a.tar")
+    read(cache, "b.tar")
+    assert set(copies(tmp_path)) == {"b.tar"}
+    cache.fetch_ahead(["a.tar"])
+    wait_for_fetches()
+    assert store.reads == {"a.tar": 1, "b.tar": 1}
+
+
+def test_shards_that_are_wanted_soon_leave_after_finished_ones(
+    store: CountingStore, tmp_path: Path
+) -> None:
+    read(open_cache(store, tmp_path, shards=2), "a.tar")
+    cache = open_cache(store, tmp_path, shards=2)
+    cache.fetch_ahead(["b.tar"])
+    wait_for_fetches()
+    for name, path in copies(tmp_path).items():
+        os.utime(path, (1.0, 1.0) if name == "b.tar" else (2.0, 2.0))
+    cache.fetch_ahead(["b.tar"])
+    read(cache, "c.tar")
+    assert set(copies(tmp_path)) == {"b.tar", "c.tar"}
+
+
+def test_many_sources_leave_descriptors_for_others() -> None:
+    assert most_open(1) == most_open(8) == 32
+    assert 30 * most_open(30) <= 512
+    assert most_open(9999) == 1
+
+
+def test_copy_of_another_user_is_read(
+    store: CountingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(file: object) -> None:
+        raise PermissionError(f"{file}: not the owner")
+
+    monkeypatch.setattr(os, "utime", denied)
+    cache = open_cache(store, tmp_path)
+    assert read(cache, "a.tar") == b"a"
+    cache.fetch_ahead(["a.tar"])
+    assert read(cache, "a.tar") == b"a"
+
+
 def test_budget_is_for_all_sources_of_a_node(store: CountingStore, tmp_path: Path) -> None:
     other = CountingStore(open_store(f"memory://{uuid4().hex}"))
     other.put("a.tar", b"x" * SIZE)
@@ -172,8 +234,10 @@ def test_forgotten_shard_is_fetched_again(store: CountingStore, tmp_path: Path) 
     cache = open_cache(store, tmp_path)
     damaged = cache.open("a.tar")
     for _ in range(2):  # two readers have seen the same copy: the second must not drop the new one
-        cache.forget("a.tar", seen=damaged)
+        assert cache.forget("a.tar", seen=damaged)
         read(cache, "a.tar")
+    assert not cache.forget("a.tar", seen=cache.open("a.tar"))  # it comes so
+    read(cache, "a.tar")
     assert store.reads == {"a.tar": 2}
 
 
@@ -258,6 +322,21 @@ def test_shards_are_fetched_before_they_are_opened(tmp_path: Path) -> None:
     cache.fetch_ahead(["a.tar", "b.tar", "a.tar"])
     assert [read(cache, f"{name}.tar") for name in "ab"] == [b"a", b"b"]
     assert store.reads == {"a.tar": 1, "b.tar": 1}
+
+
+def test_what_nobody_foresaw_costs_no_thread_and_no_other_shard() -> None:
+    done = threading.Event()
+    fetched: list[str] = []
+
+    def fetch(shard: str) -> None:
+        fetched.append(shard)
+        if shard == "c":
+            done.set()
+        raise RuntimeError("a defect")
+
+    Fetcher(fetch, threads=1).want("abc")
+    assert done.wait(20)
+    assert fetched == ["a", "b", "c"]
 
 
 def test_what_is_no_longer_wanted_is_not_fetched() -> None:

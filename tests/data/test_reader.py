@@ -9,13 +9,14 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
-from orchestrator.data.cache import ShardCache
 from orchestrator.data.decode import npz_bytes
+from orchestrator.data.fetcher import Fetcher
 from orchestrator.data.index import HEAD, Bucket, Index, write_index
 from orchestrator.data.reader import Reader, View
 from orchestrator.data.shards import NewSample, write_shard
-from orchestrator.errors import UserError
+from orchestrator.errors import UnavailableError, UserError
 from orchestrator.storage.errors import NotFoundError
+from orchestrator.storage.files import OpenFile
 from orchestrator.storage.store import Store, open_store
 from tests.data.clips import CountingStore, flip_bit, flip_bit_in_place, frames_of, write_source
 from tests.data.version_1 import age_index
@@ -62,6 +63,27 @@ def test_damaged_copy_is_fetched_again_once(tmp_path: Path) -> None:
     _, arrays = reader.read(2)
     np.testing.assert_array_equal(arrays["frames"], frames_of(2, SHAPE))
     assert store.reads == {sample.shard: 2}
+
+
+def test_copy_on_a_disk_that_fails_is_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = write_source(f"memory://{uuid4().hex}", {SHAPE: CLIPS})
+    store = counted(index)
+    reader = open_reader(index, tmp_path)
+    reader.read(0)
+    pread, broken = OpenFile.read, [True]
+
+    def fails_once(file: OpenFile, size: int, *, offset: int) -> bytes:
+        if broken:
+            broken.clear()
+            raise UnavailableError("Input/output error, given up")
+        return pread(file, size, offset=offset)
+
+    monkeypatch.setattr(OpenFile, "read", fails_once)
+    _, arrays = reader.read(2)
+    np.testing.assert_array_equal(arrays["frames"], frames_of(2, SHAPE))
+    assert store.reads == {index.sample(2).shard: 2}
 
 
 def test_damaged_object_is_fetched_twice_and_named(tmp_path: Path) -> None:
@@ -114,17 +136,41 @@ def test_shards_of_coming_rows_are_fetched_ahead(tmp_path: Path) -> None:
     assert store.reads == dict.fromkeys(index.shards, 1)
 
 
-@pytest.mark.parametrize(("budget_shards", "wanted"), [(9, 2), (2, 1), (0, 1)])
+@pytest.mark.parametrize(
+    ("budget_shards", "sources", "here", "wanted"),
+    [
+        (9, 1, [], [0, 1]),
+        (9, 4, [], [0]),
+        (2, 1, [], [0]),
+        (0, 1, [], [0]),
+        (2, 1, [0], [1]),  # two blocks, of which one is here
+        (2, 2, [0], []),
+        (1, 1, [0], []),  # it would push out the one that is read first
+        (2, 1, [0, 1], []),
+    ],
+)
 def test_fetching_ahead_leaves_half_of_the_budget(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget_shards: int, wanted: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    budget_shards: int,
+    sources: int,
+    here: list[int],
+    wanted: list[int],
 ) -> None:
     asked: list[list[str]] = []
-    monkeypatch.setattr(ShardCache, "fetch_ahead", lambda _, shards: asked.append(list(shards)))
+    monkeypatch.setattr(Fetcher, "want", lambda _, shards: asked.append(list(shards)))
     index = write_source(f"memory://{uuid4().hex}", {SHAPE: CLIPS})
-    budget_bytes = budget_shards * max(index.sizes.values())
-    reader = Reader(index, cache_dir=str(tmp_path), cache_bytes=budget_bytes, memory_bytes=0)
+    reader = Reader(
+        index,
+        cache_dir=str(tmp_path),
+        cache_bytes=budget_shards * max(index.sizes.values()),
+        memory_bytes=0,
+        sources=sources,
+    )
+    for shard in here:
+        reader.read(5 * shard)
     reader.fetch_ahead([0, 5, 1])
-    assert asked == [list(index.shards)[:wanted]]
+    assert asked == [[list(index.shards)[shard] for shard in wanted]]
 
 
 class Waiting(CountingStore):

@@ -1,8 +1,10 @@
 """The stream of batches: the same for every world size, store and place to start from."""
 
 import json
+import os
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -10,7 +12,9 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
+from orchestrator.data import ahead
 from orchestrator.data.batch import Plan, StepBatch
+from orchestrator.data.fetcher import Fetcher
 from orchestrator.data.index import Bucket, Index
 from orchestrator.data.packing import Packing
 from orchestrator.data.pool import alone
@@ -120,7 +124,7 @@ def test_another_world_size_goes_on_from_a_state(local_index: Index, tmp_path: P
     alone = open_stream(local_index, tmp_path)
     take(alone, 3)
     state = alone.state_dict()
-    assert set(state) == {"step", "seed", "index"}
+    assert set(state) == {"step", "seed", "index", "sizes"}
     assert state["step"] == 3  # not where the thread that reads ahead is
     rest = take(alone, 2)
     alone.close()
@@ -153,6 +157,50 @@ def test_close_leaves_no_thread_and_loses_no_step(local_index: Index, tmp_path: 
     assert_same(first + take(stream, 2), wanted)
     stream.close()
     assert not threads_of_streams()
+
+
+def test_close_does_not_wait_for_a_store_that_is_away(
+    local_index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, back = threading.Event(), threading.Event()
+    read_plan = Stream.read
+
+    def waits(stream: Stream, plan: Plan) -> StepBatch:
+        if plan.step:
+            begun.set()
+            assert back.wait(60)
+        return read_plan(stream, plan)
+
+    monkeypatch.setattr(Stream, "read", waits)
+    monkeypatch.setattr(ahead, "_STOP_S", 0.0)
+    stream = open_stream(local_index, tmp_path)
+    stream.next()
+    assert begun.wait(20)
+    closing = threading.Thread(target=stream.close)
+    closing.start()
+    closing.join(20)
+    is_closed = not closing.is_alive()
+    back.set()
+    closing.join()
+    assert is_closed
+
+
+def test_close_keeps_no_shard_open(tmp_path: Path) -> None:
+    index = write_source(f"memory://{uuid4().hex}", SHAPES)
+    stream = open_stream(index, tmp_path)
+    take(stream, 2)
+    folder = f"{tmp_path}/cache/"
+
+    def is_open() -> bool:
+        paths: list[str] = []
+        for number in os.listdir("/proc/self/fd"):
+            with suppress(FileNotFoundError):
+                paths.append(os.readlink(f"/proc/self/fd/{number}"))
+        return any(path.startswith(folder) and path.endswith(".tar") for path in paths)
+
+    assert is_open()
+    stream.close()
+    assert not is_open()
 
 
 def test_error_ahead_reaches_every_later_call(local_index: Index, tmp_path: Path) -> None:
@@ -210,6 +258,20 @@ def test_reading_ahead_is_bounded(
     assert read == list(range(PREFETCHED_STEPS + 1))
 
 
+def test_shards_of_steps_to_come_are_fetched_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = write_source(f"memory://{uuid4().hex}", {WIDE: 96})
+    wanted: list[list[str]] = []
+    monkeypatch.setattr(Fetcher, "want", lambda _, shards: wanted.append(list(shards)))
+    stream = open_stream(index, tmp_path)
+    coming = [index.shard(draw.row) for step in range(4) for draw in stream.plan(step).draws]
+    stream.next()
+    assert wanted[0] == list(dict.fromkeys(coming))  # an epoch: the first of them first
+    stream.close()
+    assert wanted[-1] == []
+
+
 def test_waiting_is_counted_once(local_index: Index, tmp_path: Path) -> None:
     stream = open_stream(local_index, tmp_path)
     stream.next()
@@ -226,6 +288,26 @@ def test_state_of_other_clips_or_another_order_is_refused(
     for other in ({**state, "seed": 6}, {**state, "index": "0" * 64}):
         with pytest.raises(UserError, match="use the same data or a new --run"):
             stream.load_state_dict(other)
+
+
+def test_state_of_batches_of_another_size_is_refused(local_index: Index) -> None:
+    def stream(batch: int, *, multiple: int) -> Stream:
+        return Stream(
+            alone(local_index),
+            seed=5,
+            batch=batch,
+            rank=0,
+            world_size=1,
+            multiples={STILL: multiple},
+        )
+
+    state = json.loads(json.dumps(stream(BATCH, multiple=2).state_dict()))
+    stream(BATCH, multiple=2).load_state_dict(state)
+    for other in (stream(BATCH // 2, multiple=2), stream(BATCH, multiple=1)):
+        with pytest.raises(UserError, match=r"made with sizes=\{'3x8x12': 24, .*, seen \{"):
+            other.load_state_dict(state)
+    del state["sizes"]  # as older ones are
+    stream(BATCH, multiple=2).load_state_dict(state)
 
 
 def test_source_without_clips_is_refused(tmp_path: Path) -> None:
@@ -302,6 +384,32 @@ def test_packed_slots_hold_images_of_their_own_source(local_index: Index, tmp_pa
     stream(0, 1).load_state_dict(state)
     with pytest.raises(UserError, match="the checkpoint was made with images="):
         open_stream(local_index, tmp_path).load_state_dict(state)
+
+
+def test_state_of_another_order_of_packed_images_is_refused(tmp_path: Path) -> None:
+    clips = write_source(str(tmp_path / "clips"), {WIDE: 8})  # in as many shards as a block has
+    images = write_source(str(tmp_path / "images"), {STILL: 72})  # in eighteen
+
+    def stream(block: int) -> Stream:
+        return Stream(
+            alone(clips),
+            seed=5,
+            batch=BATCH,
+            rank=0,
+            world_size=1,
+            shuffle_shards=block,
+            packing=Packing(share=0.5, images=3, parts=alone(images)),
+        )
+
+    state = json.loads(json.dumps(stream(16).state_dict()))
+    stream(16).load_state_dict(state)
+    older = {
+        name: value for name, value in state.items() if name not in ("sizes", "shuffle_shards")
+    }
+    stream(16).load_state_dict(older)
+    for said in (state, older):
+        with pytest.raises(UserError, match="made with shuffle_shards=16, seen 2"):
+            stream(2).load_state_dict(said)
 
 
 def test_stream_without_captions_has_none_to_give(local_index: Index) -> None:

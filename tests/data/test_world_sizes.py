@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,25 +146,42 @@ def test_gangs_of_any_size_draw_as_one_rank_does(
     report = examiner.report(start=0, stop=step)
     assert report.faults == []
     assert report.clips.total() == sum(came.values())
-    _assert_shares(parts, came, shapes=len(shapes_of(parts)))
+    _assert_shares(parts, came, steps=step, multiples=multiples)
 
 
-def _assert_shares(parts: list[Part], came: Counter[tuple[str, str]], *, shapes: int) -> None:
+def _assert_shares(
+    parts: list[Part],
+    came: Counter[tuple[str, str]],
+    *,
+    steps: int,
+    multiples: Mapping[Bucket, int],
+) -> None:
     """No clip of a source and shape comes twice more than another, and sources as they weigh."""
+    drawn: dict[tuple[Bucket, str], int] = {}
+    weights: dict[tuple[Bucket, str], float] = {}
     for part in parts:
-        for rows in part.index.buckets.values():
+        for bucket, rows in part.index.buckets.items():
             times = [came[part.name, key] for key in part.index.keys(rows)]
             assert max(times) - min(times) <= 1
-    total, weights = sum(came.values()), sum(part.weight for part in parts)
-    for part in parts:
-        drawn = sum(times for (name, _), times in came.items() if name == part.name)
-        # Whole steps go to a shape, so a source is at most some steps of each ahead or behind.
-        assert abs(drawn - total * part.weight / weights) <= 3 * BATCH * shapes
+            drawn[bucket, part.name] = sum(times)
+            weights[bucket, part.name] = part.weight * len(rows) / len(part.index)
+    sizes = {bucket: BATCH * multiples.get(bucket, 1) for bucket in shapes_of(parts)}
+    of_shape = {one: sum(n for (bucket, _), n in drawn.items() if bucket == one) for one in sizes}
+    shares = {one: sum(w for (bucket, _), w in weights.items() if bucket == one) for one in sizes}
+    turns = {bucket: shares[bucket] / size for bucket, size in sizes.items()}
+    for bucket, size in sizes.items():
+        due = steps * turns[bucket] / sum(turns.values())
+        assert abs(of_shape[bucket] / size - due) <= 1 + 1e-9  # whole steps go to a shape
+    for (bucket, part), clips in drawn.items():
+        due = of_shape[bucket] * weights[bucket, part] / shares[bucket]
+        assert abs(clips - due) <= 1 + 1e-9  # and whole slots to a source
 
 
 def test_state_of_another_mix_is_refused(indexes: list[Index], tmp_path: Path) -> None:
-    def stream(weight: float, *, block: int = 16) -> Stream:
+    def stream(weight: float, *, block: int = 16, is_swapped: bool = False) -> Stream:
         parts = parts_of(indexes, [(0, 1.0), (2, weight)])
+        if is_swapped:
+            parts.reverse()
         return Stream(
             parts, seed=0, batch=BATCH, rank=0, world_size=1, shuffle_shards=block, workers=0
         )
@@ -172,5 +190,7 @@ def test_state_of_another_mix_is_refused(indexes: list[Index], tmp_path: Path) -
     stream(1.0).load_state_dict(json.loads(json.dumps(state)))
     with pytest.raises(UserError, match="the checkpoint was made with index="):
         stream(2.0).load_state_dict(state)
+    with pytest.raises(UserError, match="the checkpoint was made with index="):
+        stream(1.0, is_swapped=True).load_state_dict(state)
     with pytest.raises(UserError, match=r"made with shuffle_shards=None, seen 2"):
         stream(1.0, block=2).load_state_dict(state)

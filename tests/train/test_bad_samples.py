@@ -35,16 +35,16 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def recipe_of(folder: Path, *, bad_samples: int) -> Recipe:
+def recipe_of(folder: Path, *, bad_samples: int, log_every: int = 1) -> Recipe:
     tree = tiny_tree(folder)
     first = tree["stages"][0]
-    first["train"]["steps"] = STEPS
+    first["train"] |= {"steps": STEPS, "log_every": log_every}
     tree["data"] |= {"audit": True, "bad_samples": bad_samples}
     return parse_recipe(tree | {"stages": [first]}, origin="bad samples")
 
 
-def damaged_job(folder: Path, *, bad_samples: int) -> StageJob:
-    recipe = recipe_of(folder, bad_samples=bad_samples)
+def damaged_job(folder: Path, *, bad_samples: int, log_every: int = 1) -> StageJob:
+    recipe = recipe_of(folder, bad_samples=bad_samples, log_every=log_every)
     index = ensure_sources(recipe, on_clips=lambda *_: None)["train"]
     for row in BAD:
         sample = index.sample(row)
@@ -85,6 +85,20 @@ def test_bad_clips_are_counted_told_once_and_kept_over_a_stop(tmp_path: Path) ->
     console = Console(record=True, width=160)
     print_audit([audit], console=console)
     assert "that could not be read left out, others in their place" in console.export_text()
+
+
+def test_bad_clips_met_since_the_last_logged_step_are_told_and_kept(tmp_path: Path) -> None:
+    job = damaged_job(tmp_path, bad_samples=2, log_every=8)
+    first, second = Recorded(stop_after=7), Recorded()
+    assert run(job, hooks=first).status == "stopped"  # after an epoch, and before any line
+    leave()
+    assert len(notes(first)) == 2
+    saved = Path(job.run) / "stages/autoencoder/checkpoints/step-00000007/index.json"
+    known = json.loads(saved.read_text())["extra"]["bad_samples"]
+    assert [one["row"] for one in known] == list(BAD)
+    assert run(job, hooks=second).status == "done"
+    assert notes(second) == []
+    assert counts(job) == [2.0, 2.0]
 
 
 def test_fewer_may_be_allowed_by_the_next_start(tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
 from rich.console import Console
 
 from orchestrator.data.sources import ensure_sources
+from orchestrator.data.stream import Stream
 from orchestrator.errors import UserError
 from orchestrator.launch.audit import audit_run, print_audit
 from orchestrator.recipe.digest import recipe_tree
@@ -17,6 +19,8 @@ from orchestrator.recipe.load import parse_recipe
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.train.budget import multiples, tokens
 from orchestrator.train.job import StageJob
+from orchestrator.train.ranks import Ranks
+from orchestrator.train.sources import open_stream
 from orchestrator.train.worker import run
 from tests.numerics.gang import Gang
 from tests.tiny import tiny_tree
@@ -110,6 +114,28 @@ def test_a_mix_goes_on_bit_by_bit_and_at_other_sizes(tmp_path: Path) -> None:
         "  films 9x32x32: 1 whole epoch(s) of 24 clips, 4 of 24 clips of epoch 2",
     ]
     assert told(wider) == told(straight).replace("on 1 rank", "on 1, then 2 rank")
+
+
+def test_a_mix_whose_entries_change_places_goes_on_with_the_same_clips(tmp_path: Path) -> None:
+    def stream(*, is_swapped: bool) -> Stream:
+        tree = mixed_tree(tmp_path)
+        names = ("some", "others") if is_swapped else ("others", "some")  # of one shape
+        clips = {name: f"{tmp_path}/clips/{name}" for name in names}
+        mix = {name: {"uri": uri, "digits": {"clips": 24}} for name, uri in clips.items()}
+        tree["data"]["train"] = {"mix": mix}
+        recipe = parse_recipe(tree, origin="mixed")
+        ensure_sources(recipe, on_clips=lambda *_: None)
+        job = StageJob(recipe=recipe, stage="autoencoder", run=str(tmp_path), attempt=1)
+        cpu = torch.device("cpu")
+        return open_stream(job, ranks=Ranks(rank=0, world_size=1, local_rank=0, device=cpu))
+
+    def drawn(stream: Stream) -> list[Any]:
+        batches = [stream.read_step(step) for step in range(STEPS)]
+        return [(one.parts, one.keys) for one in batches]
+
+    straight, swapped = stream(is_swapped=False), stream(is_swapped=True)
+    swapped.load_state_dict(json.loads(json.dumps(straight.state_dict())))
+    assert drawn(swapped) == drawn(straight)
 
 
 def test_a_hidden_clip_of_a_mix_is_found(tmp_path: Path) -> None:
