@@ -31,15 +31,16 @@ class Cost:
 
 
 def measure(prepare: Callable[[], Epoch], *, samples: int, is_cold: bool) -> Cost:
-    """Reads a little, then all samples once from the beginning.
+    """Reads a little, or all where that is not used again; then all samples once.
 
     Args:
         prepare: opens files and lists what will be read, which is not counted.
         samples: that are wanted in all.
-        is_cold: what was opened for the warm-up is not used again.
+        is_cold: what was opened for the warm-up is not used again. It reads to the end: what is
+            fetched ahead of a little would go on beside the measured reading.
     """
     epoch = prepare()
-    for _ in islice(epoch(), WARM_UP):
+    for _ in islice(epoch(), None if is_cold else WARM_UP):
         pass
     reading = prepare()() if is_cold else epoch()
     rss_bytes: list[int] = []
