@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from threading import Lock
 from typing import Any
 
 from orchestrator.data.ahead import Ahead
@@ -126,6 +127,7 @@ class Stream:
         self._step, self._wait_s = 0, 0.0
         self._left_out: list[int] = []
         self._ahead: Ahead | None = None
+        self._planning = Lock()  # a pool keeps the block that it was asked for last
 
     def next(self) -> StepBatch:
         """The next step's clips; waits if they are not read yet."""
@@ -191,7 +193,11 @@ class Stream:
         self._image_readers.close()
 
     def plan(self, step: int) -> Plan:
-        """Which clips this rank reads for any step; one thread may ask at a time."""
+        """Which clips this rank reads for any step; any thread may ask."""
+        with self._planning:
+            return self._plan(step)
+
+    def _plan(self, step: int) -> Plan:
         position = self.position(step)
         bucket, ordinal = self._schedule.at(position)
         size = self._batch * self._multiples[bucket]
