@@ -16,8 +16,8 @@ from tests.s3store import S3Store
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
-# Rooms whose tests share what takes long to make: ``head``; ``gangs`` and ``runs``.
-TOGETHER = ("tests/ray/", "tests/numerics/")
+# Whose tests share what takes long to make: ``gangs`` and ``runs``.
+TOGETHER = "tests/numerics/"
 # Started after those, and before all others: one that takes long must not be the last.
 LONG = (
     "tests/launch/test_local.py",
@@ -34,7 +34,7 @@ class _Files(LoadFileScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
-        return next((room for room in TOGETHER if file.startswith(room)), file)
+        return TOGETHER if file.startswith(TOGETHER) else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
@@ -44,7 +44,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Rooms and files in the order in which they are given to processes."""
-    first = (*TOGETHER, *LONG)
+    first = (TOGETHER, *LONG)
 
     def place(item: pytest.Item) -> int:
         at = (at for at, part in enumerate(first) if item.nodeid.startswith(part))
