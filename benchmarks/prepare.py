@@ -35,7 +35,7 @@ HEIGHT, WIDTH, FPS = 160, 288, 24
 LEAST_S, MOST_S = 2.0, 10.0
 SPEEDUP = 1.7
 FLAT = 1.1  # of what the largest worker holds: its last third over its middle one
-EVERY_S = 0.5
+EVERY_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def write_film(folder: Path, number: int) -> None:
 
 @contextmanager
 def watching_workers() -> Iterator[list[int]]:
-    """Yields a list that gets the resident bytes of the largest Ray worker, twice a second."""
+    """Yields a list that gets the resident bytes of the largest Ray worker, every two seconds."""
     seen: list[int] = []
     stop = threading.Event()
 

@@ -131,7 +131,7 @@ class _Bars:
         if done == total:
             self._bars.close()
             self._count = lambda done, total=None: None
-            say(f"{step:<12} {total:,}", console=self._console)
+            say(f"{step:<14} {total:,}", console=self._console)
         if self._stop.is_set():
             raise StoppedError("stopped; the same command goes on with what is done")
 

@@ -1,4 +1,4 @@
-"""Tasks on Ray Data: each is a row of JSON, taken by whichever process is free. Imports Ray."""
+"""Chains of tasks on Ray Data: each is a row, taken by whichever process is free. Imports Ray."""
 
 import logging
 import warnings
@@ -10,7 +10,7 @@ import ray.data
 from ray.exceptions import RayError
 
 from orchestrator.data.prepare.executors import OnDone, answered
-from orchestrator.data.prepare.tasks import Task
+from orchestrator.data.prepare.tasks import Chain, Task
 from orchestrator.data.prepare.work import work
 from orchestrator.errors import UnavailableError, UserError
 
@@ -20,7 +20,7 @@ _ENV = {  # a process does one task at a time, with one thread
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONWARNINGS": "ignore",
 }
-_RETRIES = 1  # of a task whose process died
+_RETRIES = 1  # of a chain whose process died
 
 
 class OnRay:
@@ -44,11 +44,15 @@ class OnRay:
         context.max_errored_blocks = -1  # a process that died; what tasks raise comes as JSON
         _hush()
 
-    def run(self, tasks: Sequence[Task], *, on_done: OnDone) -> list[Task]:
-        """All tasks, several at once."""
-        self._check_room(tasks[0])
-        rows = [{"number": number, "task": task.to_json()} for number, task in enumerate(tasks)]
-        left = dict(enumerate(tasks))
+    def run(self, chains: Sequence[Chain], *, on_done: OnDone) -> list[Chain]:
+        """All chains, several at once."""
+        needs = chains[0][0]
+        self._check_room(needs)
+        rows = [
+            {"number": number, "tasks": [task.to_json() for task in chain]}
+            for number, chain in enumerate(chains)
+        ]
+        left = dict(enumerate(chains))
         try:
             with warnings.catch_warnings():
                 # Ray 2.64 is to know no max_retries here; Ray is pinned, and has no other way yet.
@@ -56,15 +60,14 @@ class OnRay:
                 done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
                     _work,
                     compute=ray.data.TaskPoolStrategy(size=self._workers),
-                    num_cpus=tasks[0].cpus,
-                    num_gpus=tasks[0].gpus or None,
+                    num_cpus=needs.cpus,
+                    num_gpus=needs.gpus or None,
                     max_retries=_RETRIES,
                     runtime_env={"env_vars": _ENV},
                 )
             for row in done.iter_rows():
-                task = left.pop(row["number"])
-                answered(task, row["answer"])
-                on_done(task)
+                answered(row["answer"])
+                on_done(left.pop(row["number"]))
                 self._look()
         except (RayError, ConnectionError) as error:
             line = str(error).strip().splitlines()[0]
@@ -88,7 +91,7 @@ class OnRay:
 
 
 def _work(row: dict[str, Any]) -> dict[str, Any]:
-    return {"number": row["number"], "answer": work(row["task"])}
+    return {"number": row["number"], "answer": work(row["tasks"])}
 
 
 def _hush() -> None:

@@ -34,6 +34,7 @@ from orchestrator.data.prepare.steps import (
     Step,
     Units,
     model_step,
+    model_steps,
     scoring_steps,
 )
 from orchestrator.data.prepare.tasks import digest_of
@@ -92,7 +93,7 @@ def _prepared(units: Units, *, source: str) -> Report:
     digests = {unit: of[LIST] for unit, of in units.digests.items()}
     tree = config.model_dump(mode="json")
     versions = [
-        *(step.version for step in scoring_steps(config)),
+        *(step.version for step in (*scoring_steps(config), *model_steps(config))),
         *(choosing.VERSION, transcode.VERSION, pack.VERSION),
     ]
     origin = origin_of(source, digest=digest_of(digests, tree, versions), config=tree)
@@ -107,10 +108,10 @@ def _make(units: Units, *, source: str, origin: dict[str, Any]) -> None:
     config = units.config
     digests = {unit: of[LIST] for unit, of in units.digests.items()}
     units.write(LIST, units.listed, kind=Listed, digests=digests)
-    probing, *others = scoring_steps(config)
-    units.run(probing)
-    _check_access(units, probing.name, source=source)
-    for step in others:
+    without_models, models = scoring_steps(config), model_steps(config)
+    units.run(*without_models)
+    _check_access(units, without_models, source=source)
+    for step in models:
         units.run(step)
     clips = _looked(units)
     _choose(units, clips)
@@ -121,18 +122,19 @@ def _make(units: Units, *, source: str, origin: dict[str, Any]) -> None:
     publish(units, planned, fates, origin=origin)
 
 
-def _check_access(units: Units, step: str, *, source: str) -> None:
+def _check_access(units: Units, steps: Sequence[Step], *, source: str) -> None:
     """A file that the store refuses is a row; if it refuses all, these are wrong credentials."""
     refused: list[Probed] = []
     for row in chain.from_iterable(
-        units.read_unit(step, unit, kind=Probed) for unit in units.listed
+        units.read_unit("probe", unit, kind=Probed) for unit in units.listed
     ):
         if row.reason == REFUSED:
             refused.append(row)
         elif row.reason not in (MISSING, NAME, EMPTY):  # it was read
             return
     if refused:
-        units.forget(step)  # with others it is to be done again
+        for step in steps:  # with others they are to be done again
+            units.forget(step.name)
         raise UserError(
             f"{source}: all of {len(refused)} files are refused, wanted credentials that may read "
             f"them; {refused[0].detail}"

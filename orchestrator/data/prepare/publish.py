@@ -83,7 +83,7 @@ def _pack(units: Units, planned: Sequence[Planned]) -> list[str]:
     for task, part in zip(tasks, by_shard.values(), strict=True):
         if task in todo and task.inputs[PLAN] not in plans:
             write_rows(store, task.inputs[PLAN], part, kind=Planned)
-    units.do(SHARDS, todo, skipped=len(tasks) - len(todo))
+    units.do(SHARDS, [(task,) for task in todo], skipped=len(tasks) - len(todo))
     return list(by_shard)
 
 

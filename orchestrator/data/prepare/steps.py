@@ -11,16 +11,17 @@ from orchestrator.data.prepare.executors import Executor, run_surviving
 from orchestrator.data.prepare.files import read_rows, write_rows
 from orchestrator.data.prepare.keys import units_of
 from orchestrator.data.prepare.records import Listed, Row
-from orchestrator.data.prepare.tasks import STEPS, Task, digest_of, output_of
+from orchestrator.data.prepare.tasks import STEPS, Chain, Task, digest_of, output_of
 from orchestrator.recipe.prepare import Model, Prepare
 from orchestrator.storage.store import Store
 
 T = TypeVar("T", bound=Row)
 
 OnProgress = Callable[[str, int, int], None]
-"""Told (step, done, all): videos, or shards."""
+"""Told (step, done, all): videos, or shards. Steps that are done together have one name."""
 
 LIST = "list"
+_CLIPS = (LIST, "probe", "clips")
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,8 @@ class Step:
 
 
 def scoring_steps(config: Prepare) -> list[Step]:
-    """Everything before clips are chosen."""
+    """Everything before clips are chosen that needs no model of the user's."""
     cut = None if config.scenes is None else config.scenes.model_dump(mode="json")
-    raw = (LIST, "probe", "clips")
     return [
         Step("probe", probe.VERSION, (LIST,)),
         Step("scenes", scenes.VERSION, (LIST, "probe"), part=cut),
@@ -48,11 +48,15 @@ def scoring_steps(config: Prepare) -> list[Step]:
             inputs=(LIST, "probe", "scenes"),
             part=[config.min_s, config.max_s],
         ),
-        Step("score", score.VERSION, raw),
-        *(
-            model_step("score", model, number=number, inputs=raw)
-            for number, model in enumerate(config.scorers)
-        ),
+        Step("score", score.VERSION, _CLIPS),
+    ]
+
+
+def model_steps(config: Prepare) -> list[Step]:
+    """A step for each of the user's models that score clips."""
+    return [
+        model_step("score", model, number=number, inputs=_CLIPS)
+        for number, model in enumerate(config.scorers)
     ]
 
 
@@ -121,35 +125,37 @@ class Units:
             if output not in there:
                 write_rows(self.store, output, part, kind=kind)
 
-    def run(self, step: Step, *, units: Sequence[str] | None = None) -> None:
-        """Does a step for all of these units (None: all) that it is not done for yet."""
-        names = self.listed if units is None else units
-        self.run_as(step, digests={unit: self._digest(step, unit) for unit in names})
+    def run(self, *steps: Step, units: Sequence[str] | None = None) -> None:
+        """Does steps for all of these units (None: all) that they are not done for yet.
+
+        One process does all steps of a unit, one after the other: no step waits until all units
+        have the one before it. So they have the same needs of CPUs and GPUs.
+        """
+        names = tuple(self.listed if units is None else units)
+        todo: list[Task] = []
+        for step in steps:
+            todo += self._todo(step, digests={unit: self._digest(step, unit) for unit in names})
+        title = steps[0].name if len(steps) == 1 else f"{steps[0].name} to {steps[-1].name}"
+        self._do_units(title, todo, units=names)
 
     def run_as(self, step: Step, *, digests: Mapping[str, str]) -> None:
         """As ``run``, for units by the digest of all that the step depends on there."""
-        tasks = [self._task(step, unit, digest=digest) for unit, digest in digests.items()]
-        there = self._there(step.name)
-        todo = [task for task in tasks if task.output not in there]
-        self.do(step.name, todo, skipped=sum(len(one.videos) for one in tasks) - _weight(todo))
-        for task in tasks:
-            self.digests[task.unit][step.name] = digests[task.unit]
-            self._files[step.name, task.unit] = task.output
+        self._do_units(step.name, self._todo(step, digests=digests), units=tuple(digests))
 
-    def do(self, step: str, tasks: Sequence[Task], *, skipped: int) -> None:
-        """Does tasks of a step and tells how far it is; so much of it was done before."""
-        done, total = skipped, skipped + _weight(tasks)
+    def do(self, title: str, chains: Sequence[Chain], *, skipped: int) -> None:
+        """Does chains of tasks and tells how far it is; so much of it was done before."""
+        done, total = skipped, skipped + sum(_weight(chain) for chain in chains)
         self.claim.check()
-        self._on_progress(step, done, total)
+        self._on_progress(title, done, total)
 
-        def on_done(task: Task) -> None:
+        def on_done(chain: Chain) -> None:
             nonlocal done
-            done += _weight([task])
+            done += _weight(chain)
             self.claim.look()
-            self._on_progress(step, done, total)
+            self._on_progress(title, done, total)
 
-        if tasks:
-            run_surviving(self._executor, tasks, on_done=on_done)
+        if chains:
+            run_surviving(self._executor, chains, on_done=on_done)
 
     def read(self, step: str, *, kind: type[T]) -> dict[str, list[T]]:
         """Rows of a step by unit; units that it was not done for have none."""
@@ -187,6 +193,23 @@ class Units:
         """Keeps a file that is not of a unit of videos."""
         self._files[step, unit] = output
 
+    def _todo(self, step: Step, *, digests: Mapping[str, str]) -> list[Task]:
+        """Tasks of a step that are not done; from here on its files are known."""
+        tasks = [self._task(step, unit, digest=digest) for unit, digest in digests.items()]
+        for task in tasks:
+            self.digests[task.unit][step.name] = digests[task.unit]
+            self._files[step.name, task.unit] = task.output
+        there = self._there(step.name)
+        return [task for task in tasks if task.output not in there]
+
+    def _do_units(self, title: str, tasks: Sequence[Task], *, units: Sequence[str]) -> None:
+        of_unit: dict[str, list[Task]] = {}
+        for task in tasks:
+            of_unit.setdefault(task.unit, []).append(task)
+        chains = [tuple(chain) for chain in of_unit.values()]
+        videos = sum(len(self.listed[unit]) for unit in units)
+        self.do(title, chains, skipped=videos - sum(_weight(chain) for chain in chains))
+
     def _there(self, step: str) -> set[str]:
         return set(self.store.list(f"{STEPS}/{step}/"))
 
@@ -209,5 +232,5 @@ class Units:
         )
 
 
-def _weight(tasks: Sequence[Task]) -> int:
-    return sum(max(1, len(task.videos)) for task in tasks)
+def _weight(chain: Chain) -> int:
+    return max(1, len(chain[0].videos))

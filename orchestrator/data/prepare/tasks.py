@@ -46,6 +46,11 @@ class Task:
         """As another process takes it."""
         return json.dumps(asdict(self))
 
+    @property
+    def where(self) -> str:
+        """What is said to be done when it fails."""
+        return f"{self.step} {self.unit}"
+
     @classmethod
     def from_json(cls, text: str) -> "Task":
         """From another process."""
@@ -60,6 +65,10 @@ class Task:
     def without(self, videos: tuple[str, ...]) -> "Task":
         """The same; these videos get a row that says that they ended a worker."""
         return replace(self, crashed=videos)
+
+
+Chain = tuple[Task, ...]
+"""Tasks of a unit that one process does, each of which may read what those before it wrote."""
 
 
 def digest_of(*parts: object) -> str:

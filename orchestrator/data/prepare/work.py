@@ -1,4 +1,4 @@
-"""Does a task, in whatever process it comes to: reads files of earlier steps, writes its own."""
+"""Does tasks, in whatever process they come to: reads files of earlier steps, writes its own."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -41,18 +41,25 @@ from orchestrator.storage.store import open_store
 T = TypeVar("T", bound=Row)
 
 
-def work(task_json: str) -> str:
-    """Does a task; returns ``{"output"}`` or, if anything failed, ``{"error"}``.
+def work(chain: Sequence[str]) -> str:
+    """Does tasks one after the other, up to the first that fails.
 
     Nothing is raised: whoever asked another process for it would take that for dead.
+
+    Args:
+        chain: tasks of a unit, as JSON.
+
+    Returns:
+        JSON: ``{}``, or ``{"error", "where"}`` of the task that failed.
     """
     cv2.setNumThreads(1)
-    try:
-        task = Task.from_json(task_json)
-        _Unit(task).run()
-    except Exception as error:  # the edge of this process
-        return json.dumps({"error": told(error)})
-    return json.dumps({"output": task.output})
+    for text in chain:
+        task = Task.from_json(text)
+        try:
+            _Unit(task).run()
+        except Exception as error:  # the edge of this process
+            return json.dumps({"error": told(error), "where": task.where})
+    return "{}"
 
 
 class _Unit:

@@ -72,7 +72,7 @@ def meanwhile(step: str, act: Callable[[], object]) -> Callable[[str, int, int],
     return on_progress
 
 
-@pytest.mark.parametrize("step", ["score", "shards"])
+@pytest.mark.parametrize("step", ["probe to score", "shards"])
 def test_of_two_starts_the_later_one_goes_on(raw: Path, tmp_path: Path, step: str) -> None:
     out, other = tmp_path / "out", configured("encoding.crf=30", "shard_bytes=1000000")
     with pytest.raises(FencedError, match="taken over by process") as fenced:
@@ -106,7 +106,7 @@ def test_a_start_that_lost_its_files_says_who_took_over(raw: Path, tmp_path: Pat
             path.unlink()
 
     with pytest.raises(FencedError):
-        run(raw, tmp_path, on_progress=meanwhile("scenes", lose))
+        run(raw, tmp_path, on_progress=meanwhile("encode", lose))
     assert not (tmp_path / HEAD).exists()
 
 

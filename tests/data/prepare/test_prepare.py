@@ -18,7 +18,7 @@ from orchestrator.data.prepare.executors import Here, OnDone, answered
 from orchestrator.data.prepare.fates import ROWS, Report
 from orchestrator.data.prepare.listing import list_source
 from orchestrator.data.prepare.prepare import prepare
-from orchestrator.data.prepare.tasks import Task
+from orchestrator.data.prepare.tasks import Chain
 from orchestrator.data.prepare.work import work
 from orchestrator.data.reader import Reader
 from orchestrator.data.validate import validate_clips
@@ -48,16 +48,18 @@ class Counting(Here):
         self._deadly = deadly
         self._step = step
 
-    def run(self, tasks: Sequence[Task], *, on_done: OnDone) -> list[Task]:
-        died: list[Task] = []
-        for task in tasks:
-            self.done[task.step] += 1
-            touched = {*task.videos} - {*task.crashed} if task.only is None else {task.only}
-            if task.step == self._step and touched & {*self._deadly}:
-                died.append(task)
-                continue
-            answered(task, work(task.to_json()))
-            on_done(task)
+    def run(self, chains: Sequence[Chain], *, on_done: OnDone) -> list[Chain]:
+        died: list[Chain] = []
+        for chain in chains:
+            for task in chain:
+                self.done[task.step] += 1
+                touched = {*task.videos} - {*task.crashed} if task.only is None else {task.only}
+                if task.step == self._step and touched & {*self._deadly}:
+                    died.append(chain)
+                    break
+                answered(work([task.to_json()]))
+            else:
+                on_done(chain)
         return died
 
 
@@ -198,7 +200,7 @@ def test_killed_after_every_few_writes_it_goes_on_to_the_same_bytes(
     assert files_of(tmp_path) == files_of(prepared)
 
 
-@pytest.mark.parametrize("step", ["probe", "score", "encode", "shards"])
+@pytest.mark.parametrize("step", ["probe to score", "encode", "shards"])
 def test_stopped_in_a_step_it_goes_on_to_the_same_bytes(
     raw: Path, prepared: Path, tmp_path: Path, step: str
 ) -> None:
@@ -281,8 +283,8 @@ def test_a_video_that_kills_every_worker_at_once_is_a_row(raw: Path, tmp_path: P
 class AlwaysDead(Here):
     """Workers that die over several videos, never over one."""
 
-    def run(self, tasks: Sequence[Task], *, on_done: OnDone) -> list[Task]:
-        return [task for task in tasks if task.only is None]
+    def run(self, chains: Sequence[Chain], *, on_done: OnDone) -> list[Chain]:
+        return [chain for chain in chains if chain[0].only is None]
 
 
 def test_workers_that_die_over_nothing_in_particular_end_it(raw: Path, tmp_path: Path) -> None:
