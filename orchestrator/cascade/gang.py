@@ -15,9 +15,10 @@ from typing import Any
 
 from orchestrator.cascade.events import gang_ending, gang_started
 from orchestrator.cascade.executor import EventSink
-from orchestrator.cascade.worker_env import LOOPBACK, worker_env
+from orchestrator.cascade.worker_env import worker_env
 from orchestrator.errors import RushesError, error_with_code
 from orchestrator.train.job import StageJob, StageResult
+from orchestrator.train.loopback import HOST, LOOPBACK
 
 _POLL_S = 0.2
 _KILL_AFTER_S = 10.0  # how long ranks may outlive a rank that failed
@@ -71,7 +72,7 @@ def _start(
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(job.spec.compute.ranks),
-        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_ADDR": HOST,
         "MASTER_PORT": str(port),
     }
     log = logs / f"{job.stage}-rank{rank}.log"
@@ -166,5 +167,5 @@ def _last_line(path: Path) -> str:
 
 def _free_port() -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((HOST, 0))
         return probe.getsockname()[1]

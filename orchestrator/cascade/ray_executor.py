@@ -16,9 +16,10 @@ from orchestrator.cascade.nodes import draining_nodes, usable_nodes
 from orchestrator.cascade.ray_tasks import run_encode, run_evaluate, run_plain
 from orchestrator.cascade.ray_train import WORKER, train
 from orchestrator.cascade.room import Resources, fit, gang_of, least, left, missing, shortage
-from orchestrator.cascade.worker_env import LOOPBACK, worker_env
+from orchestrator.cascade.worker_env import worker_env
 from orchestrator.errors import UserError
 from orchestrator.train.job import StageJob, StageResult
+from orchestrator.train.loopback import LOOPBACK
 
 
 class RayExecutor:

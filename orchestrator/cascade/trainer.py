@@ -16,6 +16,8 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2._internal.execution.failure_handling.failure_policy import FailurePolicy
 from ray.train.v2._internal.execution.scaling_policy import ScalingPolicy
 
+from orchestrator.cascade.ray_loopback import OnLoopback
+
 
 class StageTrainer(TorchTrainer):
     """Starts no process for Ray Data's datasets: a stage's stream is its own.
@@ -42,9 +44,15 @@ class StageTrainer(TorchTrainer):
 
 
 class PrivateStageTrainer(StageTrainer):
-    """For a Ray that ends with its driver: nobody has to clean up after a lost controller."""
+    """For a Ray on this machine that ends with its driver.
+
+    Nobody has to clean up after a lost controller, and a gang is reached on loopback only.
+    """
 
     unused = (DatasetsCallback, PlacementGroupCleanerCallback)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, torch_config=OnLoopback(), **options)
 
 
 def warm_up() -> None:

@@ -2,9 +2,6 @@
 
 from orchestrator.recipe.stage import Stage
 
-LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"}
-"""For ranks that are all on this machine: Gloo would look for a host name that others know."""
-
 
 def worker_env(stage: Stage) -> dict[str, str]:
     """Threads per process and quiet libraries; nothing secret."""

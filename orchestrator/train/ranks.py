@@ -1,12 +1,15 @@
 """The process group of a stage, and the few collectives that the trainer itself needs."""
 
 import os
+import socket
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from orchestrator.train.loopback import HOST, LOOPBACK
 
 TIMEOUT = timedelta(minutes=30)
 
@@ -48,7 +51,7 @@ def join(*, gpus: int) -> Ranks:
     """Joins the process group that RANK, WORLD_SIZE and MASTER_* describe, or finds it joined.
 
     A process with no such environment is a gang of one, with a group of its own: DeepSpeed wants
-    one even then.
+    one even then. A gang that is all on this machine listens on loopback only.
     """
     rank = int(os.environ.get("RANK", "0"))
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -61,11 +64,35 @@ def join(*, gpus: int) -> Ranks:
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
         if "MASTER_ADDR" in os.environ:
-            dist.init_process_group(backend, timeout=TIMEOUT)
+            store = _loopback_store(rank, world_size=world_size)
+            dist.init_process_group(
+                backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT
+            )
         else:
+            os.environ.update(LOOPBACK)
             store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
             dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=TIMEOUT)
     return Ranks(rank=rank, world_size=world_size, local_rank=local_rank, device=device)
+
+
+def _loopback_store(rank: int, *, world_size: int) -> dist.Store | None:  # pyright: ignore[reportPrivateImportUsage]
+    """Where a gang on loopback meets: torch's own store would listen on every address.
+
+    None leaves it to torch, for gangs of several machines and where torchrun serves the store.
+    """
+    is_served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if os.environ["MASTER_ADDR"] != HOST or is_served:
+        return None
+    port = int(os.environ["MASTER_PORT"])
+    listening = socket.create_server((HOST, port)).detach() if rank == 0 else None
+    return dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
+        HOST,
+        port,
+        world_size=world_size,
+        is_master=rank == 0,
+        timeout=TIMEOUT,
+        master_listen_fd=listening,
+    )
 
 
 def _device_index(local_rank: int) -> int:

@@ -8,6 +8,11 @@ import pytest
 import ray
 from ray._private.state import available_resources_per_node, state
 from ray.train import ControllerError
+from ray.train.torch.config import (
+    _set_torch_distributed_env_vars,
+    _setup_torch_process_group,
+    _TorchBackend,
+)
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.exceptions import (
@@ -37,6 +42,7 @@ from orchestrator.cascade.failures import EndAtOnce
 from orchestrator.cascade.gang_times import TellGangTimes
 from orchestrator.cascade.places import TellPlaces
 from orchestrator.cascade.policies import ElasticPolicy, FixedPolicy
+from orchestrator.cascade.ray_loopback import OnLoopback
 from orchestrator.cascade.trainer import PrivateStageTrainer, StageTrainer
 from orchestrator.errors import UserError
 
@@ -58,6 +64,22 @@ def test_the_helpers_that_we_leave_out_are_among_the_defaults() -> None:
     assert names(PrivateStageTrainer) == everything - {
         *(DatasetsCallback.__name__, PlacementGroupCleanerCallback.__name__)
     }
+
+
+def test_a_private_gang_meets_as_rays_own_does_but_for_its_store() -> None:
+    backend = OnLoopback().backend_cls
+    policy = FixedScalingPolicy(ScalingConfig(num_workers=1))
+    trainer = PrivateStageTrainer(lambda: None, policy=policy, failures=FAILURES)
+    assert trainer.backend_config.backend_cls is backend
+    assert issubclass(backend, _TorchBackend)
+    ours, theirs = (inspect.signature(one.on_start) for one in (backend, _TorchBackend))
+    assert list(ours.parameters) == list(theirs.parameters)
+    assert not inspect.signature(_set_torch_distributed_env_vars).parameters
+    assert callable(WorkerGroup.get_resources_per_worker)
+    variable = 'TORCH_NCCL_ASYNC_ERROR_HANDLING_ENV_VAR = "TORCH_NCCL_ASYNC_ERROR_HANDLING"'
+    setup = inspect.getsource(_setup_torch_process_group)
+    assert variable in setup
+    assert 'os.environ[TORCH_NCCL_ASYNC_ERROR_HANDLING_ENV_VAR] = "1"' in setup
 
 
 def test_a_worker_starts_without_a_dataset() -> None:
