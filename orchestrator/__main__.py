@@ -13,6 +13,7 @@ from typer import Abort, TyperException
 from typer.main import get_command
 
 from orchestrator.errors import RushesError, StoppedError, UserError
+from orchestrator.redact import redact
 
 # Ray that is half started, and stages that a second signal did not wait for.
 _LEFT_BEHIND = ("ray-start", "stage_")
@@ -48,7 +49,7 @@ def _run() -> int:
 
 
 def _say(text: str, *, code: int = RushesError.exit_code) -> int:
-    print(f"rushes: {' '.join(text.split())}", file=sys.stderr)
+    print(f"rushes: {' '.join(redact(text).split())}", file=sys.stderr)
     return code
 
 
@@ -61,7 +62,7 @@ def _keep_trace() -> str:
     with tempfile.NamedTemporaryFile(
         "w", prefix="rushes-", suffix=".trace", delete=False, encoding="utf-8"
     ) as file:
-        traceback.print_exc(file=file)
+        file.write(redact(traceback.format_exc()))
     return file.name
 
 

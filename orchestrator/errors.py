@@ -2,11 +2,19 @@
 
 from typing import ClassVar
 
+from orchestrator.redact import redact
+
 
 class RushesError(Exception):
-    """Base of the errors that end a command with one line and no stack trace."""
+    """Base of the errors that end a command with one line and no stack trace.
+
+    Its text goes to logs, trackers and other processes: what is secret in it is taken out.
+    """
 
     exit_code: ClassVar[int] = 1
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(redact(text))
 
 
 class UserError(RushesError):
@@ -33,7 +41,7 @@ class StoppedError(RushesError):
 
 def in_a_line(error: BaseException) -> str:
     """What a stranger's error is, and the first line of what it says."""
-    lines = str(error).strip().splitlines()
+    lines = redact(str(error)).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
@@ -49,7 +57,7 @@ def told(error: BaseException) -> dict[str, str]:
     is_ours = isinstance(error, RushesError)
     return {
         "kind": kind.__name__,
-        "text": str(error) if is_ours else f"{type(error).__name__}: {error}",
+        "text": str(error) if is_ours else redact(f"{type(error).__name__}: {error}"),
     }
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from orchestrator.cascade.executor import NoRoomError
 from orchestrator.errors import RushesError, UnavailableError
+from orchestrator.redact import redact
 
 _NO_PLACE = "WorkerGroupStartupTimeoutError"  # a later try may find one
 _TOO_LARGE = "InsufficientClusterResourcesError"  # beyond what the cluster may grow to
@@ -35,7 +36,7 @@ def explain(error: BaseException, *, stage: str, log: Path) -> RushesError:
         if isinstance(cause, RushesError) and not hasattr(cause, "traceback_str"):
             return cause
     log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_text("\n\n".join(str(cause) for cause in causes) + "\n")
+    log.write_text(redact("\n\n".join(str(cause) for cause in causes)) + "\n")
     last = causes[-1]
     if _is_lost(causes):
         return UnavailableError(f"stage {stage}: lost Ray: {one_line(last)}; {AGAIN}; log: {log}")
@@ -49,7 +50,7 @@ def explain(error: BaseException, *, stage: str, log: Path) -> RushesError:
 
 def one_line(error: BaseException) -> str:
     """The class and the first line of an error's text."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in redact(str(error)).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 

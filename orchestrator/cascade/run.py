@@ -20,6 +20,7 @@ from orchestrator.errors import FencedError, RushesError, StoppedError
 from orchestrator.plan.graph import input_digest, stage_graph, stages_after
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
+from orchestrator.redact import redact
 from orchestrator.storage.store import Store
 from orchestrator.train.job import StageJob
 
@@ -225,7 +226,7 @@ class Graph:
         except Exception as unknown:  # a thread's outer edge: nobody else would see it
             self.logs.mkdir(parents=True, exist_ok=True)
             log = self.logs / f"{stage.id}.log"
-            log.write_text(traceback.format_exc())
+            log.write_text(redact(traceback.format_exc()))
             error = RushesError(f"stage {stage.id}: {one_line(unknown)}; log: {log}")
         seconds = time.monotonic() - started_s
         self.outcomes[stage.id] = Outcome(status=status, seconds=seconds, error=error)

@@ -1,13 +1,12 @@
 """Places of a recipe as a job on a cluster can use them."""
 
 import os
-from urllib.parse import urlsplit
 
 from orchestrator.errors import UserError
 from orchestrator.launch.places import run_uri
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.storage.uri import FILE_SCHEMES, resolve, scheme_of
-from orchestrator.tracking.target import is_relative, redact, resolve_target
+from orchestrator.tracking.target import is_relative, resolve_target
 
 
 def absolute_places(recipe: Recipe, *, run: str | None) -> dict[str, str]:
@@ -18,20 +17,6 @@ def absolute_places(recipe: Recipe, *, run: str | None) -> dict[str, str]:
     if recipe.tracking.uri.startswith("sqlite:"):
         found["tracking.uri"] = resolve_target(recipe.tracking.uri, run_uri=found["--run"]).uri
     return found
-
-
-def check_no_password(recipe: Recipe) -> None:
-    """Refuses one in the tracking URI: recipe and command are kept by the cluster and the run.
-
-    Raises:
-        UserError: without the password.
-    """
-    uri = recipe.tracking.uri
-    if urlsplit(uri).password is not None:
-        raise UserError(
-            f"tracking.uri={redact(uri)}: holds a password, wanted an MLflow server's URL, and "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the nodes' environment"
-        )
 
 
 def check_places(recipe: Recipe, *, run: str | None, where: str) -> None:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from orchestrator.errors import UnavailableError, UserError
 from orchestrator.launch.ray_session import set_auth_mode
+from orchestrator.redact import holds_secret
 
 # Keys of a job's metadata.
 RUN = "rushes.run"  # URI of its folder
@@ -113,14 +114,14 @@ def checked_address(address: str) -> str:
     """The URL of a dashboard without its last slash.
 
     Raises:
-        UserError: if it is none, or holds a password (it is printed and ends in shell histories).
+        UserError: if it is none, or holds a secret (it is printed and ends in shell histories).
     """
-    parts = urlsplit(address)
-    if parts.username is not None:
+    if holds_secret(address):
         raise UserError(
-            f"--address {parts.scheme}://{parts.netloc.rpartition('@')[2]}: a URL with a user or "
-            "password, wanted the token in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+            f"--address {address}: a URL with a user, password or token, wanted the token in "
+            "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
         )
+    parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(f"--address {address}: wanted the dashboard's URL, http://HOST:8265")
     return address.rstrip("/")

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from orchestrator.errors import UnavailableError, UserError
 from orchestrator.launch.job_log import follow_job, hint
-from orchestrator.launch.job_places import absolute_places, check_no_password, check_places
+from orchestrator.launch.job_places import absolute_places, check_places
 from orchestrator.launch.jobs import (
     DIGEST,
     NAME,
@@ -69,7 +69,6 @@ def submit(
         RushesError: when followed, with the job's own exit code.
     """
     address = checked_address(address)
-    check_no_password(recipe)
     is_near = urlsplit(address).hostname in _LOOPBACK
     if not is_near:
         check_places(recipe, run=run, where=address)

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from orchestrator.errors import UserError
 from orchestrator.recipe.tree import Tree, is_list, is_mapping, unshared
+from orchestrator.redact import redact
 
 
 def read_tree(path: Path, *, what: str) -> Tree:
@@ -94,7 +95,9 @@ def in_one_line(error: ValidationError, tree: Tree) -> str:
         return f"{where}: missing, wanted a value{more}"
     if first["type"] == "value_error":
         return f"{where + ': ' if where else ''}{message}{more}"
-    seen = json.dumps(first["input"], default=str)
+    seen = redact(
+        json.dumps(first["input"], default=str)
+    )  # whole: half a URI may not look like one
     seen = seen if len(seen) <= 60 else seen[:57] + "..."
     return f"{where}={seen}: {message}{more}"
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from orchestrator.errors import UserError
+from orchestrator.redact import holds_secret
 
 FILE_SCHEMES = ("", "file")
 
@@ -18,17 +19,15 @@ def resolve(uri: str) -> str:
     """An absolute name: a folder's full path, or a URI without its last slash.
 
     Raises:
-        UserError: if the URI holds a password; it would end in logs and run folders.
+        UserError: if the URI holds a secret; it would end in logs and run folders.
     """
     scheme = scheme_of(uri)
     if scheme in FILE_SCHEMES:
         return str(local_path(uri))
-    parts = urlsplit(uri)
-    if parts.password is not None:
-        place = parts.netloc.rpartition("@")[2]
+    if holds_secret(uri):
         raise UserError(
-            f"{scheme}://{place}{parts.path}: a URI with a password, wanted credentials in the "
-            "environment (AWS_ACCESS_KEY_ID, a profile)"
+            f"{uri}: a URI with a password or token, wanted credentials in the environment "
+            "(AWS_ACCESS_KEY_ID, a profile)"
         )
     return f"{scheme}://{uri.partition('://')[2].rstrip('/')}"
 

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from orchestrator.redact import redact
 from orchestrator.tracking import fetch
 from orchestrator.tracking.pump import Pump
 from orchestrator.tracking.sink import NotNowError, RejectedError, Sink
 from orchestrator.tracking.spool import LOCK, StateFile
-from orchestrator.tracking.target import Target, redact
+from orchestrator.tracking.target import Target
 
 _DRAINED, _GAVE_UP = 0, 75
 _NICE = 5
@@ -107,7 +108,7 @@ def feed(driver: Driver, *, pump: Pump, sink: Sink) -> int:
             moved = pump.advance()
             pause, last_success = _BACKOFF_S[0], time.monotonic()
         except NotNowError as error:
-            log.warning("not sent yet: %s", redact(str(error)))
+            log.warning("not sent yet: %s", error)
             if driver.is_gone and time.monotonic() - last_success > _ORPHAN_S:
                 return _GAVE_UP
             driver.wait(min(pause, _DRAIN_BACKOFF_S) if done else pause)
@@ -127,7 +128,7 @@ def _abandon(sink: Sink) -> None:
     try:
         sink.abandon()
     except (NotNowError, RejectedError) as error:
-        log.warning("could not mark the run as killed: %s", redact(str(error)))
+        log.warning("could not mark the run as killed: %s", error)
 
 
 def _wait_for_lock(folder: Path, *, driver: Driver) -> int | None:

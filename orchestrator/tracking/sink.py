@@ -4,15 +4,23 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+from orchestrator.redact import redact
 from orchestrator.tracking.params import clean_name
 from orchestrator.tracking.spool import Event, Marks
 
 
-class RejectedError(Exception):
+class _AnsweredError(Exception):
+    """What a server or a store said, without what is secret in it: it is logged and kept."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(redact(text))
+
+
+class RejectedError(_AnsweredError):
     """The server will never take this event."""
 
 
-class NotNowError(Exception):
+class NotNowError(_AnsweredError):
     """The server, or what an event points at, cannot be reached now."""
 
 

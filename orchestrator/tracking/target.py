@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from orchestrator.errors import UserError
+from orchestrator.redact import redact
 
 _SERVERS = ("http", "https")
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -56,7 +57,7 @@ def resolve_target(uri: str, *, run_uri: str, folder: Path | None = None) -> Tar
         return Target(uri=uri.rstrip("/"), artifacts=None)
     if scheme not in _DATABASES:
         raise UserError(
-            f"tracking.uri={redact(uri)}: wanted sqlite:///FILE, a server's http(s) URL, "
+            f"tracking.uri={uri}: wanted sqlite:///FILE, a server's http(s) URL, "
             "or a postgresql, mysql or mssql URI"
         )
     if scheme != "sqlite":
@@ -105,8 +106,3 @@ def _mlflow() -> str:
     if ours.is_relative_to(Path.cwd()):
         ours = ours.relative_to(Path.cwd())
     return shlex.quote(str(ours))
-
-
-def redact(text: str) -> str:
-    """Takes user names and passwords out of URLs."""
-    return re.sub(r"(?<=://)[^/\s@]+@", "***@", text)

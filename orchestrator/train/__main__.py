@@ -12,11 +12,13 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from orchestrator.errors import RushesError
+from orchestrator.redact import redact
 from orchestrator.train.hooks import NeverPaused
 
 
@@ -82,6 +84,9 @@ def main() -> int:
         hooks.event({"kind": "error", "exit_code": error.exit_code, "text": str(error)})
         print(error, file=sys.stderr)
         return error.exit_code
+    except Exception:  # the edge of this process, whose output is kept as a log
+        print(redact(traceback.format_exc()), file=sys.stderr)
+        return RushesError.exit_code
     hooks.event({"kind": "result", **result.model_dump(mode="json")})
     return 0
 

@@ -42,6 +42,15 @@ def test_another_becomes_one_line_with_a_log(tmp_path: Path) -> None:
     assert "more" in log.read_text()
 
 
+def test_neither_the_line_nor_its_log_holds_a_secret(tmp_path: Path) -> None:
+    log = tmp_path / "dit.log"
+    text = "GET https://me:planted@host/clip?token=planted"  # secret-scan: ok
+    failure = WorkerGroupError(f"Traceback: {text}", {1: RuntimeError(text)})
+    error = explain(failure, stage="dit", log=log)
+    assert "GET https://***@host/clip?token=***" in str(error)
+    assert "planted" not in str(error) + log.read_text()
+
+
 def test_a_gang_without_a_place_may_find_one_later(tmp_path: Path) -> None:
     failure = ControllerError(WorkerGroupStartupTimeoutError(2))
     assert isinstance(explain(failure, stage="dit", log=tmp_path / "log"), NoRoomError)

@@ -248,6 +248,20 @@ def test_one_event_that_always_fails_is_given_up_while_the_server_answers(
     assert "internal error" in (tmp_path / REJECTED).read_text()
 
 
+def test_what_a_server_says_is_kept_without_its_password(
+    tmp_path: Path, spool: SpoolWriter, sink: FakeSink, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse() -> None:
+        raise RejectedError("API request to http://me:planted@host failed")  # secret-scan: ok
+
+    sink.fail = refuse
+    spool.append({"kind": "note", "text": "hello"})
+    drain(pump_of(tmp_path, sink))
+    kept = (tmp_path / REJECTED).read_text()
+    assert "API request to http://***@host failed" in kept
+    assert "planted" not in kept + caplog.text
+
+
 def test_values_that_are_not_finite_are_counted(
     tmp_path: Path, spool: SpoolWriter, sink: FakeSink
 ) -> None:

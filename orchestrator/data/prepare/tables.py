@@ -16,6 +16,7 @@ from orchestrator.data.parallel import in_threads
 from orchestrator.data.prepare.keys import keys_of
 from orchestrator.data.prepare.records import MISSING, REFUSED, Listed
 from orchestrator.errors import UserError
+from orchestrator.redact import holds_secret
 from orchestrator.storage.errors import NotFoundError, RefusedError
 from orchestrator.storage.store import join_uri, open_store
 
@@ -118,6 +119,10 @@ def _place(uri: str, row: Mapping[str, Any], *, folder: str) -> tuple[str, str]:
     path = row["path"]
     if not isinstance(path, str) or not path.strip("/") or not is_utf8(path) or "\0" in path:
         raise UserError(f"{uri}: path={path!r}, wanted the path of a video or an image")
+    if holds_secret(path):
+        raise UserError(
+            f"{uri}: path={path} holds a password or token, wanted credentials in the environment"
+        )
     if "://" in path or path.startswith("/"):
         root, _, name = path.rpartition("/")
         if name in ("", ".", "..") or root.endswith(":/"):

@@ -224,6 +224,11 @@ def test_every_kind_of_table_says_the_same(tmp_path: Path) -> None:
         ("t.csv", "file,caption\na.mp4,x\n", "columns are file, caption; wanted path"),
         ("t.csv", "path\na.mp4\n./a.mp4\n", "a.mp4 in rows 1 and 2, wanted it once"),
         ("t.csv", "path\n../a.mp4\n", "path=../a.mp4 leaves the table's folder"),
+        (
+            "t.csv",
+            "path\nhttps://host/a.mp4?X-Amz-Signature=planted\n",
+            "path=https://host/a.mp4?X-Amz-Signature=*** holds a password or token",
+        ),
         ("t.csv", "path\n", "no rows"),
         ("t.csv", "path,caption\n,x\n", "path='', wanted"),
         ("t.jsonl", '{"path": "a.mp4"}\n{"path": 3}\n', "path=3, wanted"),
