@@ -55,7 +55,7 @@ def test_a_recipe_with_a_secret_is_refused(
     "command",
     [
         ("status",),
-        ("sample",),
+        ("evaluate",),
         ("train", str(DEBUG), "--local", "--run"),
         ("prepare", "clips"),
         ("data", "index"),
