@@ -1,7 +1,9 @@
 """Places of a recipe as a job on a cluster can use them."""
 
 import os
-from urllib.parse import urlsplit
+import re
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 from orchestrator.errors import UserError
 from orchestrator.launch.places import run_uri
@@ -20,18 +22,45 @@ def absolute_places(recipe: Recipe, *, run: str | None) -> dict[str, str]:
     return found
 
 
-def check_no_password(recipe: Recipe) -> None:
+# A URL with a password, wherever it stands in a file.
+_PASSWORD = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
+_SECRET_KEY = re.compile("password|token|secret", re.IGNORECASE)
+
+
+def check_no_password(recipe: Recipe, *, file: Path) -> None:
     """Refuses one in the tracking URI: recipe and command are kept by the cluster and the run.
+
+    Args:
+        recipe: as it will run.
+        file: its file, which is sent as it is: what an option replaces, and comments, too.
 
     Raises:
         UserError: without the password.
     """
+    for number, line in enumerate(file.read_text().splitlines(), start=1):
+        if _PASSWORD.search(line):
+            raise UserError(
+                f"{file}: line {number} has a URL with a password, and the file is sent; wanted "
+                "credentials in the nodes' environment"
+            )
     uri = recipe.tracking.uri
-    if urlsplit(uri).password is not None:
+    if _has_secret(uri):
         raise UserError(
-            f"tracking.uri={redact(uri)}: holds a password, wanted an MLflow server's URL, and "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the nodes' environment"
+            f"tracking.uri={redact(uri.partition('?')[0])}: holds a password or a token, wanted an "
+            "MLflow server's URL, and MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the "
+            "nodes' environment"
         )
+
+
+def _has_secret(uri: str) -> bool:
+    """True for a password, for a user of a web server (a token, mostly), for both in a query."""
+    parts = urlsplit(uri)
+    is_web = parts.scheme in ("http", "https")
+    return (
+        parts.password is not None
+        or (is_web and parts.username is not None)
+        or any(_SECRET_KEY.search(key) for key, _ in parse_qsl(parts.query))
+    )
 
 
 def check_places(recipe: Recipe, *, run: str | None, where: str) -> None:

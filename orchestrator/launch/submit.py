@@ -69,7 +69,7 @@ def submit(
         RushesError: when followed, with the job's own exit code.
     """
     address = checked_address(address)
-    check_no_password(recipe)
+    check_no_password(recipe, file=file)
     is_near = urlsplit(address).hostname in _LOOPBACK
     if not is_near:
         check_places(recipe, run=run, where=address)
@@ -87,9 +87,12 @@ def submit(
         REQUEST: sha256(canonical({"command": command, "recipe": recipe_tree(recipe)})),
         NAME: name or recipe.name,
     }
-    job = _running(jobs, about=about)
+    # One look for both: a job that another command starts after it has the id that we ask for.
+    seen = jobs.list()
+    job = _running(seen, about=about, address=address)
     if job is None:
-        job = _start(jobs, package, command=command, about=about, console=console)
+        new = next_id(recipe.name, run=uri, used=[one.id for one in seen])
+        job = _start(jobs, package, job=new, command=command, about=about, console=console)
     else:
         _say(console, f"job {job} runs this already; nothing is sent")
     _describe(job, run=uri, jobs=jobs, console=console)
@@ -111,17 +114,17 @@ def _check_tunnel(recipe: Recipe, *, run: str | None, jobs: Jobs) -> None:
         check_places(recipe, run=run, where=f"{hosts[0]}, which is behind {jobs.address}")
 
 
-def _running(jobs: Jobs, *, about: dict[str, str]) -> str | None:
-    """The job that works on the run now, if there is one.
+def _running(seen: Sequence[Job], *, about: dict[str, str], address: str) -> str | None:
+    """The job among those of a cluster that works on the run, if there is one.
 
     Raises:
         UserError: if it was asked for something else.
     """
-    for job in _of_run(jobs, run=about[RUN]):
-        if job.ended:
+    for job in seen:
+        if job.ended or job.metadata.get(RUN) != about[RUN]:
             continue
         if job.metadata.get(REQUEST) != about[REQUEST]:
-            stop = hint("stop", job.id, address=jobs.address)
+            stop = hint("stop", job.id, address=address)
             raise UserError(
                 f"--run {about[RUN]}: job {job.id} works on it with another recipe or other "
                 f"options, wanted one at a time; stop it: {stop}"
@@ -130,15 +133,16 @@ def _running(jobs: Jobs, *, about: dict[str, str]) -> str | None:
     return None
 
 
-def _of_run(jobs: Jobs, *, run: str) -> list[Job]:
-    return [job for job in jobs.list() if job.metadata.get(RUN) == run]
-
-
 def _start(
-    jobs: Jobs, package: Package, *, command: str, about: dict[str, str], console: Console
+    jobs: Jobs,
+    package: Package,
+    *,
+    job: str,
+    command: str,
+    about: dict[str, str],
+    console: Console,
 ) -> str:
-    """Sends the package and starts the job; returns its id."""
-    job = next_id(about[RECIPE], run=about[RUN], used=[one.id for one in jobs.list()])
+    """Sends the package and starts the job; returns its id, or that of one that was sooner."""
     _say(
         console,
         f"sending {len(package.files)} files, {shown_bytes(package.num_bytes)}, to {jobs.address}",
@@ -158,7 +162,7 @@ def _start(
         except UnavailableError:
             # Its answer may be lost, or another command was sooner: ids are made so that they
             # meet, and a cluster takes each once.
-            found = _running(jobs, about=about)
+            found = _running(jobs.list(), about=about, address=jobs.address)
             if found is None:
                 raise
             return found

@@ -101,6 +101,20 @@ def test_two_commands_at_once_start_one_job(
     assert f"job    {job.id}" in capsys.readouterr().out
 
 
+def test_a_command_that_was_sooner_between_two_looks_starts_the_only_job(
+    jobs: FakeJobs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other's job is there after our first look: its number must not become one higher."""
+    assert submit(monkeypatch) == 0
+    (theirs,) = jobs.list()
+    looks, now = iter([lambda: ()]), jobs.list
+    monkeypatch.setattr(jobs, "list", lambda: next(looks, now)())
+    capsys.readouterr()
+    assert submit(monkeypatch) == 0
+    assert list(jobs.known) == [theirs.id]
+    assert f"job    {theirs.id}" in capsys.readouterr().out
+
+
 def test_following_the_same_command_again_follows_the_job_that_is_there(
     jobs: FakeJobs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,7 +140,12 @@ def test_the_near_end_of_a_tunnel_is_not_this_machine(
     "args",
     [
         ("--set", "tracking.uri=postgresql://u:planted@db/mlflow"),  # secret-scan: ok
+        ("--set", "tracking.uri=http://planted@mlflow:5000"),
+        ("--set", "tracking.uri=postgresql://db/mlflow?user=u&password=planted"),
+        ("--run", "s3://u:planted@bucket/runs"),  # secret-scan: ok
         ("--address", "http://u:planted@head:8265"),  # secret-scan: ok
+        ("--address", "u:planted@head:8265"),
+        ("--address", "http://head:8265?token=planted"),
     ],
 )
 def test_a_password_is_neither_sent_nor_shown(
@@ -138,6 +157,21 @@ def test_a_password_is_neither_sent_nor_shown(
     assert submit(monkeypatch, *args) == 2
     assert not jobs.list()
     shown = capsys.readouterr()
+    assert "planted" not in shown.out + shown.err
+
+
+def test_a_password_that_an_option_replaces_is_not_sent_with_the_file(
+    jobs: FakeJobs,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(RECIPE.read_text() + "# http://me:planted@mlflow:5000\n")  # secret-scan: ok
+    assert rushes(monkeypatch, "submit", str(file), "--address", ADDRESS) == 2
+    assert not jobs.list()
+    shown = capsys.readouterr()
+    assert "has a URL with a password" in shown.err
     assert "planted" not in shown.out + shown.err
 
 
