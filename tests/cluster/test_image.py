@@ -116,6 +116,21 @@ def test_a_worker_that_leaves_tells_ray_how_long_it_has(tools: Path) -> None:
     assert [one for one in others if one.startswith("pgrep")] == ["pgrep -f [R]ayTrainWorker"] * 3
 
 
+def test_a_worker_asks_again_while_the_head_does_not_answer(tools: Path) -> None:
+    with (tools / "ray").open("a") as file:
+        file.write(f'[ "$(grep -c ^ray "{tools.parent}/calls")" -gt 1 ]\n')
+    assert run(tools, "rushes-leave", "worker", "60").returncode == 0
+    asked = [one.rpartition(" ")[2] for one in calls(tools) if one.startswith("ray")]
+    assert asked == ["60", "55"]
+
+
+def test_a_worker_without_a_gang_does_not_wait_for_a_head_that_is_gone(tools: Path) -> None:
+    with (tools / "ray").open("a") as file:
+        file.write("exit 1\n")
+    assert run(tools, "rushes-leave", "worker", "60").returncode == 0
+    assert [one for one in calls(tools) if one.startswith("sleep")] == ["sleep 5"] * 2
+
+
 def test_a_node_does_not_wait_longer_than_it_has(tools: Path) -> None:
     assert run(tools, "rushes-leave", "worker", "1").returncode == 0
     assert calls(tools).count("pgrep -f [R]ayTrainWorker") == 1
