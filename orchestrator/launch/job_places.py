@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
@@ -27,12 +28,13 @@ _PASSWORD = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
 _SECRET_KEY = re.compile("password|token|secret", re.IGNORECASE)
 
 
-def check_no_password(recipe: Recipe, *, file: Path) -> None:
-    """Refuses one in the tracking URI: recipe and command are kept by the cluster and the run.
+def check_no_password(recipe: Recipe, *, file: Path, overrides: Sequence[str]) -> None:
+    """Refuses one in a URI: recipe and command are kept by the cluster and the run.
 
     Args:
         recipe: as it will run.
         file: its file, which is sent as it is: what an option replaces, and comments, too.
+        overrides: as given; the command holds them all.
 
     Raises:
         UserError: without the password.
@@ -41,6 +43,12 @@ def check_no_password(recipe: Recipe, *, file: Path) -> None:
         if _PASSWORD.search(line):
             raise UserError(
                 f"{file}: line {number} has a URL with a password, and the file is sent; wanted "
+                "credentials in the nodes' environment"
+            )
+    for override in overrides:
+        if _PASSWORD.search(override):
+            raise UserError(
+                f"--set {override.partition('=')[0]}: holds a URL with a password, wanted "
                 "credentials in the nodes' environment"
             )
     uri = recipe.tracking.uri

@@ -69,7 +69,7 @@ def submit(
         RushesError: when followed, with the job's own exit code.
     """
     address = checked_address(address)
-    check_no_password(recipe, file=file)
+    check_no_password(recipe, file=file, overrides=overrides)
     is_near = urlsplit(address).hostname in _LOOPBACK
     if not is_near:
         check_places(recipe, run=run, where=address)

@@ -143,6 +143,7 @@ def test_the_near_end_of_a_tunnel_is_not_this_machine(
         ("--set", "tracking.uri=http://planted@mlflow:5000"),
         ("--set", "tracking.uri=postgresql://db/mlflow?user=u&password=planted"),
         ("--run", "s3://u:planted@bucket/runs"),  # secret-scan: ok
+        ("--run", "r", "--set", "runs=s3://u:planted@bucket"),  # secret-scan: ok
         ("--address", "http://u:planted@head:8265"),  # secret-scan: ok
         ("--address", "u:planted@head:8265"),
         ("--address", "http://head:8265?token=planted"),
