@@ -50,6 +50,12 @@ def test_it_does_not_run_as_root_and_holds_no_code_of_ours() -> None:
     assert ". " not in copied.replace("./", "")
 
 
+def test_it_has_the_programs_that_others_call_in_it() -> None:
+    """Those of our scripts, of KubeRay's probes (wget) and of `ray up` (rsync, ssh)."""
+    (install,) = [rest for word, rest in instructions() if word == "RUN" and "apt-get" in rest]
+    assert {"procps", "curl", "wget", "openssh-client", "rsync", "g++"} <= set(install.split())
+
+
 def test_the_build_sees_what_it_copies_and_nothing_else() -> None:
     lines = (IMAGE / "Dockerfile.dockerignore").read_text().split()
     assert lines[0] == "*"
