@@ -40,16 +40,20 @@ def follow_job(jobs: Jobs, *, job: str, console: Console) -> None:
         RushesError: with the exit code of the job's driver, unless that is 0.
         UnavailableError: if the cluster stops answering, or no longer knows the job.
     """
-    terminated = threading.Event()
-    with _terminating(terminated):
-        try:
-            found = _Log(jobs, job=job, console=console, terminated=terminated).to_its_end()
-        except KeyboardInterrupt:
-            raise StoppedError(
-                f"no longer following; job {job} goes on. Look at it: "
-                f"{hint('follow', job, address=jobs.address)}; stop it: "
-                f"{hint('stop', job, address=jobs.address)}"
-            ) from None
+    with terminating() as terminated:
+        follow_or_stop(jobs, job=job, console=console, terminated=terminated)
+
+
+def follow_or_stop(jobs: Jobs, *, job: str, console: Console, terminated: threading.Event) -> None:
+    """As ``follow_job``; the job is stopped once ``terminated`` is set, which it may be before."""
+    try:
+        found = _Log(jobs, job=job, console=console, terminated=terminated).to_its_end()
+    except KeyboardInterrupt:
+        raise StoppedError(
+            f"no longer following; job {job} goes on. Look at it: "
+            f"{hint('follow', job, address=jobs.address)}; stop it: "
+            f"{hint('stop', job, address=jobs.address)}"
+        ) from None
     _raise_unless_done(found)
 
 
@@ -147,11 +151,12 @@ class _Log:
 
 
 @contextmanager
-def _terminating(terminated: threading.Event) -> Iterator[None]:
-    """While it lasts, SIGTERM sets ``terminated``."""
+def terminating() -> Iterator[threading.Event]:
+    """While it lasts, SIGTERM sets the event and ends nothing."""
+    terminated = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda _number, _frame: terminated.set())
     try:
-        yield
+        yield terminated
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from rich.console import Console
 
 from orchestrator.errors import UnavailableError, UserError
-from orchestrator.launch.job_log import follow_job, hint
+from orchestrator.launch.job_log import follow_or_stop, hint, terminating
 from orchestrator.launch.job_places import absolute_places, check_no_password, check_places
 from orchestrator.launch.jobs import (
     DIGEST,
@@ -87,17 +87,29 @@ def submit(
         REQUEST: sha256(canonical({"command": command, "recipe": recipe_tree(recipe)})),
         NAME: name or recipe.name,
     }
+    if not follow:
+        _find_or_start(jobs, package, command=command, about=about, console=console)
+        return
+    # From here on: a SIGTERM between the start of a job and its first line is meant for it.
+    with terminating() as terminated:
+        job = _find_or_start(jobs, package, command=command, about=about, console=console)
+        follow_or_stop(jobs, job=job, console=console, terminated=terminated)
+
+
+def _find_or_start(
+    jobs: Jobs, package: Package, *, command: str, about: dict[str, str], console: Console
+) -> str:
+    """The id of the job that works on the run now; says what is typed to look at it."""
     # One look for both: a job that another command starts after it has the id that we ask for.
     seen = jobs.list()
-    job = _running(seen, about=about, address=address)
+    job = _running(seen, about=about, address=jobs.address)
     if job is None:
-        new = next_id(recipe.name, run=uri, used=[one.id for one in seen])
+        new = next_id(about[RECIPE], run=about[RUN], used=[one.id for one in seen])
         job = _start(jobs, package, job=new, command=command, about=about, console=console)
     else:
         _say(console, f"job {job} runs this already; nothing is sent")
-    _describe(job, run=uri, jobs=jobs, console=console)
-    if follow:
-        follow_job(jobs, job=job, console=console)
+    _describe(job, run=about[RUN], jobs=jobs, console=console)
+    return job
 
 
 def _command(file: Path, *, overrides: Sequence[str], run: str, places: dict[str, str]) -> str:

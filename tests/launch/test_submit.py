@@ -1,9 +1,12 @@
 """`rushes submit` and `rushes job` on a cluster that only pretends to be one."""
 
 import json
+import os
 import platform
 import shlex
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -124,6 +127,22 @@ def test_following_the_same_command_again_follows_the_job_that_is_there(
     jobs.on_look = lambda: jobs.end(job.id, status="FAILED", exit_code=75)
     assert submit(monkeypatch, "--follow") == 75
     assert "a line of the log" in capsys.readouterr().out
+
+
+def test_a_sigterm_while_a_job_is_sent_stops_it(
+    jobs: FakeJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = jobs.submit
+
+    def interrupted(job: str, **kwargs: Any) -> None:
+        assert callable(signal.getsignal(signal.SIGTERM)), "it would end us, and the job go on"
+        os.kill(os.getpid(), signal.SIGTERM)
+        send(job, **kwargs)
+
+    monkeypatch.setattr(jobs, "submit", interrupted)
+    assert submit(monkeypatch, "--follow") == 143
+    (job,) = jobs.list()
+    assert job.status == "STOPPED"
 
 
 def test_the_near_end_of_a_tunnel_is_not_this_machine(
