@@ -94,7 +94,7 @@ def test_two_commands_at_once_start_one_job(
 ) -> None:
     send = jobs.submit
 
-    def sooner(job: str, **kwargs: object) -> None:
+    def sooner(job: str, **kwargs: Any) -> None:
         send(job, **kwargs)  # the other command, between our look and our request
         send(job, **kwargs)
 
