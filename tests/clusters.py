@@ -21,6 +21,7 @@ class FakeJobs:
         on_look: called whenever a job is looked at.
         silent: how many of the next questions are not answered.
         stops: how often a stop was asked for.
+        deaf: how many of the next stops find nobody to ask.
     """
 
     address: str = "http://127.0.0.1:8265"
@@ -32,6 +33,7 @@ class FakeJobs:
     on_look: Callable[[], None] = lambda: None
     silent: int = 0
     stops: int = 0
+    deaf: int = 0
 
     def add(self, job: str, **about: str) -> Job:
         self.known[job] = Job(id=job, status="RUNNING", metadata=about, started_s=len(self.known))
@@ -66,10 +68,14 @@ class FakeJobs:
         paths = (path for path in folder.rglob("*") if path.is_file())
         self.files[job] = {str(path.relative_to(folder)) for path in paths}
 
-    def stop(self, job: str) -> None:
+    def stop(self, job: str) -> bool:
         self.stops += 1
         self._answer()
+        if self.deaf:
+            self.deaf -= 1
+            return False
         self.end(job, status="STOPPED", exit_code=None)
+        return True
 
     def hosts(self) -> Sequence[str]:
         self._answer()

@@ -14,6 +14,9 @@ from orchestrator.launch.jobs import Job, Jobs, LostJobError
 _POLL_S = 1.0
 _SAY_S = 15.0  # without an answer: then we say that we still ask
 _SILENCE_S = 600.0  # without an answer: then we give up
+# Exit codes of a driver that a signal ended, as Python and as a shell tell of it.
+_KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
+_TERMINATED = (-signal.SIGTERM, 128 + signal.SIGTERM)
 _LOG_PER_S = 1 << 20  # bytes: Ray sends a log whole, so long ones are asked for less often
 
 
@@ -37,16 +40,20 @@ def follow_job(jobs: Jobs, *, job: str, console: Console) -> None:
         RushesError: with the exit code of the job's driver, unless that is 0.
         UnavailableError: if the cluster stops answering, or no longer knows the job.
     """
-    terminated = threading.Event()
-    with _terminating(terminated):
-        try:
-            found = _Log(jobs, job=job, console=console, terminated=terminated).to_its_end()
-        except KeyboardInterrupt:
-            raise StoppedError(
-                f"no longer following; job {job} goes on. Look at it: "
-                f"{hint('follow', job, address=jobs.address)}; stop it: "
-                f"{hint('stop', job, address=jobs.address)}"
-            ) from None
+    with terminating() as terminated:
+        follow_or_stop(jobs, job=job, console=console, terminated=terminated)
+
+
+def follow_or_stop(jobs: Jobs, *, job: str, console: Console, terminated: threading.Event) -> None:
+    """As ``follow_job``; the job is stopped once ``terminated`` is set, which it may be before."""
+    try:
+        found = _Log(jobs, job=job, console=console, terminated=terminated).to_its_end()
+    except KeyboardInterrupt:
+        raise StoppedError(
+            f"no longer following; job {job} goes on. Look at it: "
+            f"{hint('follow', job, address=jobs.address)}; stop it: "
+            f"{hint('stop', job, address=jobs.address)}"
+        ) from None
     _raise_unless_done(found)
 
 
@@ -60,8 +67,10 @@ def stop_job(jobs: Jobs, *, job: str, console: Console) -> Job:
         StoppedError: after Ctrl-C; the job is stopping.
         UnavailableError: if the cluster stops answering, or no longer knows the job.
     """
-    log = _Log(jobs, job=job, console=console, shown=len(jobs.log(job)))
-    jobs.stop(job)
+    terminated = threading.Event()
+    terminated.set()
+    shown = len(jobs.log(job))
+    log = _Log(jobs, job=job, console=console, terminated=terminated, shown=shown)
     try:
         return log.to_its_end()
     except KeyboardInterrupt:
@@ -87,13 +96,14 @@ class _Log:
         *,
         job: str,
         console: Console,
-        terminated: threading.Event | None = None,
+        terminated: threading.Event,
         shown: int = 0,
     ) -> None:
         self._jobs = jobs
         self._job = job
         self._console = console
-        self._terminated = terminated or threading.Event()
+        self._terminated = terminated
+        self._stopping = False
         self._shown = shown
         self._answered_s = time.monotonic()
         self._has_said = False
@@ -115,12 +125,16 @@ class _Log:
 
     def _look(self) -> Job:
         if self._terminated.is_set():
-            self._jobs.stop(self._job)
-            self._terminated.clear()  # after: a cluster that did not answer is asked again
+            self._terminated.clear()
+            self._stopping = True
+        # Until it is heard: a cluster may not answer, a driver may not be there yet.
+        if self._stopping and self._jobs.stop(self._job):
+            self._stopping = False
         found = self._jobs.get(self._job)  # before the log, which is then whole if it has ended
         log = self._jobs.log(self._job)
         self._console.out(log[self._shown :], end="", highlight=False)
-        self._shown = len(log)
+        # One that is shorter is not to be found just now: it is not shown from its start again.
+        self._shown = max(self._shown, len(log))
         self._answered_s = time.monotonic()
         self._has_said = False
         return found
@@ -137,11 +151,12 @@ class _Log:
 
 
 @contextmanager
-def _terminating(terminated: threading.Event) -> Iterator[None]:
-    """While it lasts, SIGTERM sets ``terminated``."""
+def terminating() -> Iterator[threading.Event]:
+    """While it lasts, SIGTERM sets the event and ends nothing."""
+    terminated = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda _number, _frame: terminated.set())
     try:
-        yield
+        yield terminated
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -152,6 +167,13 @@ def _raise_unless_done(found: Job) -> None:
     if found.status == "FAILED" and found.exit_code is None:
         reason = found.message.strip().partition("\n")[0]
         raise UnavailableError(f"job {found.id} was lost: {reason}; the same command goes on")
+    if found.exit_code in _KILLED:
+        raise UnavailableError(
+            f"job {found.id}: its driver was killed, most likely for memory; the same command "
+            "goes on"
+        )
+    if found.exit_code in _TERMINATED:
+        raise StoppedError(f"job {found.id} was stopped; the same command goes on")
     if found.exit_code:
         code = found.exit_code
         raise error_with_code(code, f"job {found.id} ended with exit code {code}")

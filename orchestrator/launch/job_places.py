@@ -1,10 +1,13 @@
 """Places of a recipe as a job on a cluster can use them."""
 
 import os
+from collections.abc import Sequence
+from pathlib import Path
 
 from orchestrator.errors import UserError
 from orchestrator.launch.places import run_uri
 from orchestrator.recipe.recipe import Recipe
+from orchestrator.redact import holds_secret
 from orchestrator.storage.uri import FILE_SCHEMES, resolve, scheme_of
 from orchestrator.tracking.target import is_relative, resolve_target
 
@@ -17,6 +20,30 @@ def absolute_places(recipe: Recipe, *, run: str | None) -> dict[str, str]:
     if recipe.tracking.uri.startswith("sqlite:"):
         found["tracking.uri"] = resolve_target(recipe.tracking.uri, run_uri=found["--run"]).uri
     return found
+
+
+def check_no_secret(file: Path, *, overrides: Sequence[str]) -> None:
+    """Refuses a URI that opens something by itself in what is sent or kept by the cluster.
+
+    Args:
+        file: the recipe's, which is sent as it is: what an option replaces, and comments, too.
+        overrides: as given; the command holds them all.
+
+    Raises:
+        UserError: without the secret.
+    """
+    for number, line in enumerate(file.read_text().splitlines(), start=1):
+        if holds_secret(line):
+            raise UserError(
+                f"{file}: line {number} has a URI with a password or token, and the file is sent; "
+                "wanted credentials in the nodes' environment"
+            )
+    for override in overrides:
+        if holds_secret(override):
+            raise UserError(
+                f"--set {override.partition('=')[0]}: holds a URI with a password or token, wanted "
+                "credentials in the nodes' environment"
+            )
 
 
 def check_places(recipe: Recipe, *, run: str | None, where: str) -> None:

@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 from orchestrator.errors import UnavailableError, UserError
 from orchestrator.launch.ray_session import set_auth_mode
-from orchestrator.redact import holds_secret
 
 # Keys of a job's metadata.
 RUN = "rushes.run"  # URI of its folder
@@ -85,8 +84,12 @@ class Jobs(Protocol):
         """Sends a folder and starts a command in it; raises if the id was used before."""
         ...
 
-    def stop(self, job: str) -> None:
-        """Asks its driver to end: SIGTERM, and SIGKILL where that takes too long."""
+    def stop(self, job: str) -> bool:
+        """Asks its driver to end: SIGTERM, and SIGKILL where that takes too long.
+
+        Returns:
+            False if nobody was there to be asked: it has ended, or is only about to start.
+        """
         ...
 
     def hosts(self) -> Sequence[str]:
@@ -116,12 +119,14 @@ def checked_address(address: str) -> str:
     Raises:
         UserError: if it is none, or holds a secret (it is printed and ends in shell histories).
     """
-    if holds_secret(address):
+    parts = urlsplit(address)
+    if "@" in address or parts.query or parts.fragment:
+        # Whatever stands before an @ or after a ? may be secret, also where a scheme is missing.
+        shown = address.rpartition("@")[2].partition("?")[0].partition("#")[0]
         raise UserError(
-            f"--address {address}: a URL with a user, password or token, wanted the token in "
+            f"--address {shown}: a URL with a user, a password or a query, wanted the token in "
             "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
         )
-    parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(f"--address {address}: wanted the dashboard's URL, http://HOST:8265")
     return address.rstrip("/")
@@ -166,9 +171,9 @@ class _RayJobs:
                 metadata=about,
             )
 
-    def stop(self, job: str) -> None:
+    def stop(self, job: str) -> bool:
         with self._asking(job):
-            self._client.stop_job(job)
+            return self._client.stop_job(job)
 
     def hosts(self) -> Sequence[str]:
         with self._asking():

@@ -23,9 +23,10 @@ RECIPE_FOLDER = "jobs"
 # Names of files and folders that are not sent wherever they lie, not even when they are asked for.
 # docs/cluster.md lists them; .rayignore has the same for `ray job submit`.
 SECRET = (
-    *(".?*", "*.env", "*.pem", "*.key", "*.p12", "*.pfx", "*.kdbx", "*.jks"),
+    *(".?*", "*.env", "*.pem", "*.key", "*.p12", "*.pfx", "*.kdbx", "*.jks", "*.ppk", "*.keytab"),
     *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*"),
-    *("credentials*", "secrets*", "kubeconfig*", "htpasswd*"),
+    *("*credential*", "*secret*", "*password*", "*accesskeys*", "*service-account*"),
+    *("auth_token*", "token", "token.txt", "*.token", "kubeconfig*", "htpasswd*", "_netrc"),
 )
 _CLUTTER = ("__pycache__", "*.pyc", "*.md", "*.egg-info", "*~", "*.swp")
 
@@ -127,6 +128,11 @@ def _named(field: str, path: str, *, folder: Path, left_out: list[str]) -> list[
         )
     if any(_is_secret(part) for part in PurePosixPath(name).parts):
         raise UserError(f"{field}={path}: a name that is kept for secrets, wanted another one")
+    if source.exists() and not _stays_within(source, folder.resolve()):
+        raise UserError(
+            f"{field}={path}: a link that leads out of {folder} or to a name that is kept for "
+            "secrets, wanted the file itself, or an absolute path that every node sees"
+        )
     if source.is_dir():
         return list(_below(source, name=name, left_out=left_out))
     if not source.is_file():
@@ -163,8 +169,14 @@ def _below(source: Path, *, name: str, left_out: list[str]) -> Iterator[Sent]:
 
 def _stays_below(path: Path, root: Path) -> bool:
     """False for a link to something elsewhere, or to a secret."""
+    return path.is_file() and _stays_within(path, root)
+
+
+def _stays_within(path: Path, root: Path) -> bool:
     found = path.resolve()
-    return found.is_file() and found.is_relative_to(root) and not _is_secret(found.name)
+    if not found.is_relative_to(root):
+        return False
+    return not any(_is_secret(part) for part in found.relative_to(root).parts)
 
 
 def _is_secret(name: str) -> bool:

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 from rich.console import Console
 
 from orchestrator.errors import UnavailableError, UserError
-from orchestrator.launch.job_log import follow_job, hint
-from orchestrator.launch.job_places import absolute_places, check_places
+from orchestrator.launch.job_log import follow_or_stop, hint, terminating
+from orchestrator.launch.job_places import absolute_places, check_no_secret, check_places
 from orchestrator.launch.jobs import (
     DIGEST,
     NAME,
@@ -69,6 +69,7 @@ def submit(
         RushesError: when followed, with the job's own exit code.
     """
     address = checked_address(address)
+    check_no_secret(file, overrides=overrides)
     is_near = urlsplit(address).hostname in _LOOPBACK
     if not is_near:
         check_places(recipe, run=run, where=address)
@@ -86,14 +87,29 @@ def submit(
         REQUEST: sha256(canonical({"command": command, "recipe": recipe_tree(recipe)})),
         NAME: name or recipe.name,
     }
-    job = _running(jobs, about=about)
+    if not follow:
+        _find_or_start(jobs, package, command=command, about=about, console=console)
+        return
+    # From here on: a SIGTERM between the start of a job and its first line is meant for it.
+    with terminating() as terminated:
+        job = _find_or_start(jobs, package, command=command, about=about, console=console)
+        follow_or_stop(jobs, job=job, console=console, terminated=terminated)
+
+
+def _find_or_start(
+    jobs: Jobs, package: Package, *, command: str, about: dict[str, str], console: Console
+) -> str:
+    """The id of the job that works on the run now; says what is typed to look at it."""
+    # One look for both: a job that another command starts after it has the id that we ask for.
+    seen = jobs.list()
+    job = _running(seen, about=about, address=jobs.address)
     if job is None:
-        job = _start(jobs, package, command=command, about=about, console=console)
+        new = next_id(about[RECIPE], run=about[RUN], used=[one.id for one in seen])
+        job = _start(jobs, package, job=new, command=command, about=about, console=console)
     else:
         _say(console, f"job {job} runs this already; nothing is sent")
-    _describe(job, run=uri, jobs=jobs, console=console)
-    if follow:
-        follow_job(jobs, job=job, console=console)
+    _describe(job, run=about[RUN], jobs=jobs, console=console)
+    return job
 
 
 def _command(file: Path, *, overrides: Sequence[str], run: str, places: dict[str, str]) -> str:
@@ -110,17 +126,17 @@ def _check_tunnel(recipe: Recipe, *, run: str | None, jobs: Jobs) -> None:
         check_places(recipe, run=run, where=f"{hosts[0]}, which is behind {jobs.address}")
 
 
-def _running(jobs: Jobs, *, about: dict[str, str]) -> str | None:
-    """The job that works on the run now, if there is one.
+def _running(seen: Sequence[Job], *, about: dict[str, str], address: str) -> str | None:
+    """The job among those of a cluster that works on the run, if there is one.
 
     Raises:
         UserError: if it was asked for something else.
     """
-    for job in _of_run(jobs, run=about[RUN]):
-        if job.ended:
+    for job in seen:
+        if job.ended or job.metadata.get(RUN) != about[RUN]:
             continue
         if job.metadata.get(REQUEST) != about[REQUEST]:
-            stop = hint("stop", job.id, address=jobs.address)
+            stop = hint("stop", job.id, address=address)
             raise UserError(
                 f"--run {about[RUN]}: job {job.id} works on it with another recipe or other "
                 f"options, wanted one at a time; stop it: {stop}"
@@ -129,15 +145,16 @@ def _running(jobs: Jobs, *, about: dict[str, str]) -> str | None:
     return None
 
 
-def _of_run(jobs: Jobs, *, run: str) -> list[Job]:
-    return [job for job in jobs.list() if job.metadata.get(RUN) == run]
-
-
 def _start(
-    jobs: Jobs, package: Package, *, command: str, about: dict[str, str], console: Console
+    jobs: Jobs,
+    package: Package,
+    *,
+    job: str,
+    command: str,
+    about: dict[str, str],
+    console: Console,
 ) -> str:
-    """Sends the package and starts the job; returns its id."""
-    job = next_id(about[RECIPE], run=about[RUN], used=[one.id for one in jobs.list()])
+    """Sends the package and starts the job; returns its id, or that of one that was sooner."""
     _say(
         console,
         f"sending {len(package.files)} files, {shown_bytes(package.num_bytes)}, to {jobs.address}",
@@ -157,7 +174,7 @@ def _start(
         except UnavailableError:
             # Its answer may be lost, or another command was sooner: ids are made so that they
             # meet, and a cluster takes each once.
-            found = _running(jobs, about=about)
+            found = _running(jobs.list(), about=about, address=jobs.address)
             if found is None:
                 raise
             return found

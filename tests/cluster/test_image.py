@@ -50,6 +50,12 @@ def test_it_does_not_run_as_root_and_holds_no_code_of_ours() -> None:
     assert ". " not in copied.replace("./", "")
 
 
+def test_it_has_the_programs_that_others_call_in_it() -> None:
+    """Those of our scripts, of KubeRay's probes (wget) and of `ray up` (rsync, ssh)."""
+    (install,) = [rest for word, rest in instructions() if word == "RUN" and "apt-get" in rest]
+    assert {"procps", "curl", "wget", "openssh-client", "rsync", "g++"} <= set(install.split())
+
+
 def test_the_build_sees_what_it_copies_and_nothing_else() -> None:
     lines = (IMAGE / "Dockerfile.dockerignore").read_text().split()
     assert lines[0] == "*"
@@ -114,6 +120,21 @@ def test_a_worker_that_leaves_tells_ray_how_long_it_has(tools: Path) -> None:
     assert first.startswith("ray drain-node --reason DRAIN_NODE_REASON_PREEMPTION")
     assert first.endswith("--deadline-remaining-seconds 60")
     assert [one for one in others if one.startswith("pgrep")] == ["pgrep -f [R]ayTrainWorker"] * 3
+
+
+def test_a_worker_asks_again_while_the_head_does_not_answer(tools: Path) -> None:
+    with (tools / "ray").open("a") as file:
+        file.write(f'[ "$(grep -c ^ray "{tools.parent}/calls")" -gt 1 ]\n')
+    assert run(tools, "rushes-leave", "worker", "60").returncode == 0
+    asked = [one.rpartition(" ")[2] for one in calls(tools) if one.startswith("ray")]
+    assert asked == ["60", "55"]
+
+
+def test_a_worker_without_a_gang_does_not_wait_for_a_head_that_is_gone(tools: Path) -> None:
+    with (tools / "ray").open("a") as file:
+        file.write("exit 1\n")
+    assert run(tools, "rushes-leave", "worker", "60").returncode == 0
+    assert [one for one in calls(tools) if one.startswith("sleep")] == ["sleep 5"] * 2
 
 
 def test_a_node_does_not_wait_longer_than_it_has(tools: Path) -> None:

@@ -42,6 +42,11 @@ def mappings(tree: Any) -> list[dict[str, Any]]:
     return [tree, *(one for value in tree.values() for one in mappings(value))]
 
 
+def quantity(text: str) -> int:
+    """Bytes of a quantity of memory."""
+    return int(text[:-2]) * {"Gi": 1 << 30, "Ti": 1 << 40}[text[-2:]]
+
+
 def test_the_schema_is_one() -> None:
     Draft7Validator.check_schema(SCHEMA.schema)
 
@@ -154,6 +159,20 @@ def test_a_retry_goes_on_with_the_same_run() -> None:
     assert int(env["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"]) == STOP_WAIT_S
 
 
+def test_a_queued_job_has_room_for_the_largest_stage_of_its_recipe() -> None:
+    """A gang that does not fit waits for ever, beside GPUs that are paid for."""
+    spec = document("kuberay/rayjob.yaml")["spec"]
+    recipe = read_recipe(ROOT / shlex.split(spec["entrypoint"])[4], overrides=())
+    (group,) = spec["rayClusterSpec"]["workerGroupSpecs"]
+    (worker,) = group["template"]["spec"]["containers"]
+    node = worker["resources"]["requests"]
+    for stage in recipe.stages:
+        compute = stage.compute
+        gpus, cpus = compute.gpus_per_worker, compute.cpus_per_worker
+        per_node = min(node["nvidia.com/gpu"] // (gpus or 1), int(node["cpu"]) // cpus)
+        assert compute.ranks <= per_node * group["replicas"], stage.id
+
+
 def test_a_queued_job_has_the_size_that_its_queue_admits() -> None:
     """Kueue counts a job's pods once; an autoscaler would change them."""
     spec = document("kuberay/rayjob.yaml")["spec"]
@@ -167,10 +186,10 @@ def test_a_queued_job_has_the_size_that_its_queue_admits() -> None:
     (resources,) = kueue["ClusterQueue"]["spec"]["resourceGroups"]
     quota = {one["name"]: one["nominalQuota"] for one in resources["flavors"][0]["resources"]}
     (worker,) = group["template"]["spec"]["containers"]
-    assert (
-        worker["resources"]["requests"]["nvidia.com/gpu"] * group["replicas"]
-        <= quota["nvidia.com/gpu"]
-    )
+    requests = worker["resources"]["requests"]
+    assert requests["nvidia.com/gpu"] * group["replicas"] <= quota["nvidia.com/gpu"]
+    assert int(requests["cpu"]) * group["replicas"] < quota["cpu"]
+    assert quantity(requests["memory"]) * group["replicas"] < quantity(quota["memory"])
     assert set(worker["resources"]["requests"]) <= set(resources["coveredResources"])
 
 

@@ -63,6 +63,40 @@ def test_aws_workers_have_an_efa_device_on_every_card() -> None:
     assert [one["InterfaceType"] for one in interfaces] == ["efa"] + ["efa-only"] * 31
 
 
+def test_the_head_is_started_in_the_subnet_that_is_said() -> None:
+    """Ray takes ``SubnetIds`` and, where it is missing, one of the default network."""
+    nodes = document("aws/cluster.yaml")["available_node_types"]
+    head, worker = nodes["head"]["node_config"], nodes["h100"]["node_config"]
+    assert "SubnetId" not in head
+    assert head["SubnetIds"] == [worker["NetworkInterfaces"][0]["SubnetId"]]
+    assert not {"SubnetIds", "SecurityGroupIds"} & set(worker)
+
+
+def test_workers_containers_see_the_gpus() -> None:
+    """``python:slim`` names none, without which NVIDIA's runtime gives none."""
+    for name in CLOUDS:
+        assert "--gpus all" in document(name)["docker"]["worker_run_options"]
+    assert (
+        "NVIDIA_DRIVER_CAPABILITIES=compute,utility"
+        in (CLUSTER / "image" / "Dockerfile").read_text()
+    )
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_a_machine_logs_in_where_its_image_lies(name: str) -> None:
+    config = document(name)
+    registry = config["docker"]["image"].partition("/")[0]
+    assert any(registry in line for line in config["initialization_commands"])
+
+
+def test_google_machines_start_from_a_disk_that_h100_machines_take() -> None:
+    config = document("gcp/cluster.yaml")
+    zone = config["provider"]["availability_zone"]
+    for kind in config["available_node_types"].values():
+        (disk,) = kind["node_config"]["disks"]
+        assert disk["initializeParams"]["diskType"] == f"zones/{zone}/diskTypes/pd-balanced"
+
+
 def spot(node: dict[str, Any]) -> bool:
     aws = node.get("InstanceMarketOptions", {}).get("MarketType") == "spot"
     return aws or node.get("scheduling", {}).get("provisioningModel") == "SPOT"

@@ -56,6 +56,26 @@ def test_a_stop_reaches_a_cluster_that_did_not_answer_at_first(jobs: FakeJobs) -
     assert jobs.known["j"].status == "STOPPED"
 
 
+def test_a_stop_that_nobody_heard_is_asked_for_again(jobs: FakeJobs) -> None:
+    jobs.deaf = 2
+    assert stop_job(jobs, job="j", console=Console(quiet=True)).status == "STOPPED"
+    assert jobs.stops == 3
+
+
+def test_a_log_that_is_away_for_a_while_is_not_shown_again(jobs: FakeJobs) -> None:
+    logs = iter(["a line\n", "", "a line\nanother\n"])
+
+    def look() -> None:
+        jobs.logs["j"] = next(logs)
+        if jobs.logs["j"].endswith("another\n"):
+            jobs.end("j")
+
+    jobs.on_look = look
+    shown = io.StringIO()
+    follow_job(jobs, job="j", console=Console(file=shown))
+    assert shown.getvalue() == "a line\nanother\n"
+
+
 def test_ctrl_c_leaves_the_job_alone_and_says_how_to_follow_and_stop_it(jobs: FakeJobs) -> None:
     signalled(jobs, signal.SIGINT)
     with pytest.raises(StoppedError) as caught:
@@ -100,7 +120,12 @@ def test_a_head_that_was_started_anew_has_forgotten_the_job(jobs: FakeJobs) -> N
 
 @pytest.mark.parametrize(
     ("status", "code", "exit_code"),
-    [("FAILED", 2, 2), ("FAILED", 75, 75), ("FAILED", 1, 1), ("FAILED", None, 75)],
+    [
+        *(("FAILED", 2, 2), ("FAILED", 75, 75), ("FAILED", 1, 1), ("FAILED", None, 75)),
+        # A driver that a signal ended: killed for memory, or stopped before it could say so.
+        *(("FAILED", -9, 75), ("FAILED", 137, 75), ("FAILED", -15, 143), ("FAILED", 143, 143)),
+        ("FAILED", -11, 1),
+    ],
 )
 def test_a_job_that_ends_ends_its_follower_alike(
     jobs: FakeJobs, status: str, code: int | None, exit_code: int

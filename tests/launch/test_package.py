@@ -77,15 +77,19 @@ def test_gigabytes_among_the_code_are_refused_by_path_and_size(tmp_path: Path, c
 
 def test_secrets_and_links_out_of_the_code_are_left_out_by_name(tmp_path: Path, code: Path) -> None:
     (tmp_path / "elsewhere.txt").write_text("planted")
-    for name in (".env", "prod.env", "tls.pem", "Credentials.json", "id_rsa"):
+    secrets = {
+        *(".env", ".env.local", "prod.env", "tls.pem", "Credentials.json", "id_rsa"),
+        *("application_default_credentials.json", "secret.yaml", "auth_token", "accessKeys.csv"),
+    }
+    for name in secrets:
         (code / name).write_text("planted")
     (code / ".git").mkdir()
     (code / ".git" / "config").write_text("planted")
     (code / "notes.txt").symlink_to(tmp_path / "elsewhere.txt")
     (code / "all").symlink_to(tmp_path)
     found = listed(tmp_path)
-    hidden = {".env", "prod.env", "tls.pem", "Credentials.json", "id_rsa", ".git", "notes.txt"}
-    assert set(found.left_out) == {f"orchestrator/{name}" for name in hidden | {"all"}}
+    hidden = secrets | {".git", "notes.txt", "all"}
+    assert set(found.left_out) == {f"orchestrator/{name}" for name in hidden}
     ours = {one.name for one in found.files if one.source.is_relative_to(tmp_path)}
     assert ours == {"orchestrator/__init__.py"}
 
@@ -114,6 +118,8 @@ def test_an_absolute_path_is_one_of_the_nodes(tmp_path: Path, path: str) -> None
         ("absent.safetensors", "perceptual.path=absent.safetensors: does not exist"),
         ("../vgg.safetensors", "perceptual.path=../vgg.safetensors: lies outside"),
         (".env", "perceptual.path=.env: a name that is kept for secrets"),
+        ("outward.safetensors", "perceptual.path=outward.safetensors: a link that leads out"),
+        ("inward.safetensors", "perceptual.path=inward.safetensors: a link that leads out"),
     ],
 )
 def test_a_file_that_cannot_be_sent_is_refused_in_one_line(
@@ -123,6 +129,8 @@ def test_a_file_that_cannot_be_sent_is_refused_in_one_line(
     sparse(folder / "large.safetensors", 2 * GB)
     (folder / ".env").write_text("planted")
     sparse(tmp_path / "vgg.safetensors", 10)
+    (folder / "outward.safetensors").symlink_to(tmp_path / "vgg.safetensors")
+    (folder / "inward.safetensors").symlink_to(folder / ".env")
     with pytest.raises(UserError) as caught:
         listed(folder, perceptual(path))
     assert reason in str(caught.value)

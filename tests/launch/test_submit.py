@@ -1,9 +1,12 @@
 """`rushes submit` and `rushes job` on a cluster that only pretends to be one."""
 
 import json
+import os
 import platform
 import shlex
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,7 +94,7 @@ def test_two_commands_at_once_start_one_job(
 ) -> None:
     send = jobs.submit
 
-    def sooner(job: str, **kwargs: object) -> None:
+    def sooner(job: str, **kwargs: Any) -> None:
         send(job, **kwargs)  # the other command, between our look and our request
         send(job, **kwargs)
 
@@ -99,6 +102,20 @@ def test_two_commands_at_once_start_one_job(
     assert submit(monkeypatch) == 0
     (job,) = jobs.list()
     assert f"job    {job.id}" in capsys.readouterr().out
+
+
+def test_a_command_that_was_sooner_between_two_looks_starts_the_only_job(
+    jobs: FakeJobs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other's job is there after our first look: its number must not become one higher."""
+    assert submit(monkeypatch) == 0
+    (theirs,) = jobs.list()
+    looks, now = iter([lambda: ()]), jobs.list
+    monkeypatch.setattr(jobs, "list", lambda: next(looks, now)())
+    capsys.readouterr()
+    assert submit(monkeypatch) == 0
+    assert list(jobs.known) == [theirs.id]
+    assert f"job    {theirs.id}" in capsys.readouterr().out
 
 
 def test_following_the_same_command_again_follows_the_job_that_is_there(
@@ -110,6 +127,22 @@ def test_following_the_same_command_again_follows_the_job_that_is_there(
     jobs.on_look = lambda: jobs.end(job.id, status="FAILED", exit_code=75)
     assert submit(monkeypatch, "--follow") == 75
     assert "a line of the log" in capsys.readouterr().out
+
+
+def test_a_sigterm_while_a_job_is_sent_stops_it(
+    jobs: FakeJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = jobs.submit
+
+    def interrupted(job: str, **kwargs: Any) -> None:
+        assert callable(signal.getsignal(signal.SIGTERM)), "it would end us, and the job go on"
+        os.kill(os.getpid(), signal.SIGTERM)
+        send(job, **kwargs)
+
+    monkeypatch.setattr(jobs, "submit", interrupted)
+    assert submit(monkeypatch, "--follow") == 143
+    (job,) = jobs.list()
+    assert job.status == "STOPPED"
 
 
 def test_the_near_end_of_a_tunnel_is_not_this_machine(
@@ -126,7 +159,13 @@ def test_the_near_end_of_a_tunnel_is_not_this_machine(
     "args",
     [
         ("--set", "tracking.uri=postgresql://u:planted@db/mlflow"),  # secret-scan: ok
+        ("--set", "tracking.uri=http://planted@mlflow:5000"),
+        ("--set", "tracking.uri=postgresql://db/mlflow?user=u&password=planted"),
+        ("--run", "s3://u:planted@bucket/runs"),  # secret-scan: ok
+        ("--run", "r", "--set", "runs=s3://u:planted@bucket"),  # secret-scan: ok
         ("--address", "http://u:planted@head:8265"),  # secret-scan: ok
+        ("--address", "u:planted@head:8265"),
+        ("--address", "http://head:8265?token=planted"),
     ],
 )
 def test_a_password_is_neither_sent_nor_shown(
@@ -138,6 +177,21 @@ def test_a_password_is_neither_sent_nor_shown(
     assert submit(monkeypatch, *args) == 2
     assert not jobs.list()
     shown = capsys.readouterr()
+    assert "planted" not in shown.out + shown.err
+
+
+def test_a_password_that_an_option_replaces_is_not_sent_with_the_file(
+    jobs: FakeJobs,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(RECIPE.read_text() + "# http://me:planted@mlflow:5000\n")  # secret-scan: ok
+    assert rushes(monkeypatch, "submit", str(file), "--address", ADDRESS) == 2
+    assert not jobs.list()
+    shown = capsys.readouterr()
+    assert "has a URI with a password" in shown.err
     assert "planted" not in shown.out + shown.err
 
 
