@@ -10,10 +10,11 @@ from typing import Any
 from rich.console import Console
 
 from orchestrator.cascade.attempt import begin
+from orchestrator.cascade.ends import noting_end
 from orchestrator.cascade.executor import Executor
 from orchestrator.cascade.goodput_file import read_rows
 from orchestrator.cascade.local_executor import LocalExecutor
-from orchestrator.cascade.run import Graph, Outcome, raise_first_failure
+from orchestrator.cascade.run import Graph, Outcome, first_failure, raise_first_failure
 from orchestrator.data.index import Index
 from orchestrator.data.sources import ensure_sources
 from orchestrator.errors import StoppedError
@@ -116,19 +117,21 @@ def _run(
     """One start; returns how stages ended and what is to be said of time and tracking."""
     data = {name: index.digest for name, index in indexes.items()}
     attempt = begin(store, recipe, data=data)
-    ready, sink = executor()
-    with metering(store.uri, sink=sink) as meter:
-        outcomes, said = _walk(
-            recipe,
-            store,
-            attempt=attempt,
-            data=data,
-            executor=ready,
-            meter=meter,
-            view=view,
-            stop=stop,
-            clips=clips,
-        )
+    with noting_end(store, attempt=attempt) as end:
+        ready, sink = executor()
+        with metering(store.uri, sink=sink) as meter:
+            outcomes, said = _walk(
+                recipe,
+                store,
+                attempt=attempt,
+                data=data,
+                executor=ready,
+                meter=meter,
+                view=view,
+                stop=stop,
+                clips=clips,
+            )
+        end.error = first_failure(outcomes)
     return outcomes, said
 
 
