@@ -292,14 +292,17 @@ _TRACKED = {"done": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
 
 def raise_first_failure(outcomes: Mapping[str, Outcome]) -> None:
-    """Raises what the run as a whole ends with, unless every stage is done.
+    """Raises what ``first_failure`` found, unless every stage is done."""
+    failure = first_failure(outcomes)
+    if failure is not None:
+        raise failure
 
-    Raises:
-        RushesError: the first failed stage's.
-        StoppedError: if the run was asked to stop.
-    """
+
+def first_failure(outcomes: Mapping[str, Outcome]) -> RushesError | None:
+    """What the run as a whole ends with: the first failed stage's error, StoppedError, or none."""
     errors = [outcome.error for outcome in outcomes.values() if outcome.error is not None]
     if errors:
-        raise errors[0]
+        return errors[0]
     if any(outcome.status == "stopped" for outcome in outcomes.values()):
-        raise StoppedError("stopped and saved; the same command goes on from here")
+        return StoppedError("stopped and saved; the same command goes on from here")
+    return None

@@ -124,10 +124,17 @@ def train(
 def status(
     run: RunArgument,
     as_json: JsonOption = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="until the run ends, with its exit code")
+    ] = False,
 ) -> None:
     """Show where a run stands, from its storage alone."""
     from rich.console import Console
 
+    if watch:
+        from orchestrator.launch.follow_run import watch_run
+
+        return watch_run(run, as_json=as_json, console=Console())
     from orchestrator.launch.status import print_status, read_status
 
     found = read_status(run)

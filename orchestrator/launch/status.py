@@ -2,44 +2,51 @@
 
 from typing import Any
 
-from rich.console import Console
+from rich import box
+from rich.console import Console, RenderableType
 from rich.table import Table
 
-from orchestrator.cascade.goodput_file import read_rows
-from orchestrator.cascade.goodput_rows import Row
-from orchestrator.cascade.versions import BEGUN
-from orchestrator.launch.run_folder import open_run
-from orchestrator.launch.spending import by_stage, from_json, in_total, left_out
+from orchestrator.launch.look import Look
+from orchestrator.launch.spending import from_json, left_out
 from orchestrator.launch.spending_table import spending_table
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.stage import Stage
-from orchestrator.storage.json_files import read_lines
-from orchestrator.storage.store import Store
+
+_MOST_RANKS = 8  # of a gang that are shown: the slowest ones
 
 
 def read_status(uri: str) -> dict[str, Any]:
-    """Stages with their state, last logged step, last commit and loss; attempts; goodput."""
-    store, recipe = open_run(uri)
-    rows, damaged = read_rows(store)
-    attempts = sorted(name for name in store.list("attempts/") if name.endswith(".json"))
-    return {
-        "run": store.uri,
-        "name": recipe.name,
-        "attempts": len(attempts),
-        "stages": [_stage(store, stage) for stage in recipe.stages],
-        "goodput": _goodput(rows, recipe=recipe) if rows else None,
-        "damaged_lines": damaged,
-    }
+    """Stages with state, last logged step, last commit, loss, ranks; attempts; goodput."""
+    return Look(uri).read()
 
 
 def print_status(status: dict[str, Any], *, console: Console) -> None:
-    """A table of the stages, and one of what their ranks' time was spent on."""
+    """What ``status_parts`` are."""
+    for part in status_parts(status):
+        console.print(part)
+
+
+def status_parts(status: dict[str, Any]) -> list[RenderableType]:
+    """A table of the stages, one for each gang, one of what all time was spent on."""
+    parts: list[RenderableType] = [_stage_table(status)]
+    parts += [_rank_table(stage) for stage in status["stages"] if stage["ranks"]]
+    if status["goodput"] is not None:
+        parts.append(_goodput_table(status["goodput"]))
+    if status["damaged_lines"]:
+        parts.append(left_out(status["damaged_lines"]))
+    return parts
+
+
+def step_of(stage: dict[str, Any]) -> int:
+    """The step that all ranks of a stage have done, which may be logged later."""
+    return max(stage["step"] or 0, min((one["step"] for one in stage["ranks"]), default=0))
+
+
+def _stage_table(status: dict[str, Any]) -> Table:
     table = Table(title=f"{status['name']} at {status['run']}, {status['attempts']} start(s)")
     for name in ("stage", "kind", "state", "step", "last checkpoint", "loss"):
         table.add_column(name)
     for stage in status["stages"]:
         loss = stage["loss"]
-        step = "" if stage["steps"] is None else f"{stage['step'] or 0}/{stage['steps']}"
+        step = "" if stage["steps"] is None else f"{step_of(stage)}/{stage['steps']}"
         checkpoint = "" if stage["checkpoint"] is None else str(stage["checkpoint"])
         table.add_row(
             stage["id"],
@@ -49,19 +56,31 @@ def print_status(status: dict[str, Any], *, console: Console) -> None:
             checkpoint,
             "" if loss is None else f"{loss:.4g}",
         )
-    console.print(table)
-    if status["goodput"] is not None:
-        console.print(_goodput_table(status["goodput"]))
-    if status["damaged_lines"]:
-        console.print(left_out(status["damaged_lines"]))
+    return table
 
 
-def _goodput(rows: list[Row], *, recipe: Recipe) -> dict[str, Any]:
-    return {
-        "currency": recipe.price.currency if recipe.price is not None else None,
-        "stages": {one.name: one.as_json() for one in by_stage(rows, recipe=recipe)},
-        "total": in_total(rows, recipe=recipe).as_json(),
-    }
+def _rank_table(stage: dict[str, Any]) -> Table:
+    """The ranks of a stage's newest gang, the one that the others wait for first."""
+    ranks = sorted(stage["ranks"], key=lambda one: -(one["own_step_s"] or 0.0))
+    left = len(ranks) - _MOST_RANKS
+    table = Table(
+        title=f"ranks of {stage['id']}: seconds per step, the slowest first",
+        caption=f"and {left} more that are faster" if left > 0 else None,
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("rank")
+    table.add_column("node", overflow="fold")
+    for head in ("step", "own work", "communication", "data wait", "saves, all"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for one in ranks[:_MOST_RANKS]:
+        names = ("own_step_s", "communication_s", "data_wait_s", "save_blocked_s")
+        seconds = [_seconds(one[name]) for name in names]
+        table.add_row(str(one["rank"]), one["node"] or "", str(one["step"]), *seconds)
+    return table
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
 
 
 def _goodput_table(goodput: dict[str, Any]) -> Table:
@@ -70,32 +89,3 @@ def _goodput_table(goodput: dict[str, Any]) -> Table:
         total=from_json(goodput["total"], name="total"),
         currency=goodput["currency"],
     )
-
-
-def _stage(store: Store, stage: Stage) -> dict[str, Any]:
-    folder = f"stages/{stage.id}"
-    commits = sorted(
-        name.split("/")[-2]
-        for name in store.list(f"{folder}/checkpoints/")
-        if name.endswith("/COMMIT")
-    )
-    last = _last_metrics(store, f"{folder}/metrics.jsonl")
-    done = store.exists(f"{folder}/DONE")
-    # A rank without a driver (torchrun) leaves no BEGUN; encoding leaves nothing else.
-    started = bool(commits) or last is not None or store.exists(f"{folder}/{BEGUN}")
-    return {
-        "id": stage.id,
-        "kind": stage.kind,
-        "state": "done" if done else "started" if started else "waiting",
-        "step": None if last is None else last["step"],
-        "steps": stage.train.steps if stage.train else None,
-        "checkpoint": int(commits[-1].removeprefix("step-")) if commits else None,
-        "loss": None if last is None else last.get("loss"),
-    }
-
-
-def _last_metrics(store: Store, key: str) -> dict[str, Any] | None:
-    if not store.exists(key):
-        return None
-    rows, _ = read_lines(store.get(key))
-    return rows[-1] if rows else None

@@ -10,14 +10,16 @@ from typing import Any
 from rich.console import Console
 
 from orchestrator.cascade.attempt import begin
+from orchestrator.cascade.ends import noting_end
 from orchestrator.cascade.executor import Executor
 from orchestrator.cascade.goodput_file import read_rows
 from orchestrator.cascade.local_executor import LocalExecutor
-from orchestrator.cascade.run import Graph, Outcome, raise_first_failure
+from orchestrator.cascade.run import Graph, Outcome, first_failure, raise_first_failure
 from orchestrator.data.index import Index
 from orchestrator.data.sources import ensure_sources
 from orchestrator.errors import StoppedError
 from orchestrator.launch.accounts import Accounts
+from orchestrator.launch.meters import Sink, metering
 from orchestrator.launch.overview import Overview
 from orchestrator.launch.places import logs_dir, notes_dir, run_uri, with_absolute_uris
 from orchestrator.launch.ray_session import Starting
@@ -34,7 +36,8 @@ from orchestrator.train.pretrained import find_encoders
 
 _DRAIN_S = 30.0  # for MLflow to take the last events
 
-GetExecutor = Callable[[], Executor]
+GetExecutor = Callable[[], tuple[Executor, Sink | None]]
+"""Waits for what stages run on; says as well who takes readings for Prometheus, if anybody does."""
 
 
 def train(recipe: Recipe, *, run: str | None, local: bool, console: Console) -> None:
@@ -111,13 +114,43 @@ def _run(
     stop: threading.Event,
     clips: list[str],
 ) -> tuple[dict[str, Outcome], list[str]]:
-    """Walks the graph; returns how stages ended and what is to be said of time and tracking."""
+    """One start; returns how stages ended and what is to be said of time and tracking."""
     data = {name: index.digest for name, index in indexes.items()}
     attempt = begin(store, recipe, data=data)
+    with noting_end(store, attempt=attempt) as end:
+        ready, sink = executor()
+        with metering(store.uri, sink=sink) as meter:
+            outcomes, said = _walk(
+                recipe,
+                store,
+                attempt=attempt,
+                data=data,
+                executor=ready,
+                meter=meter,
+                view=view,
+                stop=stop,
+                clips=clips,
+            )
+        end.error = first_failure(outcomes)
+    return outcomes, said
+
+
+def _walk(
+    recipe: Recipe,
+    store: Store,
+    *,
+    attempt: int,
+    data: dict[str, str],
+    executor: Executor,
+    meter: Callable[[dict[str, Any]], None],
+    view: View,
+    stop: threading.Event,
+    clips: list[str],
+) -> tuple[dict[str, Outcome], list[str]]:
+    """Walks the graph, and lets all know of it who keep or show what happens."""
     earlier, damaged = read_rows(store)
     if damaged:
         view.say(left_out(damaged))
-    ready = executor()
     tracker = Tracker(
         tracking=recipe.tracking,
         run_uri=store.uri,
@@ -125,8 +158,13 @@ def _run(
         spool_dir=notes_dir() / "spool",
     )
     overview = Overview(recipe, tell=tracker.event)
-    accounts = Accounts(recipe, store, attempt=attempt, earlier=earlier, tell=tracker.event)
     spent: list[str] = []
+
+    def chart(point: dict[str, Any]) -> None:
+        tracker.event(point)
+        meter(point)
+
+    accounts = Accounts(recipe, store, attempt=attempt, earlier=earlier, tell=chart)
 
     def on_event(event: dict[str, Any]) -> None:
         if event["kind"] == "artifact" and event["uri"].endswith((".gif", ".mp4")):
@@ -135,6 +173,7 @@ def _run(
         if not graph.fenced:
             tracker.event(event)
             overview.event(event)
+            meter(event)
         view.event(event)
         recoveries.event(event)
 
@@ -144,7 +183,7 @@ def _run(
         store=store,
         attempt=attempt,
         data=data,
-        executor=ready,
+        executor=executor,
         on_event=on_event,
         stop=stop,
         logs=logs_dir(store.uri),
@@ -172,7 +211,7 @@ def _about_tracking(tracker: Tracker, *, complete: bool) -> list[str]:
 @contextmanager
 def _without_ray(_recipe: Recipe, uri: str, *, view: View) -> Iterator[GetExecutor]:
     del view
-    yield lambda: LocalExecutor(logs=logs_dir(uri))
+    yield lambda: (LocalExecutor(logs=logs_dir(uri)), None)
 
 
 @contextmanager
@@ -181,19 +220,21 @@ def _with_ray(recipe: Recipe, uri: str, *, view: View) -> Iterator[GetExecutor]:
     starting = Starting(recipe)
     with tempfile.TemporaryDirectory(prefix="rushes-train-") as scratch:
 
-        def executor() -> Executor:
+        def executor() -> tuple[Executor, Sink | None]:
             if not starting.is_ready:
                 view.event({"kind": "status", "stage": "ray", "text": "starting"})
             session = starting.result()
             # Late: ray is imported in the thread that starts it.
             from orchestrator.cascade.ray_executor import RayExecutor
+            from orchestrator.launch.ray_meters import open_ray_sink
 
             view.event({"kind": "status", "stage": "ray", "text": "ready"})
-            return RayExecutor(
+            ready = RayExecutor(
                 scratch=Path(scratch),
                 logs=logs_dir(uri),
                 private=session.private,
             )
+            return ready, None if session.private else open_ray_sink()
 
         try:
             yield executor

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import yaml
 
+from orchestrator.cascade.ends import read_end
 from orchestrator.cascade.goodput_file import read_rows
 from orchestrator.launch.status import read_status
 from orchestrator.recipe.recipe import Tracking
@@ -177,6 +178,9 @@ def test_a_gang_that_is_stopped_while_it_starts_has_been_stopped(recipe_file: An
     code, out, err = stop_at(path, "autoencoder  starting", by=signal.SIGINT)
     assert (code, err.splitlines()) == (143, STOPPED), out + err
     assert not (stages_of(path) / "autoencoder" / "DONE").exists()
+    end = read_end(open_store(str(stages_of(path).parent)), attempt=1)
+    assert end is not None
+    assert (end["exit_code"], f"rushes: {end['why']}") == (143, *STOPPED)
 
 
 @pytest.mark.slow

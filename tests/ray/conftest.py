@@ -31,6 +31,7 @@ class Head:
 
     gcs: str
     dashboard: str
+    metrics: str  # what Prometheus asks
     env: dict[str, str]
     session: Path  # the folder that Ray keeps its files in
 
@@ -76,6 +77,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         "XDG_CACHE_HOME": str(folder / "cache"),
         "OMP_NUM_THREADS": "1",
         "GLOO_SOCKET_IFNAME": "lo",
+        "RAY_metrics_report_interval_ms": "1000",  # a short run is seen by who asks
     }
     gcs, dashboard, client, agent, agent_grpc, metrics = free_ports(6)
     command = [
@@ -102,6 +104,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         yield Head(
             gcs=f"127.0.0.1:{gcs}",
             dashboard=f"http://127.0.0.1:{dashboard}",
+            metrics=f"http://127.0.0.1:{metrics}/metrics",
             env=env,
             session=short / "session_latest",
         )

@@ -1,21 +1,31 @@
 """Recipes on a running head: `rushes submit`, plain `ray job submit`, stop and resume."""
 
 import json
+import math
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
+from orchestrator.launch.meters import METRICS, Kind
 from tests.ray.conftest import ROOT, Head
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 LIMIT_S = 280
 BIG = 1 << 20  # bytes of the files that no job needs
+STAGES = ("autoencoder", "encode", "dit", "evaluate")
+SERIES = re.compile(r"(\w+)\{(.*)\} (\S+)")
+LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
@@ -27,16 +37,59 @@ def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
+@contextmanager
+def scraped(head: Head) -> Iterator[set[str]]:
+    """What Ray's endpoint says of any run while the body lasts, as Prometheus would ask for it."""
+    lines: set[str] = set()
+    over = threading.Event()
+
+    def scrape() -> None:
+        while not over.wait(0.5):
+            with suppress(OSError), urlopen(head.metrics, timeout=10) as answer:
+                text = answer.read().decode()
+                lines.update(one for one in text.splitlines() if one.startswith("ray_rushes_"))
+
+    thread = threading.Thread(target=scrape, daemon=True)
+    thread.start()
+    try:
+        yield lines
+    finally:
+        over.set()
+        thread.join()
+
+
+def check_metrics(lines: set[str], *, run: Path) -> None:
+    """All metrics of a whole graph, by their names there, with their labels and sensible values."""
+    seen: dict[str, list[dict[str, str]]] = {}
+    for line in lines:
+        name, labels, value = SERIES.fullmatch(line).groups()  # pyright: ignore[reportOptionalMemberAccess]
+        assert math.isfinite(float(value)), line
+        seen.setdefault(name, []).append(dict(LABEL.findall(labels)))
+    wanted = {
+        f"ray_{one.name}{'_total' if one.kind is Kind.COUNTER else ''}": one for one in METRICS
+    }
+    assert set(seen) == set(wanted)
+    for name, series in seen.items():
+        for labels in series:
+            assert set(wanted[name].tags) <= set(labels)
+            assert labels["run"] == str(run)
+    assert {one["stage"] for one in seen["ray_rushes_running"]} == set(STAGES)
+    ranks = {one["rank"] for one in seen["ray_rushes_rank_seconds_total"]}
+    assert ranks == {"0", "1"}
+
+
 def test_submit_follows_a_whole_graph_to_its_end(
     head: Head, recipe_file: Any, tmp_path: Path
 ) -> None:
-    path = recipe_file(stages=("autoencoder", "encode", "dit", "evaluate"))
-    code, out, err = ended(
-        head.rushes("submit", str(path), "--address", head.dashboard, "--follow")
-    )
+    path = recipe_file(stages=STAGES)
+    with scraped(head) as lines:
+        code, out, err = ended(
+            head.rushes("submit", str(path), "--address", head.dashboard, "--follow")
+        )
     assert code == 0, out + err
     run = tmp_path / "runs" / "tiny"
-    for stage in ("autoencoder", "encode", "dit", "evaluate"):
+    check_metrics(lines, run=run)
+    for stage in STAGES:
         done = json.loads((run / "stages" / stage / "DONE").read_text())
         assert len(done["input"]) == len(done["output"]) == 64
     assert "sample video" in out
