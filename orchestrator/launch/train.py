@@ -2,7 +2,7 @@
 
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ from orchestrator.data.index import Index
 from orchestrator.data.sources import ensure_sources
 from orchestrator.errors import StoppedError
 from orchestrator.launch.accounts import Accounts
+from orchestrator.launch.gpus_seen import SeenGpu, gpus_here, gpus_of_cluster
 from orchestrator.launch.overview import Overview
 from orchestrator.launch.places import logs_dir, notes_dir, run_uri, with_absolute_uris
 from orchestrator.launch.ray_session import Starting
 from orchestrator.launch.recovery import Recoveries
+from orchestrator.launch.refuse import refuse_unfit
 from orchestrator.launch.signals import stop_on_signal
 from orchestrator.launch.spending import left_out
 from orchestrator.launch.terminal import View, header, open_view, stage_table
@@ -72,6 +74,7 @@ def train(recipe: Recipe, *, run: str | None, local: bool, console: Console) -> 
                 store,
                 indexes=indexes,
                 executor=executor,
+                gpus=gpus_here if local else gpus_of_cluster,
                 view=view,
                 stop=stop,
                 clips=clips,
@@ -107,17 +110,23 @@ def _run(
     *,
     indexes: dict[str, Index],
     executor: GetExecutor,
+    gpus: Callable[[], Sequence[SeenGpu]],
     view: View,
     stop: threading.Event,
     clips: list[str],
 ) -> tuple[dict[str, Outcome], list[str]]:
     """Walks the graph; returns how stages ended and what is to be said of time and tracking."""
     data = {name: index.digest for name, index in indexes.items()}
+    ready = executor()
+    unknown = refuse_unfit(
+        recipe, done=lambda stage: store.exists(f"stages/{stage}/DONE"), gpus=gpus
+    )
+    if unknown is not None:
+        view.say(unknown)
     attempt = begin(store, recipe, data=data)
     earlier, damaged = read_rows(store)
     if damaged:
         view.say(left_out(damaged))
-    ready = executor()
     tracker = Tracker(
         tracking=recipe.tracking,
         run_uri=store.uri,
