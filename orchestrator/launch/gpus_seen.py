@@ -43,7 +43,7 @@ def gpus_of_cluster() -> list[SeenGpu]:
     kinds = {_kind(node["Resources"]): node["NodeID"] for node in _nodes_with_gpus()}
     found: list[SeenGpu] = []
     for node in kinds.values():
-        there = NodeAffinitySchedulingStrategy(node, soft=False)
+        there: Any = NodeAffinitySchedulingStrategy(node, soft=False)
         ask: Any = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_answer)
         try:
             seen = list(_parsed(ray.get(ask.remote(), timeout=2 * _ASK_S)))
