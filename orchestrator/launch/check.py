@@ -12,12 +12,12 @@ from rich.table import Table
 
 from orchestrator.errors import UserError
 from orchestrator.launch.places import run_uri, source_lines
+from orchestrator.plan.interval import LONGEST_S, mean_time_between_failures_s
 from orchestrator.recipe.data import IMAGES, TRAIN
 from orchestrator.recipe.digest import recipe_digest
 from orchestrator.recipe.load import load_recipe
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
-from orchestrator.train.checkpoint.interval import LONGEST_S, mean_time_between_failures_s
 
 
 class Show(Protocol):

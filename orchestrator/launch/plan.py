@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
+from math import isinf
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from rich.console import Console
 
 from orchestrator.errors import UserError
 from orchestrator.launch.gantt import draw, write_png
+from orchestrator.launch.plan_failures import failure_notes, failures_table
 from orchestrator.launch.plan_tables import (
     layout_table,
     memory_table,
@@ -17,6 +19,8 @@ from orchestrator.launch.plan_tables import (
     stage_table,
 )
 from orchestrator.plan.choose import Option
+from orchestrator.plan.expect import Assumed
+from orchestrator.plan.failures import load_failures
 from orchestrator.plan.gpus import DEFAULT, find_gpu, load_gpus
 from orchestrator.plan.plan import RunPlan, StagePlan, make_plan
 from orchestrator.plan.timing import Cluster
@@ -36,12 +40,20 @@ class Asked:
         gpus_per_node: in each.
         gpu: name in the table.
         table: a file whose rows are added to the table.
+        failures: a file whose numbers replace those of ``failures.yaml``.
+        mttf_h: hours of a node between failures.
+        elastic: whether gangs go on with fewer nodes; None: as the recipe says.
+        seed: of the simulation.
     """
 
     nodes: int | None = None
     gpus_per_node: int | None = None
     gpu: str = DEFAULT
     table: Path | None = None
+    failures: Path | None = None
+    mttf_h: float | None = None
+    elastic: bool | None = None
+    seed: int = 0
 
     @property
     def gpus(self) -> int | None:
@@ -60,6 +72,11 @@ def plan_recipe(recipe: Recipe, *, asked: Asked) -> RunPlan:
     """
     table = load_gpus(asked.table)
     name, gpu = find_gpu(asked.gpu, table=table)
+    assumed = Assumed(
+        failures=load_failures(asked.failures, mttf_h=asked.mttf_h),
+        elastic=asked.elastic,
+        seed=asked.seed,
+    )
     # Late: it imports torch, and what is wrong with the options should be said at once.
     from orchestrator.train.measure import measure
 
@@ -68,7 +85,7 @@ def plan_recipe(recipe: Recipe, *, asked: Asked) -> RunPlan:
     except ValueError as error:
         raise UserError(f"recipe {recipe.name}: {error}") from None
     cluster = Cluster(name=name, gpu=gpu, gpus_per_node=asked.gpus_per_node or GPUS_PER_NODE)
-    return make_plan(recipe, facts, cluster=cluster, gpus=asked.gpus, table=table)
+    return make_plan(recipe, facts, cluster=cluster, gpus=asked.gpus, table=table, assumed=assumed)
 
 
 def print_plan(plan: RunPlan, *, console: Console) -> None:
@@ -78,7 +95,9 @@ def print_plan(plan: RunPlan, *, console: Console) -> None:
     console.print(stage_table(plan))
     console.print(memory_table(plan))
     console.print(layout_table(plan))
-    for line in (*other_layouts(plan), "", *draw(plan), "", *notes(plan)):
+    console.print(failures_table(plan))
+    lines = (*failure_notes(plan), "", *other_layouts(plan), "", *draw(plan), "", *notes(plan))
+    for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -107,13 +126,18 @@ def numbers(plan: RunPlan) -> dict[str, Any]:
         "gpus_per_node": plan.gpus_per_node,
         "seconds": plan.seconds,
         "cost": plan.cost,
+        "likely_seconds": _finite(plan.likely_seconds),
+        "likely_cost": _finite(plan.likely_cost),
         "currency": plan.currency,
         "stages": [_stage(stage) for stage in plan.stages],
     }
 
 
 def _stage(stage: StagePlan) -> dict[str, Any]:
-    found = asdict(stage) | {"layouts": None}
+    found = asdict(stage) | {"layouts": None, "likely_cost": _finite(stage.likely_cost)}
+    if stage.failures is not None:
+        expected = found["failures"]["expected"]
+        expected["seconds"] = _finite(stage.failures.expected.seconds)
     if stage.layouts is None:
         return found
     layouts = stage.layouts
@@ -124,6 +148,11 @@ def _stage(stage: StagePlan) -> dict[str, Any]:
         "lost": [_option(one.option) | {"why": one.why} for one in layouts.lost],
     }
     return found
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON knows no infinity: what never ends has no number."""
+    return None if value is None or isinf(value) else value
 
 
 def _option(option: Option) -> dict[str, Any]:

@@ -6,11 +6,14 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.launch.options import JsonOption, RecipeArgument, SetOption
+from orchestrator.errors import UserError
+from orchestrator.launch.options import JsonOption, SetOption
 
 
 def plan(
-    recipe: RecipeArgument,
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="[RECIPE]", help="a YAML file; none with --compare")
+    ] = None,
     overrides: SetOption = None,
     nodes: Annotated[
         int | None,
@@ -26,6 +29,27 @@ def plan(
         Path | None,
         typer.Option("--gpus", metavar="FILE", help="rows of your own; see docs/plan.md"),
     ] = None,
+    mttf: Annotated[
+        float | None,
+        typer.Option("--mttf", metavar="HOURS", help="of a node between failures; default: 1000"),
+    ] = None,
+    failures: Annotated[
+        Path | None,
+        typer.Option("--failures", metavar="FILE", help="how nodes fail; see docs/plan.md"),
+    ] = None,
+    elastic: Annotated[
+        bool | None,
+        typer.Option(
+            "--elastic/--rigid", help="go on with fewer nodes, or wait; default: the recipe's way"
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", min=0, help="of the simulated failures")
+    ] = 0,
+    compare: Annotated[
+        str | None,
+        typer.Option("--compare", metavar="RUN", help="plan that run, and what it has measured"),
+    ] = None,
     as_json: JsonOption = False,
     out: Annotated[
         Path | None,
@@ -37,18 +61,42 @@ def plan(
 
     from orchestrator.launch.check import uncollected
     from orchestrator.launch.plan import Asked, numbers, plan_recipe, print_plan, write_plan
+    from orchestrator.launch.plan_compare import as_tree, measured_beside, print_pairs
+    from orchestrator.launch.run_folder import open_run
     from orchestrator.recipe.load import load_recipe
 
-    loaded = load_recipe(recipe, overrides=overrides or ())
+    if (recipe is None) == (compare is None):
+        raise UserError("RECIPE and --compare: wanted one of them; a run has its own recipe")
+    if compare is not None and overrides:
+        raise UserError("--set: a run has its own recipe, wanted none with --compare")
+    store, loaded = None, None
+    if recipe is not None:
+        loaded = load_recipe(recipe, overrides=overrides or ())
+    else:
+        assert compare is not None
+        store, loaded = open_run(compare)
     with uncollected():
         found = plan_recipe(
             loaded,
-            asked=Asked(nodes=nodes, gpus_per_node=gpus_per_node, gpu=gpu, table=table),
+            asked=Asked(
+                nodes=nodes,
+                gpus_per_node=gpus_per_node,
+                gpu=gpu,
+                table=table,
+                failures=failures,
+                mttf_h=mttf,
+                elastic=elastic,
+                seed=seed,
+            ),
         )
+    pairs = None if store is None else measured_beside(found, store)
     if as_json:
-        typer.echo(json.dumps(numbers(found)))
+        tree = numbers(found) | ({} if pairs is None else {"compared": as_tree(pairs)})
+        typer.echo(json.dumps(tree))
     else:
         print_plan(found, console=Console())
+        if pairs is not None:
+            print_pairs(pairs, gpu=found.gpu, console=Console())
     if out is not None:
         for path in write_plan(found, folder=out):
             typer.echo(str(path), err=as_json)

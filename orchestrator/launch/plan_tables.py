@@ -1,6 +1,7 @@
 """What `rushes plan` shows of a plan."""
 
 from collections.abc import Iterable, Iterator
+from math import isinf
 
 from rich import box
 from rich.table import Table
@@ -125,7 +126,7 @@ def notes(plan: RunPlan) -> Iterator[str]:
     if unknown:
         yield f"no time for {', '.join(unknown)}: the recipe does not say how many clips there are"
     yield (
-        "time is training alone: no start, no save, no failure. Reads are decoded clips. "
+        "time is training alone where failures are not named. Reads are decoded clips. "
         "docs/plan.md says what is counted and what is assumed"
     )
 
@@ -167,6 +168,8 @@ def money(value: float | None) -> str:
     """Whole units from 100 on."""
     if value is None:
         return NOTHING
+    if isinf(value):
+        return "no end"
     return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
 
 
@@ -174,6 +177,8 @@ def span(seconds: float | None) -> str:
     """Seconds in the unit that suits them."""
     if seconds is None:
         return NOTHING
+    if isinf(seconds):
+        return "never"
     for unit, length in (("d", 86_400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3)):
         if seconds >= length:
             count = seconds / length

@@ -2,7 +2,7 @@
 
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,13 @@ from orchestrator.data.index import Index
 from orchestrator.data.sources import ensure_sources
 from orchestrator.errors import StoppedError
 from orchestrator.launch.accounts import Accounts
+from orchestrator.launch.gpus_seen import SeenGpu, gpus_here, gpus_of_cluster
 from orchestrator.launch.meters import Sink, metering
 from orchestrator.launch.overview import Overview
 from orchestrator.launch.places import logs_dir, notes_dir, run_uri, with_absolute_uris
 from orchestrator.launch.ray_session import Starting
 from orchestrator.launch.recovery import Recoveries
+from orchestrator.launch.refuse import refuse_unfit
 from orchestrator.launch.signals import stop_on_signal
 from orchestrator.launch.spending import left_out
 from orchestrator.launch.terminal import View, header, open_view, stage_table
@@ -75,6 +77,7 @@ def train(recipe: Recipe, *, run: str | None, local: bool, console: Console) -> 
                 store,
                 indexes=indexes,
                 executor=executor,
+                gpus=gpus_here if local else gpus_of_cluster,
                 view=view,
                 stop=stop,
                 clips=clips,
@@ -110,15 +113,21 @@ def _run(
     *,
     indexes: dict[str, Index],
     executor: GetExecutor,
+    gpus: Callable[[], Sequence[SeenGpu]],
     view: View,
     stop: threading.Event,
     clips: list[str],
 ) -> tuple[dict[str, Outcome], list[str]]:
     """One start; returns how stages ended and what is to be said of time and tracking."""
     data = {name: index.digest for name, index in indexes.items()}
+    ready, sink = executor()
+    unknown = refuse_unfit(
+        recipe, done=lambda stage: store.exists(f"stages/{stage}/DONE"), gpus=gpus
+    )
+    if unknown is not None:
+        view.say(unknown)
     attempt = begin(store, recipe, data=data)
     with noting_end(store, attempt=attempt) as end:
-        ready, sink = executor()
         with metering(store.uri, sink=sink) as meter:
             outcomes, said = _walk(
                 recipe,

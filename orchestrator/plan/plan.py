@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 
 from orchestrator.errors import UserError
 from orchestrator.plan.choose import Lost, Option, best, lost, options, weigh, written
+from orchestrator.plan.expect import AmongFailures, Assumed, among_failures, likely_end
 from orchestrator.plan.facts import Facts, Training
 from orchestrator.plan.gpus import Gpu
 from orchestrator.plan.layout import legal_ranks
@@ -55,6 +57,8 @@ class StagePlan:
         checkpoint_bytes: of one checkpoint.
         stored_bytes: checkpoints that are kept at the end, and the finished weights.
         slot: when it runs.
+        failures: what they make of it; None for a stage that trains nothing, or if not asked.
+        likely_cost: with them; infinite if it would never end.
     """
 
     stage: str
@@ -70,6 +74,8 @@ class StagePlan:
     checkpoint_bytes: int
     stored_bytes: int
     slot: Slot
+    failures: AmongFailures | None
+    likely_cost: float | None
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,8 @@ class RunPlan:
         gpus_per_node: of them.
         currency: of the costs.
         stages: one plan each.
+        likely_seconds: from start to end with starts, saves and failures; infinite if a stage
+            would never end, None if not asked.
     """
 
     recipe: str
@@ -91,6 +99,12 @@ class RunPlan:
     gpus_per_node: int
     currency: str
     stages: tuple[StagePlan, ...]
+    likely_seconds: float | None
+
+    @property
+    def likely_cost(self) -> float:
+        """Of the time that stages hold GPUs, failures and all."""
+        return sum(stage.likely_cost or 0.0 for stage in self.stages)
 
     @property
     def seconds(self) -> float:
@@ -110,6 +124,7 @@ def make_plan(
     cluster: Cluster,
     gpus: int | None,
     table: Mapping[str, Gpu],
+    assumed: Assumed | None = None,
 ) -> RunPlan:
     """Lays all stages out.
 
@@ -120,6 +135,7 @@ def make_plan(
         gpus: in all, over which every stage is laid out as fast as it can be; None: every stage
             has as many as the recipe says and trains in the recipe's own layout.
         table: of GPUs, in which a refusal looks for a larger one.
+        assumed: of failures; None: nothing is simulated.
 
     Raises:
         UserError: if a stage does not fit: one line with the nearest change that would make it.
@@ -140,6 +156,18 @@ def make_plan(
         ranks=ranks,
         capacity=gpus,
     )
+    failures = {
+        stage.id: among_failures(
+            stage,
+            found,
+            layouts[stage.id].chosen,
+            cluster=cluster,
+            checkpoint_bytes=STATE_BYTES * found.parameters,
+            assumed=assumed,
+        )
+        for stage in recipe.stages
+        if assumed is not None and isinstance(found := facts[stage.id], Training)
+    }
     price = cluster.gpu.price
     if recipe.price is not None and recipe.price.gpu_hour:
         price = recipe.price.gpu_hour
@@ -158,9 +186,13 @@ def make_plan(
                 seconds=seconds[stage.id],
                 price=price,
                 slot=slots[stage.id],
+                failures=failures.get(stage.id),
             )
             for stage in recipe.stages
         ),
+        likely_seconds=None
+        if assumed is None
+        else likely_end(recipe, seconds, failures, ranks=ranks, capacity=gpus),
     )
 
 
@@ -217,6 +249,7 @@ def _stage(
     seconds: float | None,
     price: float,
     slot: Slot,
+    failures: AmongFailures | None,
 ) -> StagePlan:
     steps, read, checkpoint, stored, clip_flops = 0, 0, 0, 0, None
     if isinstance(facts, Training):
@@ -225,6 +258,11 @@ def _stage(
         checkpoint = STATE_BYTES * facts.parameters
         stored = _kept(stage) * checkpoint + WEIGHT_BYTES * facts.parameters
         clip_flops = facts.clip_flops
+    cost = None if seconds is None else ranks * seconds / _HOUR_S * price
+    likely_cost = cost
+    if failures is not None:
+        goes_on = failures.expected
+        likely_cost = inf if not goes_on.ends else goes_on.gpu_s(ranks) / _HOUR_S * price
     return StagePlan(
         stage=stage.id,
         kind=stage.kind,
@@ -234,11 +272,13 @@ def _stage(
         layouts=layouts,
         steps=steps,
         seconds=seconds,
-        cost=None if seconds is None else ranks * seconds / _HOUR_S * price,
+        cost=cost,
         read_bytes=read,
         checkpoint_bytes=checkpoint,
         stored_bytes=stored,
         slot=slot,
+        failures=failures,
+        likely_cost=likely_cost,
     )
 
 

@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from orchestrator.__main__ import main
+from orchestrator.recipe.digest import recipe_tree
+from orchestrator.recipe.load import load_recipe
 
 JOBS = Path(__file__).parents[2] / "jobs"
 DEBUG = JOBS / "sora_debug.yaml"
@@ -96,3 +98,72 @@ def test_what_is_planned_imports_no_torch() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert found.stdout.strip() == "False"
+
+
+def test_failures_cost_goodput_and_elastic_gangs_lose_less(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def goodput(*more: str) -> float:
+        code, out, _ = rushes(capsys, str(DEBUG), "--nodes", "2", "--json", *more)
+        assert code == 0
+        plan = json.loads(out)
+        (stage,) = (one for one in plan["stages"] if one["stage"] == "dit")
+        assert plan["likely_seconds"] > plan["seconds"]
+        return stage["failures"]["expected"]["goodput"]
+
+    slow = ("--set", "stages.dit.train.steps=2000000", "--mttf", "1")
+    assert goodput(*slow, "--elastic") > goodput(*slow, "--rigid")
+    assert goodput(*slow, "--rigid") == goodput(*slow, "--rigid", "--seed", "0")
+    assert goodput("--mttf", "1000000") > goodput("--mttf", "0.1")
+
+
+@pytest.mark.parametrize("wrong", ["node_mttf_h: 0", "mttf: 5"])
+def test_a_file_of_failures_that_is_wrong_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, wrong: str
+) -> None:
+    path = tmp_path / "failures.yaml"
+    path.write_text(wrong)
+    code, _, err = rushes(capsys, str(DEBUG), "--failures", str(path))
+    assert code == 2
+    assert f"{path}: {wrong.split(':')[0]}" in err
+
+
+def test_a_run_is_compared_with_its_plan_and_what_is_missing_is_said(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Of dit two steps and a checkpoint are there, of the autoencoder nothing."""
+    tree = recipe_tree(load_recipe(DEBUG))
+    folder = tmp_path / "stages" / "dit"
+    checkpoint = folder / "checkpoints" / "step-00000010"
+    checkpoint.mkdir(parents=True)
+    (tmp_path / "recipe.json").write_text(json.dumps({"recipe": tree}))
+    steps = [{"step": 1, "step_s": 3.0}, {"step": 2, "step_s": 1.0, "gpu_memory_mib": 64.0}]
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in steps))
+    index = json.dumps({"parameters": {"a": {"shape": [3, 5]}, "b": {"shape": [7]}}})
+    (checkpoint / "index.json").write_text(index)
+    (checkpoint / "COMMIT").write_text("{}")
+    code, out, err = rushes(capsys, "--compare", str(tmp_path), "--json")
+    assert (code, err) == (0, "")
+    compared = json.loads(out)["compared"]
+    found = {name: one["measured"] for name, one in compared["dit"].items()}
+    assert found == {
+        "parameters": 22,
+        "step_s": 2.0,
+        "memory_bytes": 64 * 2**20,
+        "read_bytes": None,
+        "checkpoint_bytes": len(index) + 2,
+        "stored_bytes": len(index) + 2,
+        "seconds": None,
+        "goodput": None,
+    }
+    assert {one["measured"] for one in compared["autoencoder"].values()} == {None}
+    code, out, _ = rushes(capsys, "--compare", str(tmp_path))
+    assert code == 0
+    assert "missing" in out
+
+
+def test_a_run_and_a_recipe_are_not_planned_together(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], [str(DEBUG), "--compare", "runs/x"]):
+        code, _, err = rushes(capsys, *words)
+        assert code == 2
+        assert "RECIPE and --compare: wanted one of them" in err

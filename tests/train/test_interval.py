@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from orchestrator.train.checkpoint.interval import (
+from orchestrator.plan.interval import (
     LONGEST_S,
     PRIOR_RANK_HOURS,
     choose_every_steps,

@@ -13,14 +13,14 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from orchestrator.data.sources import ensure_sources
-from orchestrator.recipe.load import parse_recipe
-from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.train import Save
-from orchestrator.train.checkpoint.interval import (
+from orchestrator.plan.interval import (
     LONGEST_S,
     choose_every_steps,
     mean_time_between_failures_s,
 )
+from orchestrator.recipe.load import parse_recipe
+from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.train import Save
 from orchestrator.train.worker import run
 from tests.numerics.gang import Gang
 from tests.tiny import STEPS, tiny_tree

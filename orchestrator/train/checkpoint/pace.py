@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from orchestrator.plan.interval import choose_every_steps, mean_time_between_failures_s
 from orchestrator.recipe.train import Save
-from orchestrator.train.checkpoint.interval import choose_every_steps, mean_time_between_failures_s
 from orchestrator.train.checkpoint.save import Saver
 from orchestrator.train.exchange import gather_json
 from orchestrator.train.ranks import Ranks
