@@ -28,3 +28,11 @@ def pinned(package: str) -> str:
     match = re.search(rf"^{name}==(.+)$", text, re.MULTILINE | re.IGNORECASE)
     assert match is not None, f"{package} is not in constraints.txt"
     return match[1]
+
+
+def instructions() -> list[tuple[str, str]]:
+    """Every instruction of the Dockerfile with its arguments, continuation lines joined."""
+    text = (CLUSTER / "image" / "Dockerfile").read_text()
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
+    return [(word, rest) for word, _, rest in (line.partition(" ") for line in joined.splitlines())]

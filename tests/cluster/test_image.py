@@ -13,18 +13,10 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from tests.cluster.files import CLUSTER, ROOT, pinned
+from tests.cluster.files import CLUSTER, ROOT, instructions, pinned
 
 IMAGE = CLUSTER / "image"
 SCRIPTS = ("rushes-leave", "rushes-spot-watch")
-
-
-def instructions() -> list[tuple[str, str]]:
-    """Every instruction of the Dockerfile with its arguments, continuation lines joined."""
-    text = (IMAGE / "Dockerfile").read_text()
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
-    return [(word, rest) for word, _, rest in (line.partition(" ") for line in joined.splitlines())]
 
 
 def test_everything_that_is_installed_has_its_version() -> None:

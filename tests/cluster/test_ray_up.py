@@ -134,3 +134,11 @@ def test_on_premises_starts_its_workers_with_the_autoscaler_that_can() -> None:
     assert config["max_workers"] == len(config["provider"]["worker_ips"])
     for source in config["file_mounts"].values():
         assert source.startswith("~") or (CLUSTER.parent / source).exists()
+
+
+def test_on_premises_the_head_finds_ray_as_ray_down_looks_for_it() -> None:
+    commands = document("on-premises/cluster.yaml")["setup_commands"]
+    assert any(
+        "PATH=$HOME/rushes/.venv/bin:$PATH" in one and one.endswith(">> ~/.bashrc")
+        for one in commands
+    )
