@@ -11,7 +11,7 @@ from orchestrator.data.prepare.executors import Executor, Here, OnDone
 from orchestrator.data.prepare.fates import ROWS, Report
 from orchestrator.data.prepare.listing import list_source
 from orchestrator.data.prepare.prepare import prepare
-from orchestrator.data.prepare.tasks import Task
+from orchestrator.data.prepare.tasks import Chain
 from orchestrator.errors import StoppedError, UserError
 from orchestrator.launch.data_table import say
 from orchestrator.launch.progress import Count, counting
@@ -144,11 +144,11 @@ class _Ray:
         self._starting: Starting | None = None
         self._executor: Executor | None = None
 
-    def run(self, tasks: Sequence[Task], *, on_done: OnDone) -> list[Task]:
+    def run(self, chains: Sequence[Chain], *, on_done: OnDone) -> list[Chain]:
         """As the executor on Ray does."""
         if self._executor is None:
             self._executor = self._started()
-        return self._executor.run(tasks, on_done=on_done)
+        return self._executor.run(chains, on_done=on_done)
 
     def close(self) -> None:
         """Leaves Ray if it was joined."""

@@ -69,7 +69,7 @@ def test_a_driver_that_was_killed_is_gone_on_with(
     process = prepare(head, raw, tmp_path)
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith("scenes"):
+        if line.startswith("probe to score"):
             break
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -1,15 +1,13 @@
 """``rows.parquet``: what became of every video and every clip."""
 
-import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from orchestrator.data.prepare.files import parquet_bytes
+from orchestrator.data.prepare.files import parquet_bytes, table_of
 from orchestrator.errors import UserError
 from orchestrator.storage.store import Store
 
@@ -104,10 +102,8 @@ def read_report(store: Store) -> Report:
         UserError: if it is damaged.
     """
     try:
-        table = pq.read_table(
-            io.BytesIO(store.get(ROWS)), schema=_SCHEMA, page_checksum_verification=True
-        )
-    except (pa.ArrowException, OSError) as error:
+        table = table_of(store.get(ROWS), schema=_SCHEMA)
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(
             f"{store.uri}/{ROWS}: damaged ({str(error).splitlines()[0]}), wanted the file as it "
             "was written: delete index.json, and it is made again"

@@ -45,6 +45,18 @@ def parquet_bytes(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
+def table_of(data: bytes, *, schema: pa.Schema) -> pa.Table:
+    """A file's table, read by this thread.
+
+    Threads of ``pq.read_table`` may still hold the file when the interpreter ends, which aborts.
+
+    Raises:
+        ArrowException, OSError, ValueError: if it is damaged or has other columns.
+    """
+    file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+    return file.read(use_threads=False).cast(schema)
+
+
 def read_rows(store: Store, name: str, *, kind: type[T]) -> list[T]:
     """The rows of a file.
 
@@ -53,10 +65,8 @@ def read_rows(store: Store, name: str, *, kind: type[T]) -> list[T]:
         UserError: if it is damaged.
     """
     try:
-        table = pq.read_table(
-            io.BytesIO(store.get(name)), schema=schema_of(kind), page_checksum_verification=True
-        )
-    except (pa.ArrowException, OSError) as error:
+        table = table_of(store.get(name), schema=schema_of(kind))
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(
             f"{store.uri}/{name}: damaged ({str(error).splitlines()[0]}), wanted the file as it "
             "was written: delete it, and it is made again"
