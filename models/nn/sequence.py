@@ -75,7 +75,7 @@ class Tokens(Protocol):
         ...
 
     def heads_beside(self, both: Heads, *, tokens: int, words: int) -> Heads:
-        """``heads`` of the video tokens and ``own_heads`` of the L = ``words`` text tokens behind."""
+        """``heads`` of the video tokens, ``own_heads`` of the L = ``words`` text tokens behind."""
         ...
 
     def gathered_beside(self, x_BMC: Tensor, *, words: int) -> Tensor:

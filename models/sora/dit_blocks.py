@@ -150,9 +150,7 @@ class LastDualBlock(nn.Module):
         )
         text = self.text_key_value(modulate(text_BLD, *self.text_modulation(cond_BD)))
         k_BHLK, v_BHLK = (split_heads(part, self.heads) for part in text.chunk(2, dim=-1))
-        k_BHLK, v_BHLK = self.place.own_heads(
-            (self.text_norm(k_BHLK).to(k_BHNK.dtype), v_BHLK)
-        )
+        k_BHLK, v_BHLK = self.place.own_heads((self.text_norm(k_BHLK).to(k_BHNK.dtype), v_BHLK))
         gathered_BND = attend(
             rotate(q_BHNK, rope_2NP),
             torch.cat([rotate(k_BHNK, rope_2NP), k_BHLK], dim=2),

@@ -1,13 +1,16 @@
 """The process group of a stage, and the few collectives that the trainer itself needs."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)
 
 
@@ -39,6 +42,10 @@ class Ranks:
     def is_first_reader(self) -> bool:
         """Whether this rank speaks for its group."""
         return self.rank % self.sharing == 0
+
+    def of_readers(self, everyone: Sequence[T]) -> list[T]:
+        """One value of each group, out of every rank's."""
+        return list(everyone[:: self.sharing])
 
     def agree(self, number: int, flag: bool) -> tuple[int, bool]:
         """The largest number of all ranks, and whether every rank's flag is set, on every rank."""

@@ -1,15 +1,32 @@
 """Ranks that share the tokens of a clip compute what one rank does."""
 
+import json
+import threading
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from models.sora.dit_config import DiTConfig
-from tests.models.dits import FUSIONS
+from orchestrator.cascade.local_executor import LocalExecutor
+from orchestrator.data.sources import ensure_sources
+from orchestrator.recipe.load import parse_recipe
+from orchestrator.train.job import StageJob
+from tests.models.dits import FUSIONS, fresh
 from tests.numerics.gang import Gang
-from tests.train.token_groups import loss_and_gradients, of_clips
+from tests.tiny import STEPS, tiny_tree
+from tests.train.token_groups import (
+    loss_and_gradients,
+    of_clips,
+    of_prompts,
+    sampled,
+    train_until,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -69,3 +86,101 @@ def test_tokens_that_do_not_split_are_padded(
 @every_network
 def test_recomputed_blocks_exchange_again(gang: Gang, config: DiTConfig) -> None:
     assert_equal_to_one_rank(gang, config, (2, 4, 4), sharing=2, recompute=True)
+
+
+@pytest.mark.parametrize("sharing", [2, 4])
+def test_sampled_clips_are_those_of_one_rank(gang: Gang, sharing: int) -> None:
+    alone = of_prompts()
+    assert np.abs(alone[0] - alone[1]).max() > 0.1
+    for clips in gang.run(sampled, sharing=sharing):
+        np.testing.assert_allclose(clips, alone, rtol=0, atol=TOLERANCE)
+
+
+def tree_of(folder: Path, **compute: Any) -> dict[str, Any]:
+    tree = tiny_tree(folder)
+    dit = tree["stages"][2]
+    dit["train"] |= {"model": dit["train"]["model"] | {"heads": 4}, "log_every": 2}
+    dit["compute"] = compute
+    return tree
+
+
+def job_of(folder: Path, *, run: str, stage: str = "dit", **compute: Any) -> StageJob:
+    tree = tree_of(folder, **compute)
+    recipe = parse_recipe(tree | {"data": tree["data"] | {"audit": True}}, origin="tiny")
+    return StageJob(recipe=recipe, stage=stage, run=f"{folder}/{run}", attempt=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With one plain process's training of every stage."""
+    folder = tmp_path_factory.mktemp("shared")
+    executor = LocalExecutor(logs=folder / "logs")
+    for stage in ("autoencoder", "encode", "dit"):
+        job = job_of(folder, run="plain", stage=stage, workers=0)
+        ensure_sources(job.recipe, on_clips=lambda *_: None)
+        assert executor.run(job, on_event=lambda _: None, stop=threading.Event()).status == "done"
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gang]:
+    with closing(Gang(world_size=2, folder=tmp_path_factory.mktemp("pair"))) as gang:
+        yield gang
+
+
+def new_run(folder: Path, run: str) -> None:
+    stages = folder / run / "stages"
+    stages.mkdir(parents=True)
+    for stage in ("autoencoder", "encode"):
+        (stages / stage).symlink_to(folder / "plain" / "stages" / stage)
+
+
+def curve(folder: Path, run: str) -> list[float]:
+    """Losses and gradient norms."""
+    path = folder / run / "stages" / "dit" / "metrics.jsonl"
+    rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(2, STEPS + 1, 2))
+    return [row[name] for row in rows for name in ("loss", "grad_norm/denoiser")]
+
+
+@pytest.mark.parametrize(
+    ("sharing", "zero"), [(2, 0), (2, 1), (2, 2), (2, 3), (4, 0), (4, 2), (4, 3)]
+)
+def test_a_stage_trains_as_one_plain_process(
+    folder: Path, gang: Gang, sharing: int, zero: int
+) -> None:
+    run = f"sharing-{sharing}-zero-{zero}"
+    new_run(folder, run)
+    job = job_of(folder, run=run, workers=RANKS, zero=zero, sequence_parallel=sharing)
+    assert gang.run(train_until, job=job.model_dump_json()) == [("done", STEPS)] * RANKS
+    # Six steps of AdamW let rounding grow, as in tests/numerics/test_recipe_curves.py.
+    assert curve(folder, run) == pytest.approx(curve(folder, "plain"), rel=2e-5)
+    stage = folder / run / "stages" / "dit"
+    assert list((stage / "samples").glob("*.gif"))
+    # A clip that a group took is put down once.
+    assert {part.name for part in stage.glob("audit/*/*")} == {
+        f"rank-{reader:05d}-of-{RANKS // sharing:05d}.jsonl" for reader in range(RANKS // sharing)
+    }
+
+
+@pytest.mark.parametrize("then", [1, 2])
+def test_a_stage_goes_on_with_other_groups(folder: Path, gang: Gang, pair: Gang, then: int) -> None:
+    """Stopped between two logged steps of four ranks, all of them one group."""
+    run = f"resumed-{then}"
+    new_run(folder, run)
+    first = job_of(folder, run=run, workers=RANKS, zero=3, sequence_parallel=4)
+    stopped = gang.run(train_until, job=first.model_dump_json(), stop_after=3)
+    assert stopped == [("stopped", 3)] * RANKS
+    second = job_of(folder, run=run, workers=2, zero=1, sequence_parallel=then)
+    assert pair.run(train_until, job=second.model_dump_json()) == [("done", STEPS)] * 2
+    assert curve(folder, run) == pytest.approx(curve(folder, "plain"), rel=2e-5)
+
+
+def test_heads_that_do_not_split_are_refused() -> None:
+    class Three:
+        size, index = 3, 0
+
+    with pytest.raises(ValueError, match="heads=2, wanted a multiple of 3"):
+        fresh(FUSIONS["cross"]).share_tokens(Three())  # pyright: ignore[reportArgumentType]

@@ -9,12 +9,22 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from models.diffusion.config import FlowConfig, GuidanceConfig, SamplerConfig
+from models.diffusion.objective import build_objective
+from models.sora.autoencoder import VideoAutoencoder
+from models.sora.autoencoder_config import AutoencoderConfig
 from models.sora.dit import Condition, VideoDiT
 from models.sora.dit_config import DiTConfig
+from models.sora.sample import SoraChain
+from models.text.config import Byt5Config
+from models.text.encoder import build_text_encoder
 from models.text.states import TextStates
+from orchestrator.train.job import StageJob
 from orchestrator.train.ranks import Ranks
 from orchestrator.train.token_group import RankGroup, token_group
+from orchestrator.train.worker import run
 from tests.models.dits import latents, stirred, text_states, times
+from tests.train.workers import Recorded
 
 Arrays = dict[str, np.ndarray]
 CLIPS = 2
@@ -71,3 +81,48 @@ def _run(dit: VideoDiT, x_BCTHW: Tensor, t_B: Tensor, text: TextStates) -> Tenso
     mask = torch.zeros_like(x_BCTHW[:, :1])
     mask[:, :, 0] = 1.0
     return dit(x_BCTHW, t_B, text, Condition(x_BCTHW * mask, mask))
+
+
+def sampled(ranks: Ranks, *, sharing: int) -> np.ndarray:
+    """A guided chain's clips of two prompts, from a black frame on, [2, 3, T, H, W]."""
+    ranks = dataclasses.replace(ranks, sharing=sharing)
+    return of_prompts(group=token_group(ranks))
+
+
+def of_prompts(*, group: RankGroup | None = None) -> np.ndarray:
+    """The same, by one rank or the ranks of a group."""
+    torch.manual_seed(0)
+    autoencoder = VideoAutoencoder(
+        AutoencoderConfig(latent_channels=4, width=8, width_mults=(1, 1, 2), space_factor=4)
+    )
+    text = build_text_encoder(Byt5Config(width=16, depth=1, heads=2, max_length=32))
+    dit = VideoDiT(
+        DiTConfig(depth=2, width=48, heads=4, condition_frames=True),
+        channels=4,
+        text_width=text.width,
+    )
+    for weight in dit.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    if group is not None:
+        dit.share_tokens(group)
+    chain = SoraChain(
+        autoencoder=autoencoder.eval(),
+        dit=dit.eval(),
+        text=text.eval(),
+        objective=build_objective(FlowConfig()),
+    )
+    clips = chain.sample(
+        ["a red three moving left", "a blue nine"],
+        frames=9,
+        size=(8, 24),
+        sampler=SamplerConfig(steps=3, guidance=GuidanceConfig(scale=3.0)),
+        seeds=[1, 2],
+        condition_video=torch.zeros(2, 3, 1, 8, 24),
+    )
+    return clips.numpy()
+
+
+def train_until(_ranks: Ranks, *, job: str, stop_after: int | None = None) -> tuple[str, int]:
+    """Trains the stage of a job (as JSON); how and at which step it ended."""
+    result = run(StageJob.model_validate_json(job), hooks=Recorded(stop_after=stop_after))
+    return result.status, result.step
