@@ -1,12 +1,16 @@
 """The ranks that share the tokens of a clip (sequence parallelism), over torch's process groups."""
 
+import os
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from orchestrator.train.ranks import Ranks
+from models.sora.dit_config import DiTConfig
+from orchestrator.errors import UserError
+from orchestrator.recipe.stage import Stage
+from orchestrator.train.ranks import Ranks, join
 
 
 class RankGroup:
@@ -54,3 +58,33 @@ def token_group(ranks: Ranks) -> RankGroup | None:
         return None
     group, _ = dist.new_subgroups(group_size=ranks.sharing)
     return RankGroup(group)
+
+
+def sampling_ranks(stage: Stage) -> Ranks:
+    """This process alone, or all that torchrun has started to sample together.
+
+    Args:
+        stage: whose network makes the clips.
+
+    Raises:
+        UserError: if they cannot share the tokens of its clips.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    ranks = Ranks(rank=0, world_size=1, local_rank=0, device=device)
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if dist.is_initialized():
+        count = dist.get_world_size()
+    if count == 1:
+        return ranks
+    model = stage.training.model
+    if not isinstance(model, DiTConfig):
+        raise UserError(
+            f"WORLD_SIZE={count}: processes share tokens of a video_dit only, seen "
+            f"stages.{stage.id}.train.model.kind={model.kind}, wanted one process"
+        )
+    if model.shape.heads % count:
+        raise UserError(
+            f"WORLD_SIZE={count}: stages.{stage.id}.train.model has {model.shape.heads} heads, "
+            "wanted as many processes as a divisor of them"
+        )
+    return join(gpus=int(device.type == "cuda"), sharing=count)

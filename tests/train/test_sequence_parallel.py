@@ -15,8 +15,11 @@ import torch.distributed as dist
 from models.sora.dit_config import DiTConfig
 from orchestrator.cascade.local_executor import LocalExecutor
 from orchestrator.data.sources import ensure_sources
+from orchestrator.errors import UserError
+from orchestrator.launch.sample import sample_run
 from orchestrator.recipe.load import parse_recipe
 from orchestrator.train.job import StageJob
+from orchestrator.train.token_group import sampling_ranks
 from tests.models.dits import FUSIONS, fresh
 from tests.numerics.gang import Gang
 from tests.tiny import STEPS, tiny_tree
@@ -24,6 +27,7 @@ from tests.train.token_groups import (
     loss_and_gradients,
     of_clips,
     of_prompts,
+    sample_files,
     sampled,
     train_until,
 )
@@ -137,6 +141,12 @@ def new_run(folder: Path, run: str) -> None:
         (stages / stage).symlink_to(folder / "plain" / "stages" / stage)
 
 
+def write_recipe(folder: Path) -> None:
+    """Makes the plain process's stages a run to be sampled."""
+    tree = job_of(folder, run="plain", workers=0).recipe.model_dump(mode="json")
+    (folder / "plain" / "recipe.json").write_text(json.dumps({"recipe": tree}))
+
+
 def curve(folder: Path, run: str) -> list[float]:
     """Losses and gradient norms."""
     path = folder / run / "stages" / "dit" / "metrics.jsonl"
@@ -176,6 +186,40 @@ def test_a_stage_goes_on_with_other_groups(folder: Path, gang: Gang, pair: Gang,
     second = job_of(folder, run=run, workers=2, zero=1, sequence_parallel=then)
     assert pair.run(train_until, job=second.model_dump_json()) == [("done", STEPS)] * 2
     assert curve(folder, run) == pytest.approx(curve(folder, "plain"), rel=2e-5)
+
+
+def test_sampling_a_run_writes_what_one_process_writes(
+    folder: Path, pair: Gang, tmp_path: Path
+) -> None:
+    write_recipe(folder)
+    run, (alone, shared) = f"{folder}/plain", (tmp_path / "alone", tmp_path / "shared")
+    prompts = ["a red three moving left", "a blue nine"]
+    sample_run(
+        run,
+        prompts,
+        out=alone,
+        seed=1,
+        npz=True,
+        distilled=True,
+        on_clips=lambda _: None,
+    )
+    first, second = pair.run(sample_files, run=run, prompts=prompts, out=str(shared))
+    assert (sorted(first), second) == (sorted(path.name for path in alone.iterdir()), [])
+    for name in ("0000.npz", "0001.npz"):
+        frames, wanted = (np.load(at / name)["frames"].astype(int) for at in (shared, alone))
+        # Rounding may take a value over the edge to the next whole number.
+        assert np.abs(frames - wanted).max() <= 1
+
+
+def test_more_processes_than_split_the_heads_sample_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    recipe = parse_recipe(tree_of(Path("/nowhere")), origin="tiny")
+    with pytest.raises(UserError, match=r"WORLD_SIZE=3: stages\.dit\.train\.model has 4 heads"):
+        sampling_ranks(recipe.stage("dit"))
+    with pytest.raises(UserError, match=r"seen .*kind=video_autoencoder, wanted one process"):
+        sampling_ranks(recipe.stage("autoencoder"))
 
 
 def test_heads_that_do_not_split_are_refused() -> None:

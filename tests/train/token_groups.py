@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from models.sora.sample import SoraChain
 from models.text.config import Byt5Config
 from models.text.encoder import build_text_encoder
 from models.text.states import TextStates
+from orchestrator.launch.sample import sample_run
 from orchestrator.train.job import StageJob
 from orchestrator.train.ranks import Ranks
 from orchestrator.train.token_group import RankGroup, token_group
@@ -126,3 +128,17 @@ def train_until(_ranks: Ranks, *, job: str, stop_after: int | None = None) -> tu
     """Trains the stage of a job (as JSON); how and at which step it ended."""
     result = run(StageJob.model_validate_json(job), hooks=Recorded(stop_after=stop_after))
     return result.status, result.step
+
+
+def sample_files(_ranks: Ranks, *, run: str, prompts: list[str], out: str) -> list[str]:
+    """Names of the files that this rank writes of a finished run."""
+    paths = sample_run(
+        run,
+        prompts,
+        out=Path(out),
+        seed=1,
+        npz=True,
+        distilled=True,
+        on_clips=lambda _: None,
+    )
+    return [path.name for path in paths]
