@@ -24,6 +24,7 @@ from tests.models.dits import FUSIONS, fresh
 from tests.numerics.gang import Gang
 from tests.tiny import STEPS, tiny_tree
 from tests.train.token_groups import (
+    attention_of_deepspeed,
     loss_and_gradients,
     of_clips,
     of_prompts,
@@ -139,6 +140,11 @@ def new_run(folder: Path, run: str) -> None:
     stages.mkdir(parents=True)
     for stage in ("autoencoder", "encode"):
         (stages / stage).symlink_to(folder / "plain" / "stages" / stage)
+
+
+def test_attention_is_deepspeeds_over_its_groups(gang: Gang) -> None:
+    for theirs, ours in gang.run(attention_of_deepspeed):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
 
 
 def write_recipe(folder: Path) -> None:

@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from models.diffusion.config import FlowConfig, GuidanceConfig, SamplerConfig
 from models.diffusion.objective import build_objective
+from models.nn.attention import attend
+from models.nn.sequence import SharedTokens
 from models.sora.autoencoder import VideoAutoencoder
 from models.sora.autoencoder_config import AutoencoderConfig
 from models.sora.dit import Condition, VideoDiT
@@ -21,6 +24,7 @@ from models.text.config import Byt5Config
 from models.text.encoder import build_text_encoder
 from models.text.states import TextStates
 from orchestrator.launch.sample import sample_run
+from orchestrator.train.engine.library import load_deepspeed
 from orchestrator.train.job import StageJob
 from orchestrator.train.ranks import Ranks
 from orchestrator.train.token_group import RankGroup, token_group
@@ -142,3 +146,30 @@ def sample_files(_ranks: Ranks, *, run: str, prompts: list[str], out: str) -> li
         on_clips=lambda _: None,
     )
     return [path.name for path in paths]
+
+
+def attention_of_deepspeed(ranks: Ranks) -> list[np.ndarray]:
+    """Outputs and gradients of DeepSpeed's Ulysses and of ours, over DeepSpeed's group."""
+    deepspeed = load_deepspeed(ranks.device)
+    deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
+    from deepspeed.runtime.sequence_parallel import parallel_state_sp
+    from deepspeed.sequence.layer import DistributedAttention
+
+    parallel_state_sp.initialize_sequence_parallel(2)
+    group = parallel_state_sp.get_sequence_parallel_group()
+    place = SharedTokens(RankGroup(group))
+    generator = torch.Generator().manual_seed(ranks.rank)
+    qkv = [torch.randn(1, 4, 3, 8, generator=generator).requires_grad_() for _ in range(3)]
+
+    def whole(q_BNHK: Tensor, k_BNHK: Tensor, v_BNHK: Tensor) -> Tensor:
+        parts = (x.transpose(1, 2) for x in (q_BNHK, k_BNHK, v_BNHK))
+        return F.scaled_dot_product_attention(*parts).transpose(1, 2)
+
+    theirs = DistributedAttention(whole, group, scatter_idx=2, gather_idx=1)
+    out_BND = theirs(*(x.transpose(1, 2) for x in qkv), 0).flatten(2)
+    ours_BND = place.gathered(attend(*place.heads(tuple(qkv), tokens=3 * 2)))
+    found = []
+    for out in (out_BND, ours_BND):
+        gradients = torch.autograd.grad(out.square().sum(), qkv)
+        found += [torch.stack([out.unflatten(2, (4, 8)).transpose(1, 2), *gradients])]
+    return [one.detach().numpy() for one in found]
