@@ -23,6 +23,7 @@ JOBS = Path(__file__).parents[2] / "jobs"
 TABLE = load_gpus()
 H100 = Cluster(name="H100", gpu=TABLE["H100"], gpus_per_node=8)
 BILLION = 10**9
+ONE_HEAD = "train.model.heads=1"  # no clip can be shared
 
 
 def debug(*overrides: str) -> Recipe:
@@ -63,7 +64,7 @@ def test_every_layout_splits_the_batch_into_full_passes() -> None:
 
 
 def test_a_batch_that_does_not_split_has_no_layout() -> None:
-    stage = dit("train.batch=48", "train.micro_batch=1")
+    stage = dit("train.batch=48", "train.micro_batch=1", ONE_HEAD)
     assert list(legal_layouts(stage, ranks=32)) == []
     assert legal_ranks(stage, most=32) == 24
 
@@ -84,7 +85,7 @@ def test_a_recipe_that_shares_clips_takes_more_gpus_than_it_has_clips() -> None:
 
 
 def test_a_shared_clip_is_a_part_on_each_gpu_and_has_to_be_exchanged() -> None:
-    (network,) = facts(clip_gib=8.0).networks
+    (network,) = facts(clip_gib=80.0).networks
     found = replace(facts(), networks=(replace(network, exchanged=BILLION),))
     alone = replace(layout(2), accumulation=2)
     shared = replace(alone, sharing=4, accumulation=8)
@@ -159,7 +160,7 @@ def test_what_is_sent_is_what_the_engines_send() -> None:
 
 
 def test_the_best_layout_is_the_fastest_that_fits() -> None:
-    stage = dit("train.batch=64", "train.precision=bf16")
+    stage = dit("train.batch=64", "train.precision=bf16", ONE_HEAD)
     found = options(stage, facts(clip_gib=60.0), ranks=8, cluster=H100)
     chosen = best(found)
     assert chosen is not None
@@ -195,7 +196,7 @@ def test_the_nearest_change_is_one_field_if_that_is_enough(
 
 
 def test_more_gpus_or_larger_ones_are_the_next_resort() -> None:
-    stage = dit("train.batch=64", "train.precision=bf16")
+    stage = dit("train.batch=64", "train.precision=bf16", ONE_HEAD)
     big = facts(weights=20 * BILLION, clip_gib=0.1)
     own = layout(3, ranks=2)
     found = nearest(stage, big, own=own, cluster=H100, table=TABLE)

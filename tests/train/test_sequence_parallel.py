@@ -24,6 +24,7 @@ from tests.models.dits import FUSIONS, fresh
 from tests.numerics.gang import Gang
 from tests.tiny import STEPS, tiny_tree
 from tests.train.token_groups import (
+    How,
     attention_of_deepspeed,
     loss_and_gradients,
     of_clips,
@@ -50,13 +51,11 @@ def gang(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gang]:
 
 
 def assert_equal_to_one_rank(
-    gang: Gang, config: DiTConfig, size: tuple[int, int, int], *, sharing: int, recompute: bool
+    gang: Gang, config: DiTConfig, size: tuple[int, int, int], *, sharing: int, how: How
 ) -> None:
     given = {"config": config.model_dump_json(), "size": size}
     loss, gradients = of_clips(**given)
-    for shared_loss, shared in gang.run(
-        loss_and_gradients, **given, sharing=sharing, recompute=recompute
-    ):
+    for shared_loss, shared in gang.run(loss_and_gradients, **given, sharing=sharing, how=how):
         assert shared_loss == pytest.approx(float(loss), rel=TOLERANCE)
         assert shared.keys() == gradients.keys()
         largest = max(float(gradient.abs().max()) for gradient in gradients.values())
@@ -77,7 +76,7 @@ def assert_equal_to_one_rank(
 def test_loss_and_gradients_are_those_of_one_rank(
     gang: Gang, config: DiTConfig, sharing: int
 ) -> None:
-    assert_equal_to_one_rank(gang, config, (2, 4, 4), sharing=sharing, recompute=False)
+    assert_equal_to_one_rank(gang, config, (2, 4, 4), sharing=sharing, how="plain")
 
 
 @every_network
@@ -85,12 +84,17 @@ def test_loss_and_gradients_are_those_of_one_rank(
 def test_tokens_that_do_not_split_are_padded(
     gang: Gang, config: DiTConfig, size: tuple[int, int, int]
 ) -> None:
-    assert_equal_to_one_rank(gang, config, size, sharing=4, recompute=False)
+    assert_equal_to_one_rank(gang, config, size, sharing=4, how="plain")
 
 
 @every_network
 def test_recomputed_blocks_exchange_again(gang: Gang, config: DiTConfig) -> None:
-    assert_equal_to_one_rank(gang, config, (2, 4, 4), sharing=2, recompute=True)
+    assert_equal_to_one_rank(gang, config, (2, 4, 4), sharing=2, how="recomputed")
+
+
+def test_compiled_blocks_exchange_between_their_graphs(gang: Gang) -> None:
+    config = NETWORKS["dual_single"]
+    assert_equal_to_one_rank(gang, config, (2, 4, 4), sharing=2, how="compiled")
 
 
 @pytest.mark.parametrize("sharing", [2, 4])

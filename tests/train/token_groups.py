@@ -3,6 +3,7 @@
 import dataclasses
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -33,19 +34,18 @@ from tests.models.dits import latents, stirred, text_states, times
 from tests.train.workers import Recorded
 
 Arrays = dict[str, np.ndarray]
+How = Literal["plain", "recomputed", "compiled"]
 CLIPS = 2
 
 
 def loss_and_gradients(
-    ranks: Ranks, *, config: str, size: tuple[int, int, int], sharing: int, recompute: bool = False
+    ranks: Ranks, *, config: str, size: tuple[int, int, int], sharing: int, how: How = "plain"
 ) -> tuple[float, Arrays]:
     """Means over the ranks, of which each group has taken clips of its own."""
     ranks = dataclasses.replace(ranks, sharing=sharing)
     group = token_group(ranks)
     clips = slice(ranks.reader, None, ranks.readers)
-    loss, gradients = of_clips(
-        config=config, size=size, group=group, clips=clips, recompute=recompute
-    )
+    loss, gradients = of_clips(config=config, size=size, group=group, clips=clips, how=how)
     for tensor in (loss, *gradients.values()):
         dist.all_reduce(tensor)
         tensor /= ranks.world_size
@@ -58,16 +58,18 @@ def of_clips(
     size: tuple[int, int, int],
     group: RankGroup | None = None,
     clips: slice = slice(None),
-    recompute: bool = False,
+    how: How = "plain",
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """A transformer's loss on some clips, and its gradients by name."""
     known = DiTConfig.model_validate_json(config)
     dit = stirred(known)
     if group is not None:
         dit.share_tokens(group)
-    if recompute:
-        for block in dit.blocks():
+    for block in dit.blocks():
+        if how == "recomputed":
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        elif how == "compiled":
+            block.compile(backend="aot_eager")
     x_BCTHW, text = latents(*size, clips=CLIPS)[clips], text_states(clips=CLIPS)
     text = TextStates(
         tokens_BLD=text.tokens_BLD[clips],
