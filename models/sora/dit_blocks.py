@@ -112,9 +112,11 @@ class DualBlock(nn.Module):
         q_BHNK, k_BHNK, v_BHNK = self.place.heads(
             self.video.project(modulate(x_BND, shift_v, scale_v)), tokens=rope_2NP.shape[1]
         )
-        text_qkv = self.place.own_heads(self.text.project(modulate(text_BLD, shift_t, scale_t)))
+        q_BHLK, k_BHLK, v_BHLK = self.place.own_heads(
+            self.text.project(modulate(text_BLD, shift_t, scale_t))
+        )
         video_qkv = rotate(q_BHNK, rope_2NP), rotate(k_BHNK, rope_2NP), v_BHNK
-        video_BND, words_BLD = attend_jointly(video_qkv, text_qkv, mask_B11M)
+        video_BND, words_BLD = attend_jointly(video_qkv, (q_BHLK, k_BHLK, v_BHLK), mask_B11M)
         return (
             self.video.finish(x_BND, self.place.gathered(video_BND), tuple(rest_v)),
             self.text.finish(text_BLD, self.place.whole_heads(words_BLD), tuple(rest_t)),

@@ -1,6 +1,7 @@
 """The ranks that share the tokens of a clip (sequence parallelism), over torch's process groups."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,7 +28,8 @@ class RankGroup:
         self.size: int = dist.get_world_size(group)
         self.index: int = dist.get_rank(group)
         # A compiled block breaks its graph here. Not a decorator: it imports the compiler.
-        self._exchange = torch.compiler.disable(_Exchange.apply)
+        uncompiled: Any = torch.compiler.disable(_Exchange.apply)
+        self._exchange: Callable[[Tensor, Any], Tensor] = uncompiled
 
     def exchange(self, x_SX: Tensor) -> Tensor:
         """See ``TokenGroup``."""
