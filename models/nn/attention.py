@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models.nn.norms import EPS
 from models.nn.rope import rotate
+from models.nn.sequence import AllTokens, Tokens
 
 
 def split_heads(x_BND: Tensor, heads: int) -> Tensor:
@@ -73,18 +74,23 @@ class SelfProjection(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Full attention over all tokens of a clip (or of a text), with RoPE and qk-norm."""
+    """Full attention over all tokens of a clip (or of a text), with RoPE and qk-norm.
+
+    The rope table and the mask are of all tokens, wherever they are.
+    """
 
     def __init__(self, *, width: int, heads: int) -> None:
         super().__init__()
+        self.place: Tokens = AllTokens()
         self.project = SelfProjection(width=width, heads=heads)
         self.out = nn.Linear(width, width)
 
     def forward(self, x_BND: Tensor, rope_2NP: Tensor, mask_B11N: Tensor | None = None) -> Tensor:
         """Returns [B, N, D]; see ``attend`` for the mask."""
-        q_BHNK, k_BHNK, v_BHNK = self.project(x_BND)
+        qkv = self.place.heads(self.project(x_BND), tokens=rope_2NP.shape[1])
+        q_BHNK, k_BHNK, v_BHNK = qkv
         q_BHNK, k_BHNK = rotate(q_BHNK, rope_2NP), rotate(k_BHNK, rope_2NP)
-        return self.out(attend(q_BHNK, k_BHNK, v_BHNK, mask_B11N))
+        return self.out(self.place.gathered(attend(q_BHNK, k_BHNK, v_BHNK, mask_B11N)))
 
 
 class CrossAttention(nn.Module):

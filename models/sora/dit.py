@@ -2,7 +2,8 @@
 
 Shape letters:
   B clips   C latent channels   T H W latent grid   F features of a patch   D model width
-  N video tokens   L text tokens   M = N + L   P rotary pairs of a head
+  N video tokens (on this rank, where ranks share them)   L text tokens   P rotary pairs of a head
+  M video tokens of the clip and text tokens, but N + L in ``x_BMD``
 """
 
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from models.nn.embeddings import TimeEmbedding, TwoLayer
 from models.nn.norms import EPS, Modulation, modulate
 from models.nn.patch import Triple, patchify, token_grid, unpatchify
 from models.nn.rope import rope_table
+from models.nn.sequence import AllTokens, SharedTokens, TokenGroup, Tokens
 from models.sora.dit_blocks import CrossBlock, DualBlock, LastDualBlock, SingleBlock
 from models.sora.dit_config import DiTConfig
 from models.text.states import TextStates
@@ -75,6 +77,7 @@ class VideoDiT(nn.Module):
 
     def __init__(self, config: DiTConfig, *, channels: int, text_width: int) -> None:
         super().__init__()
+        self.place: Tokens = AllTokens()
         self.config = config
         self.channels = channels
         self.text_width = text_width
@@ -106,6 +109,23 @@ class VideoDiT(nn.Module):
         """The blocks in order, to be compiled or checkpointed one by one."""
         return [*self.main_blocks, *self.single_blocks]
 
+    def share_tokens(self, group: TokenGroup) -> None:
+        """From now on a group of ranks computes every clip together, each a part of its tokens.
+
+        Each of them is given the same clips, times and texts and returns the same outputs. How
+        gradients of the ranks add up is in ``models/nn/sequence.py``. Collective.
+
+        Raises:
+            ValueError: if the heads cannot be split over the ranks.
+        """
+        heads = self.config.shape.heads
+        if heads % group.size:
+            raise ValueError(f"heads={heads}, wanted a multiple of {group.size}, the group's ranks")
+        self.place = SharedTokens(group)
+        for block in self.blocks():
+            assert isinstance(block, CrossBlock | DualBlock | LastDualBlock | SingleBlock)
+            block.split(self.place)
+
     def forward(
         self,
         x_BCTHW: Tensor,
@@ -135,7 +155,7 @@ class VideoDiT(nn.Module):
         cond_BD = self.time(t_B) + pooled_BD
         run = self._run_cross if self.config.shape.fusion == "cross" else self._run_joint
         x_BND = run(x_BND, cond_BD, text_BLD, text.mask_BL, grid)
-        patches_BNF = self.final(x_BND, cond_BD)
+        patches_BNF = self.place.whole(self.final(x_BND, cond_BD), tokens=prod(grid))
         return unpatchify(patches_BNF, grid=grid, patch=self.config.patch).to(x_BCTHW.dtype)
 
     def _grid(self, x_BCTHW: Tensor, text: TextStates) -> Triple:
@@ -149,13 +169,13 @@ class VideoDiT(nn.Module):
         return token_grid((frames, height, width), patch=self.config.patch)
 
     def _tokens(self, x_BCTHW: Tensor, condition: Condition | None) -> Tensor:
-        x_BND = self.patch_in(patchify(x_BCTHW, patch=self.config.patch))
+        x_BND = self.patch_in(self.place.own(patchify(x_BCTHW, patch=self.config.patch)))
         if condition is None:
             return x_BND
         if self.condition_in is None:
             raise ValueError("frames are given, wanted a model with condition_frames=true")
         given = torch.cat([condition.latents_BCTHW, condition.mask_B1THW], dim=1)
-        given_BNF = patchify(given.to(x_BCTHW.dtype), patch=self.config.patch)
+        given_BNF = self.place.own(patchify(given.to(x_BCTHW.dtype), patch=self.config.patch))
         return x_BND + self.condition_in(given_BNF)
 
     def _rope(self, grid: Triple, device: torch.device, *, unrotated: int = 0) -> Tensor:
@@ -180,7 +200,7 @@ class VideoDiT(nn.Module):
         self, x_BND: Tensor, cond_BD: Tensor, text_BLD: Tensor, mask_BL: Tensor, grid: Triple
     ) -> Tensor:
         tokens, words = x_BND.shape[1], text_BLD.shape[1]
-        mask_BM = torch.cat([mask_BL.new_ones(len(mask_BL), tokens), mask_BL], dim=1)
+        mask_BM = torch.cat([mask_BL.new_ones(len(mask_BL), prod(grid)), mask_BL], dim=1)
         mask_B11M = mask_BM[:, None, None, :]
         rope_2NP = self._rope(grid, x_BND.device)
         for block in self.main_blocks:
@@ -190,7 +210,7 @@ class VideoDiT(nn.Module):
         x_BMD = torch.cat([x_BND, text_BLD], dim=1)
         rope_2MP = self._rope(grid, x_BND.device, unrotated=words)
         for block in self.single_blocks:
-            x_BMD = block(x_BMD, cond_BD, mask_B11M, rope_2MP)
+            x_BMD = block(x_BMD, cond_BD, mask_B11M, rope_2MP, words)
         return x_BMD[:, :tokens]
 
     def _initialise(self) -> None:

@@ -4,7 +4,9 @@ Shape letters:
   B clips   N video tokens   L text tokens   M = N + L   D model width
   H heads   K width of one head   P = K / 2 rotary pairs
 
-``forward`` takes and returns tensors only, so that a block can be compiled or checkpointed alone.
+``forward`` takes and returns tensors (and a count), so that a block can be compiled or checkpointed
+alone. ``place`` says where the video tokens are: N are those of this rank, while rope tables and
+masks are of all (``models/nn/sequence.py``). Text tokens are on every rank.
 """
 
 import torch
@@ -21,6 +23,7 @@ from models.nn.attention import (
 )
 from models.nn.norms import EPS, Modulation, add_gated, layer_norm, modulate
 from models.nn.rope import rotate
+from models.nn.sequence import AllTokens, Tokens
 
 
 class Mlp(nn.Module):
@@ -50,6 +53,10 @@ class CrossBlock(nn.Module):
         self.attention = SelfAttention(width=width, heads=heads)
         self.cross_attention = CrossAttention(width=width, heads=heads)
         self.mlp = Mlp(width=width, ratio=mlp_ratio)
+
+    def split(self, place: Tokens) -> None:
+        """Takes the video tokens from where they are."""
+        self.attention.place = place
 
     def forward(
         self, x_BND: Tensor, cond_BD: Tensor, text_BLD: Tensor, mask_B11L: Tensor, rope_2NP: Tensor
@@ -88,8 +95,13 @@ class DualBlock(nn.Module):
 
     def __init__(self, *, width: int, heads: int, mlp_ratio: int) -> None:
         super().__init__()
+        self.place: Tokens = AllTokens()
         self.video = Stream(width=width, heads=heads, mlp_ratio=mlp_ratio)
         self.text = Stream(width=width, heads=heads, mlp_ratio=mlp_ratio)
+
+    def split(self, place: Tokens) -> None:
+        """Takes the video tokens from where they are."""
+        self.place = place
 
     def forward(
         self, x_BND: Tensor, text_BLD: Tensor, cond_BD: Tensor, mask_B11M: Tensor, rope_2NP: Tensor
@@ -97,13 +109,17 @@ class DualBlock(nn.Module):
         """Returns video [B, N, D] and text [B, L, D] tokens."""
         shift_v, scale_v, *rest_v = self.video.modulation(cond_BD)
         shift_t, scale_t, *rest_t = self.text.modulation(cond_BD)
-        q_BHNK, k_BHNK, v_BHNK = self.video.project(modulate(x_BND, shift_v, scale_v))
-        text_qkv = self.text.project(modulate(text_BLD, shift_t, scale_t))
+        q_BHNK, k_BHNK, v_BHNK = self.place.heads(
+            self.video.project(modulate(x_BND, shift_v, scale_v)), tokens=rope_2NP.shape[1]
+        )
+        q_BHLK, k_BHLK, v_BHLK = self.place.own_heads(
+            self.text.project(modulate(text_BLD, shift_t, scale_t))
+        )
         video_qkv = rotate(q_BHNK, rope_2NP), rotate(k_BHNK, rope_2NP), v_BHNK
-        video_BND, words_BLD = attend_jointly(video_qkv, text_qkv, mask_B11M)
+        video_BND, words_BLD = attend_jointly(video_qkv, (q_BHLK, k_BHLK, v_BHLK), mask_B11M)
         return (
-            self.video.finish(x_BND, video_BND, tuple(rest_v)),
-            self.text.finish(text_BLD, words_BLD, tuple(rest_t)),
+            self.video.finish(x_BND, self.place.gathered(video_BND), tuple(rest_v)),
+            self.text.finish(text_BLD, self.place.whole_heads(words_BLD), tuple(rest_t)),
         )
 
 
@@ -116,26 +132,34 @@ class LastDualBlock(nn.Module):
     def __init__(self, *, width: int, heads: int, mlp_ratio: int) -> None:
         super().__init__()
         self.heads = heads
+        self.place: Tokens = AllTokens()
         self.video = Stream(width=width, heads=heads, mlp_ratio=mlp_ratio)
         self.text_modulation = Modulation(width=width, parts=2)
         self.text_key_value = nn.Linear(width, 2 * width)
         self.text_norm = nn.RMSNorm(width // heads, eps=EPS)
+
+    def split(self, place: Tokens) -> None:
+        """Takes the video tokens from where they are."""
+        self.place = place
 
     def forward(
         self, x_BND: Tensor, text_BLD: Tensor, cond_BD: Tensor, mask_B11M: Tensor, rope_2NP: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Returns video tokens [B, N, D], and the text tokens as they came."""
         shift_v, scale_v, *rest_v = self.video.modulation(cond_BD)
-        q_BHNK, k_BHNK, v_BHNK = self.video.project(modulate(x_BND, shift_v, scale_v))
+        q_BHNK, k_BHNK, v_BHNK = self.place.heads(
+            self.video.project(modulate(x_BND, shift_v, scale_v)), tokens=rope_2NP.shape[1]
+        )
         text = self.text_key_value(modulate(text_BLD, *self.text_modulation(cond_BD)))
         k_BHLK, v_BHLK = (split_heads(part, self.heads) for part in text.chunk(2, dim=-1))
-        k_BHLK = self.text_norm(k_BHLK).to(k_BHNK.dtype)
+        k_BHLK, v_BHLK = self.place.own_heads((self.text_norm(k_BHLK).to(k_BHNK.dtype), v_BHLK))
         gathered_BND = attend(
             rotate(q_BHNK, rope_2NP),
             torch.cat([rotate(k_BHNK, rope_2NP), k_BHLK], dim=2),
             torch.cat([v_BHNK, v_BHLK], dim=2),
             mask_B11M,
         )
+        gathered_BND = self.place.gathered(gathered_BND)
         return self.video.finish(x_BND, gathered_BND, tuple(rest_v)), text_BLD
 
 
@@ -148,18 +172,26 @@ class SingleBlock(nn.Module):
 
     def __init__(self, *, width: int, heads: int, mlp_ratio: int) -> None:
         super().__init__()
+        self.place: Tokens = AllTokens()
         self.modulation = Modulation(width=width, parts=3)
         self.attention = SelfProjection(width=width, heads=heads)
         self.mlp_hidden = nn.Linear(width, mlp_ratio * width)
         self.out = nn.Linear(width + mlp_ratio * width, width)
 
+    def split(self, place: Tokens) -> None:
+        """Takes the video tokens from where they are."""
+        self.place = place
+
     def forward(
-        self, x_BMD: Tensor, cond_BD: Tensor, mask_B11M: Tensor, rope_2MP: Tensor
+        self, x_BMD: Tensor, cond_BD: Tensor, mask_B11M: Tensor, rope_2MP: Tensor, words: int
     ) -> Tensor:
-        """Returns tokens [B, M, D]; the rope's rows for text have angle 0."""
+        """Returns tokens [B, M, D], the last ``words`` are text; their rope has angle 0."""
         shift_B1D, scale_B1D, gate_B1D = self.modulation(cond_BD)
         h_BMD = modulate(x_BMD, shift_B1D, scale_B1D)
-        q_BHMK, k_BHMK, v_BHMK = self.attention(h_BMD)
+        q_BHMK, k_BHMK, v_BHMK = self.place.heads_beside(
+            self.attention(h_BMD), tokens=rope_2MP.shape[1] - words, words=words
+        )
         gathered_BMD = attend(rotate(q_BHMK, rope_2MP), rotate(k_BHMK, rope_2MP), v_BHMK, mask_B11M)
+        gathered_BMD = self.place.gathered_beside(gathered_BMD, words=words)
         hidden = F.gelu(self.mlp_hidden(h_BMD), approximate="tanh")
         return add_gated(x_BMD, gate_B1D, self.out(torch.cat([gathered_BMD, hidden], dim=-1)))

@@ -48,7 +48,7 @@ class Head(Strict):
         before: the piece before; None for the first one.
         start: steps done before it.
         stop: steps done with it.
-        rank, world_size: of the process.
+        rank, world_size: of the process among those that read clips of their own.
     """
 
     before: str | None

@@ -85,8 +85,10 @@ def _workers(stage: Stage) -> str:
     compute = stage.compute
     device = "GPU" if compute.gpus_per_worker else f"{compute.cpus_per_worker} CPU"
     zero = f", ZeRO {compute.zero}" if stage.train and compute.workers else ""
+    sharing = compute.sequence_parallel
+    shared = f", clips shared by {sharing}" if sharing > 1 else ""
     sizes = " or ".join(map(str, stage.legal_ranks)) if stage.train else str(compute.workers)
-    return f"{sizes if compute.workers else 'plain'} x {device}{zero}"
+    return f"{sizes if compute.workers else 'plain'} x {device}{zero}{shared}"
 
 
 def _saves(stage: Stage) -> str:

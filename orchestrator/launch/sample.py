@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from orchestrator.errors import UserError
 from orchestrator.launch.run_folder import open_run
@@ -13,6 +12,7 @@ from orchestrator.recipe.train import Clip
 from orchestrator.train.sampling import Sampler, Videos, load_sampler
 from orchestrator.train.sheets import same_size, sheet, tile
 from orchestrator.train.start import read_start
+from orchestrator.train.token_group import sampling_ranks, token_group
 from orchestrator.train.varied import NO_WISH, Wish, vary
 from orchestrator.train.video import Pixels, write_gif, write_mp4
 
@@ -104,10 +104,11 @@ def sample_run(
     Several prompts also get sheet.mp4, sheet.gif and sheet.png: the first 20 beside each other.
     A batch's files are written as soon as it is done.
     Every clip starts from the first frame of ``wish.image`` or all of ``wish.extend``, if given.
+    Processes that torchrun starts share the tokens of every clip; the first of them writes.
 
     Raises:
-        UserError: if the run is not finished, the folder cannot be written, or the frames cannot
-            be read or taken.
+        UserError: if the run is not finished, the folder cannot be written, the frames cannot be
+            read or taken, or several processes have no tokens to share.
     """
     store, recipe = open_run(uri)
     if recipe.result is None:
@@ -116,9 +117,14 @@ def sample_run(
     if recipe.result.latents is not None:
         start = read_start(recipe.result, image=wish.image, extend=wish.extend)
         wish = replace(wish, image=None, extend=None)  # granted
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    ranks = sampling_ranks(recipe.result)
     sampler = load_sampler(
-        store, recipe, stage=recipe.result.id, distilled=distilled, device=device
+        store,
+        recipe,
+        stage=recipe.result.id,
+        distilled=distilled,
+        device=ranks.device,
+        group=token_group(ranks),
     )
     if wish != NO_WISH:
         sampler = vary(sampler, wish, recipe=recipe)
@@ -130,12 +136,14 @@ def sample_run(
     paths: list[Path] = []
     shown, done = _Shown(sampler), 0
     for made in sampler.batches(prompts, seed=seed, batch=batch_of(clips_of), start=start):
+        if ranks.rank:  # it has helped to make what rank 0 has too
+            continue
         for clip in made[sampler.networks[-1]]:
             paths += _write(clip, out / f"{done:04d}", fps=sampler.fps, npz=npz)
             done += 1
         shown.add(made)
         on_clips(done)
-    return paths + shown.write(prompts, out)
+    return paths if ranks.rank else paths + shown.write(prompts, out)
 
 
 def batch_of(clips: Sequence[Clip]) -> int:

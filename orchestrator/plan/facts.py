@@ -36,6 +36,8 @@ class Network:
         activations: of one clip.
         forward: FLOPs of one clip's forward pass, multiply and add apart.
         recomputed: the part of them that is done twice with activation checkpointing.
+        exchanged: values that GPUs which share a clip would send in its forward pass, all of them
+            together; 0 for a network whose clips cannot be shared.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Network:
     activations: Activations
     forward: float
     recomputed: float
+    exchanged: int = 0
 
     @cached_property
     def parameters(self) -> int:

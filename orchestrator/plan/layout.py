@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from models.sora.dit_config import DiTConfig
 from orchestrator.recipe.stage import Stage
 
 ZERO_STAGES = (0, 1, 2, 3)
@@ -16,9 +17,10 @@ class Layout:
         ranks: GPUs, each a process.
         zero: what is sharded: 0 nothing, 1 masters, moments and EMA, 2 gradients too, 3 weights
             too.
-        micro_batch: clips per GPU per forward.
+        micro_batch: clips per GPU per forward; of GPUs that share tokens, the same ones.
         accumulation: forward passes per GPU per optimizer step.
         checkpointing: whether blocks are recomputed in the backward pass.
+        sharing: GPUs that share the tokens of each clip.
     """
 
     ranks: int
@@ -26,12 +28,14 @@ class Layout:
     micro_batch: int
     accumulation: int
     checkpointing: bool
+    sharing: int = 1
 
     @property
     def name(self) -> str:
         """In one word per part, as tables show it."""
         recompute = ", recompute" if self.checkpointing else ""
-        return f"ZeRO {self.zero}, {self.accumulation} x {self.micro_batch}{recompute}"
+        shared = f" on {self.sharing}" if self.sharing > 1 else ""
+        return f"ZeRO {self.zero}, {self.accumulation} x {self.micro_batch}{shared}{recompute}"
 
 
 def as_written(stage: Stage, *, ranks: int) -> Layout:
@@ -44,6 +48,7 @@ def as_written(stage: Stage, *, ranks: int) -> Layout:
         micro_batch=train.micro_batch,
         accumulation=max(1, stage.accumulation(ranks=ranks)),
         checkpointing=train.checkpointing,
+        sharing=stage.compute.sequence_parallel,
     )
 
 
@@ -51,25 +56,37 @@ def legal_layouts(stage: Stage, *, ranks: int) -> Iterator[Layout]:
     """Every layout that gives each of ``ranks`` GPUs the same number of full passes.
 
     One GPU shards nothing, so there it is ZeRO 0 alone. A batch is what the recipe says, so a
-    layout changes no loss curve; a contrastive batch is one pass of all GPUs.
+    layout changes no loss curve; a contrastive batch is one pass of all GPUs. The heads of a
+    diffusion transformer are split over the GPUs that share a clip.
     """
-    for micro_batch in _micro_batches(stage, ranks=ranks):
-        for zero in ZERO_STAGES if ranks > 1 else (0,):
-            for checkpointing in (False, True):
-                yield Layout(
-                    ranks=ranks,
-                    zero=zero,
-                    micro_batch=micro_batch,
-                    accumulation=stage.training.batch // (micro_batch * ranks),
-                    checkpointing=checkpointing,
-                )
+    for sharing in _groups(stage, ranks=ranks):
+        for micro_batch in _micro_batches(stage, readers=ranks // sharing):
+            for zero in ZERO_STAGES if ranks > 1 else (0,):
+                for checkpointing in (False, True):
+                    yield Layout(
+                        ranks=ranks,
+                        zero=zero,
+                        micro_batch=micro_batch,
+                        accumulation=stage.training.batch * sharing // (micro_batch * ranks),
+                        checkpointing=checkpointing,
+                        sharing=sharing,
+                    )
 
 
-def _micro_batches(stage: Stage, *, ranks: int) -> Iterator[int]:
+def _groups(stage: Stage, *, ranks: int) -> Iterator[int]:
+    yield 1
+    model = stage.training.model
+    if isinstance(model, DiTConfig):
+        for sharing in range(2, min(model.shape.heads, ranks) + 1):
+            if model.shape.heads % sharing == 0 and ranks % sharing == 0:
+                yield sharing
+
+
+def _micro_batches(stage: Stage, *, readers: int) -> Iterator[int]:
     batch = stage.training.batch
-    if batch % ranks:
+    if batch % readers:
         return
-    share = batch // ranks
+    share = batch // readers
     if stage.training.objective.kind == "contrastive":
         yield share
         return
@@ -79,5 +96,12 @@ def _micro_batches(stage: Stage, *, ranks: int) -> Iterator[int]:
 
 
 def legal_ranks(stage: Stage, *, most: int) -> int:
-    """The most GPUs, of ``most``, that split the batch evenly."""
-    return next(ranks for ranks in range(most, 0, -1) if stage.training.batch % ranks == 0)
+    """The most GPUs, of ``most``, that split the batch evenly, sharing clips as the recipe says.
+
+    If they are fewer than share a clip there, as many as split it without.
+    """
+    batch, sharing = stage.training.batch, stage.compute.sequence_parallel
+    for ranks in range(most - most % sharing, 0, -sharing):
+        if batch % (ranks // sharing) == 0:
+            return ranks
+    return next(ranks for ranks in range(most, 0, -1) if batch % ranks == 0)

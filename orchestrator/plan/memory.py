@@ -213,7 +213,7 @@ def _moments(
     everyone = sum(state.rest for state in states)
     for network, state in zip(networks, states, strict=True):
         others = everyone - state.rest
-        clips = layout.micro_batch * (1 + WORKING_SHARE)
+        clips = layout.micro_batch / layout.sharing * (1 + WORKING_SHARE)
         kept = clips * network.activations.peak(checkpointing=layout.checkpointing)
         block = clips * network.activations.block  # the last one to go backward
         for moment, activations in (

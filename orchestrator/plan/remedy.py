@@ -25,6 +25,7 @@ def changes(stage: str, *, old: Layout, new: Layout) -> list[str]:
     """Overrides that turn one layout into another on the same number of GPUs."""
     fields = {
         "compute.zero": (old.zero, new.zero),
+        "compute.sequence_parallel": (old.sharing, new.sharing),
         "train.micro_batch": (old.micro_batch, new.micro_batch),
         "train.checkpointing": (str(old.checkpointing).lower(), str(new.checkpointing).lower()),
     }
@@ -55,7 +56,8 @@ def nearest(
         option = min(near, key=lambda one: one.step.total)
         return Remedy(option, " ".join(changes(stage.id, old=own, new=option.layout)))
     ranks = own.ranks
-    while (ranks := 2 * ranks) <= MOST_RANKS and stage.training.batch % ranks == 0:
+    batch = stage.training.batch * own.sharing  # as many GPUs more as there are clips for groups
+    while (ranks := 2 * ranks) <= MOST_RANKS and batch % ranks == 0:
         option = best(_options(stage, facts, ranks, cluster))
         if option is not None:
             nodes = -(-ranks // cluster.gpus_per_node)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from orchestrator.plan.facts import Passing, Training
+from orchestrator.plan.facts import Network, Passing, Training
 from orchestrator.plan.gpus import Gpu
 from orchestrator.plan.layout import Layout
 from orchestrator.plan.memory import BF16, FP32, LIVE_ELEMENTS
@@ -68,15 +68,20 @@ def step_time(
     takes longer than the passes themselves.
     """
     rate = cluster.gpu.flops_per_s(bf16=bf16, compiled=compiled)
-    one_pass = max(layout.micro_batch * _clip_flops(facts, layout) / rate, _launch_s(facts, layout))
+    clips = layout.micro_batch / layout.sharing  # of a clip that is shared, each computes its part
+    one_pass = max(clips * _clip_flops(facts, layout) / rate, _launch_s(facts, layout))
     compute = layout.accumulation * one_pass
+    exchanged = sum(
+        exchanged_bytes(network, layout, bf16=bf16) for network in facts.networks
+    ) / cluster.link_bytes_per_s(layout.sharing)
     sent = sum(
         sent_bytes(network.parameters, layout, bf16=bf16) for network in facts.networks
     ) / cluster.link_bytes_per_s(layout.ranks)
     owned = facts.parameters / (layout.ranks if layout.zero else 1)
     return StepTime(
         compute=compute,
-        communication=max(NEVER_HIDDEN * sent, sent - compute) if layout.zero == 3 else sent,
+        communication=exchanged
+        + (max(NEVER_HIDDEN * sent, sent - compute) if layout.zero == 3 else sent),
         optimizer=OPTIMIZER_BYTES * owned / (cluster.gpu.bandwidth * 1e9),
     )
 
@@ -112,6 +117,17 @@ def sent_bytes(parameters: int, layout: Layout, *, bf16: bool) -> float:
         case _:
             gathers = 1 if parameters <= LIVE_ELEMENTS else 2
             return ring * layout.accumulation * (gathers * weights + gradients)
+
+
+def exchanged_bytes(network: Network, layout: Layout, *, bf16: bool) -> float:
+    """Bytes that each of the GPUs that share clips sends to the others in one optimizer step.
+
+    Once forward, once backward, and once more where blocks are recomputed. It is waited for: the
+    next layer needs it.
+    """
+    passes = layout.accumulation * (3 if layout.checkpointing else 2)
+    values = layout.micro_batch * network.exchanged / layout.sharing
+    return passes * (BF16 if bf16 else FP32) * values * (layout.sharing - 1) / layout.sharing
 
 
 def passing_time(facts: Passing, *, gpu: Gpu, ranks: int) -> float | None:

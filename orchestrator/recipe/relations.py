@@ -12,6 +12,7 @@ from models.sora.dit_config import DiTConfig
 from models.text.pair_config import SmallPairConfig
 from orchestrator.recipe.chain import Stages, chain, makes_clips, upsampling
 from orchestrator.recipe.fits import check_geometry, check_patches, check_step, check_train
+from orchestrator.recipe.sharing import check_sharing
 from orchestrator.recipe.stage import Stage
 
 # A network may begin with one that lacks these: fresh, they change nothing.
@@ -33,6 +34,8 @@ def check_stage(stage: Stage, stages: Stages, *, has_pretrained_pair: bool) -> N
         _expect(stages, stage.encode.autoencoder, AutoencoderConfig, f"{_name(stage)}.autoencoder")
     if stage.evaluate is not None:
         _check_evaluate(stage, stages)
+    if stage.compute.sequence_parallel > 1:
+        check_sharing(stage)
     if stage.train is None:
         return
     try:

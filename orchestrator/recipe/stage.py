@@ -90,14 +90,18 @@ class Stage(Strict):
 
     def accumulation(self, *, ranks: int) -> int:
         """Forward passes per optimizer step on each of ``ranks`` ranks of a training stage."""
-        return self.training.batch // (self.training.micro_batch * ranks)
+        readers = max(1, ranks // self.compute.sequence_parallel)
+        return self.training.batch // (self.training.micro_batch * readers)
 
     def splits_over(self, ranks: int) -> bool:
         """Whether ``ranks`` ranks may train this stage: each gets the same number of full passes.
 
-        A contrastive batch is compared as a whole, so it is exactly one pass of all ranks.
+        Ranks that share tokens pass through the same clips. A contrastive batch is compared as a
+        whole, so it is exactly one pass of all ranks.
         """
-        clips = self.training.micro_batch * ranks
+        if ranks % self.compute.sequence_parallel:
+            return False
+        clips = self.training.micro_batch * (ranks // self.compute.sequence_parallel)
         if isinstance(self.training.objective, ContrastiveConfig):
             return self.training.batch == clips
         return self.training.batch % clips == 0
@@ -137,15 +141,22 @@ class Stage(Strict):
         for name, ranks in self._bounds():
             if self.splits_over(ranks):
                 continue
-            clips = self.train.micro_batch * ranks
+            sharing = self.compute.sequence_parallel
+            if ranks % sharing:
+                raise ValueError(
+                    f"compute.{name}={getattr(self.compute, name)}, wanted a multiple of "
+                    f"compute.sequence_parallel={sharing}"
+                )
+            clips = self.train.micro_batch * (ranks // sharing)
             if isinstance(self.train.objective, ContrastiveConfig):
                 raise ValueError(
                     f"train.batch={self.train.batch} with micro_batch*{name}={clips}: captions "
                     "and pictures of a whole batch are compared, wanted the same number"
                 )
             raise ValueError(
-                f"train.batch={self.train.batch} is not a multiple of "
-                f"micro_batch*{name}={self.train.micro_batch}*{ranks}={clips}"
+                f"train.batch={self.train.batch} is not a multiple of micro_batch*{name}"
+                f"{'' if sharing == 1 else '/sequence_parallel'}={self.train.micro_batch}*{ranks}"
+                f"{'' if sharing == 1 else f'/{sharing}'}={clips}"
             )
         return self
 

@@ -138,6 +138,7 @@ class Compute(Strict):
     gpus_per_worker: Literal[0, 1] = 0
     cpus_per_worker: PositiveInt = 1
     zero: Literal[0, 1, 2, 3] = 1
+    sequence_parallel: PositiveInt = 1  # ranks that share the tokens of each clip; of a video_dit
     min_workers: PositiveInt | None = None  # the gang may shrink to this; default: workers
     hang_after_s: PositiveFloat = 600.0  # in one step, then a gang on Ray is started again
 

@@ -58,9 +58,14 @@ class Audit:
         return self._named[0]
 
     def copy(self) -> dict[str, bytes]:
-        """This rank's part of the piece that was named last, by its key in the run's folder."""
+        """This rank's part of the piece that was named last, by its key in the run's folder.
+
+        Of ranks that share the tokens of their clips, the first puts them down for all.
+        """
+        if not self._ranks.is_first_reader:
+            return {}
         name, step = self._named
-        rank, world_size = self._ranks.rank, self._ranks.world_size
+        rank, world_size = self._ranks.reader, self._ranks.readers
         head = Head(
             before=self._before,
             start=self._start,

@@ -53,7 +53,7 @@ def row_of(refusal: Refusal, *, ranks: Ranks) -> Row:
         },
         "keys": refusal.keys,
     }
-    everyone = gather_json(mine, device=ranks.device)
+    everyone = ranks.of_readers(gather_json(mine, device=ranks.device))
     losses = [one["losses"] for one in everyone]
     is_finite = all(isinstance(loss, float) for one in losses for loss in one.values())
     reason = "spike" if refusal.is_spike else "gradient" if is_finite else "loss"

@@ -6,6 +6,7 @@ Each function counts one clip and remembers what it found: a student is its teac
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from math import prod
 from typing import TypeVar
 
 import torch
@@ -149,7 +150,7 @@ def dit(
     )
     words = _tokens(text) if own else _states(text.max_length, text_width(text))
     condition = Condition(latents_BCTHW=_empty(1, *latents), mask_B1THW=_empty(1, 1, *latents[1:]))
-    return _counted(
+    found = _counted(
         "denoiser",
         module,
         _empty(1, *latents),
@@ -160,6 +161,9 @@ def dit(
         bf16=bf16,
         device=device,
     )
+    tokens = prod(latents[1:]) // prod(config.patch)
+    # Of each block queries, keys, values and what they gathered; text is small beside them.
+    return replace(found, exchanged=4 * len(module.dit.blocks()) * tokens * config.shape.width)
 
 
 @_remembered

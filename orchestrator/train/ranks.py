@@ -2,8 +2,10 @@
 
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -11,17 +13,42 @@ from torch import Tensor
 
 from orchestrator.train.loopback import HOST, LOOPBACK
 
+T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where this process stands among its peers."""
+    """Where this process stands among its peers.
+
+    Ranks of a group (the first ``sharing`` of them, the next, ...) share the tokens of every clip:
+    for all that is about clips a group counts as one reader.
+    """
 
     rank: int
     world_size: int
     local_rank: int
     device: torch.device
+    sharing: int = 1
+
+    @property
+    def reader(self) -> int:
+        """Which group this rank is in; its own number where nothing is shared."""
+        return self.rank // self.sharing
+
+    @property
+    def readers(self) -> int:
+        """Groups, each of which reads clips of its own."""
+        return self.world_size // self.sharing
+
+    @property
+    def is_first_reader(self) -> bool:
+        """Whether this rank speaks for its group."""
+        return self.rank % self.sharing == 0
+
+    def of_readers(self, everyone: Sequence[T]) -> list[T]:
+        """One value of each group, out of every rank's."""
+        return list(everyone[:: self.sharing])
 
     def agree(self, number: int, flag: bool) -> tuple[int, bool]:
         """The largest number of all ranks, and whether every rank's flag is set, on every rank."""
@@ -47,11 +74,15 @@ class Ranks:
             dist.barrier()
 
 
-def join(*, gpus: int) -> Ranks:
+def join(*, gpus: int, sharing: int = 1) -> Ranks:
     """Joins the process group that RANK, WORLD_SIZE and MASTER_* describe, or finds it joined.
 
     A process with no such environment is a gang of one, with a group of its own: DeepSpeed wants
     one even then. A gang that is all on this machine listens on loopback only.
+
+    Args:
+        gpus: of this process.
+        sharing: ranks that share the tokens of a clip.
     """
     rank = int(os.environ.get("RANK", "0"))
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -72,7 +103,9 @@ def join(*, gpus: int) -> Ranks:
             os.environ.update(LOOPBACK)
             store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
             dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=TIMEOUT)
-    return Ranks(rank=rank, world_size=world_size, local_rank=local_rank, device=device)
+    return Ranks(
+        rank=rank, world_size=world_size, local_rank=local_rank, device=device, sharing=sharing
+    )
 
 
 def _loopback_store(rank: int, *, world_size: int) -> dist.Store | None:  # pyright: ignore[reportPrivateImportUsage]

@@ -53,7 +53,7 @@ class RunState:
         return {
             "stream": self.stream.state_dict(),
             "step": step.number,
-            "windows": gather_json(window.state(), device=self.ranks.device),
+            "windows": self.ranks.of_readers(gather_json(window.state(), device=self.ranks.device)),
             "recorder": self.recorder.state_dict(),
             "metrics": self.metrics,
             "health": self.care.monitor.state_dict(),
@@ -102,8 +102,8 @@ class RunState:
         self.metrics = found.get("metrics", {})
         return restore_window(
             found.get("windows", ()),
-            rank=self.ranks.rank,
-            world_size=self.ranks.world_size,
+            rank=self.ranks.reader,
+            world_size=self.ranks.readers,
             device=self.ranks.device,
         )
 

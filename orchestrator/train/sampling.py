@@ -10,6 +10,7 @@ from torch import Tensor
 from models.cascade.chain import Cascade
 from models.cascade.link import Link
 from models.cascade.varied import VariedCascade
+from models.nn.sequence import TokenGroup
 from models.sora.sample import SoraChain
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
@@ -119,9 +120,24 @@ class Sampler:
 
 
 def load_sampler(
-    store: Store, recipe: Recipe, *, stage: str, distilled: bool, device: torch.device
+    store: Store,
+    recipe: Recipe,
+    *,
+    stage: str,
+    distilled: bool,
+    device: torch.device,
+    group: TokenGroup | None = None,
 ) -> Sampler:
     """Everything between a prompt and the clips of a stage, from a finished run.
+
+    Args:
+        store: the run's folder.
+        recipe: the run's recipe.
+        stage: whose clips are wanted.
+        distilled: takes the last student of each network of a cascade.
+        device: where to sample.
+        group: the ranks that share the tokens of a diffusion transformer, if any do: each of them
+            makes all clips, with the others.
 
     Raises:
         UserError: if a stage has not finished.
@@ -129,8 +145,11 @@ def load_sampler(
     spec = recipe.stage(stage)
     if spec.latents is not None:
         chain = load_chain(store, recipe, stage=stage, device=device)
+        if group is not None:
+            chain.dit.share_tokens(group)
         rates = (spec.training.clip.fps,)
         return Sampler(chain=chain, networks=(stage,), stage=spec, rates=rates)
+    assert group is None
     cascade = load_cascade(store, recipe, last=stage, distilled=distilled, device=device)
     links = recipe.chain(stage, distilled=distilled)
     return Sampler(

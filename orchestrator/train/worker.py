@@ -17,6 +17,7 @@ from orchestrator.train.ranks import Ranks, join
 from orchestrator.train.session import Session
 from orchestrator.train.sources import open_stream
 from orchestrator.train.tasks.build import build_task
+from orchestrator.train.token_group import token_group
 
 
 def run(job: StageJob, *, hooks: Hooks) -> StageResult:
@@ -30,7 +31,7 @@ def run(job: StageJob, *, hooks: Hooks) -> StageResult:
     """
     compute = job.spec.compute
     torch.set_num_threads(compute.cpus_per_worker)
-    ranks = join(gpus=compute.gpus_per_worker)
+    ranks = join(gpus=compute.gpus_per_worker, sharing=compute.sequence_parallel)
     with taking_pulse(hooks, job=job, ranks=ranks) as pulse:
         return _train(job, ranks=ranks, hooks=hooks, pulse=pulse)
 
@@ -41,9 +42,11 @@ def _train(job: StageJob, *, ranks: Ranks, hooks: Hooks, pulse: Pulse) -> StageR
         raise UserError(
             f"stages.{stage.id}.train.batch={train.batch} does not split over "
             f"{ranks.world_size} ranks of micro_batch={train.micro_batch}"
+            + (f" with sequence_parallel={ranks.sharing}" if ranks.sharing > 1 else "")
         )
     store = open_store(job.run)
-    task = build_task(job.recipe, stage, store=store, device=ranks.device)
+    group = token_group(ranks)
+    task = build_task(job.recipe, stage, store=store, device=ranks.device, group=group)
     apply_memory_and_speed(task.blocks(), checkpointing=train.checkpointing, compile=train.compile)
     engines = build_engines(
         stage,

@@ -1,6 +1,7 @@
 """The blocks one by one: identity when fresh, the formula, compiled and checkpointed."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ WIDTH, HEADS, TOKENS, WORDS = 32, 2, 12, 5
 every_fusion = pytest.mark.parametrize("config", FUSIONS.values(), ids=FUSIONS)
 
 
-def inputs(block: nn.Module, *, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
+def inputs(block: nn.Module, *, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
     """Positional arguments of a block's forward."""
     generator = torch.Generator().manual_seed(0)
 
@@ -32,11 +33,11 @@ def inputs(block: nn.Module, *, dtype: torch.dtype = torch.float32) -> tuple[Ten
         return x_BND, cond_BD, text_BLD, mask_BL[:, None, None], rope
     if isinstance(block, SingleBlock):
         rope = rope_table(grid, axes=axes, theta=1e4, device=x_BND.device, unrotated=WORDS)
-        return torch.cat([x_BND, text_BLD], dim=1), cond_BD, mask_BM[:, None, None], rope
+        return torch.cat([x_BND, text_BLD], dim=1), cond_BD, mask_BM[:, None, None], rope, WORDS
     return x_BND, text_BLD, cond_BD, mask_BM[:, None, None], rope
 
 
-def outputs(block: Callable[..., object], args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def outputs(block: Callable[..., object], args: tuple[Any, ...]) -> tuple[Tensor, ...]:
     out = block(*args)
     return out if isinstance(out, tuple) else (out,)  # pyright: ignore
 
@@ -78,7 +79,7 @@ def test_cross_block_is_the_formula() -> None:
 def test_single_block_is_the_formula() -> None:
     torch.manual_seed(0)
     block = SingleBlock(width=WIDTH, heads=HEADS, mlp_ratio=4).double()
-    x, cond, mask, rope = inputs(block, dtype=torch.float64)
+    x, cond, mask, rope, words = inputs(block, dtype=torch.float64)
     parts = block.modulation.linear(cond * torch.sigmoid(cond))
     shift, scale, gate = parts[:, None].chunk(3, dim=-1)
     h = norm(x) * (1 + scale) + shift
@@ -91,7 +92,7 @@ def test_single_block_is_the_formula() -> None:
     u = block.mlp_hidden(h)
     u = 0.5 * u * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (u + 0.044715 * u**3)))
     expected = x + gate * block.out(torch.cat([gathered, u], dim=-1))
-    torch.testing.assert_close(block(x, cond, mask, rope), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(block(x, cond, mask, rope, words), expected, rtol=0, atol=1e-12)
 
 
 def test_streams_of_a_dual_block_have_their_own_weights() -> None:
@@ -138,9 +139,12 @@ def test_checkpointed_blocks_give_the_same_bits(config: DiTConfig) -> None:
     assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
 
 
-def with_gradients(block: nn.Module, args: tuple[Tensor, ...]) -> list[Tensor]:
+def with_gradients(block: nn.Module, args: tuple[Any, ...]) -> list[Tensor]:
     """Outputs and the gradients of all weights and of the tokens."""
-    args = tuple(a.clone().requires_grad_(a.is_floating_point()) for a in args)
+    args = tuple(
+        a.clone().requires_grad_(a.is_floating_point()) if isinstance(a, Tensor) else a
+        for a in args
+    )
     out = outputs(block, args)
     block.zero_grad()
     sum(one.square().mean() for one in out).backward()  # pyright: ignore

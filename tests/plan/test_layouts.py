@@ -14,7 +14,7 @@ from orchestrator.plan.memory import engine_state, memory
 from orchestrator.plan.plan import RunPlan, make_plan
 from orchestrator.plan.remedy import nearest
 from orchestrator.plan.schedule import schedule
-from orchestrator.plan.timing import Cluster, sent_bytes, step_time
+from orchestrator.plan.timing import Cluster, exchanged_bytes, sent_bytes, step_time
 from orchestrator.recipe.load import load_recipe
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
@@ -23,6 +23,7 @@ JOBS = Path(__file__).parents[2] / "jobs"
 TABLE = load_gpus()
 H100 = Cluster(name="H100", gpu=TABLE["H100"], gpus_per_node=8)
 BILLION = 10**9
+ONE_HEAD = "train.model.heads=1"  # no clip can be shared
 
 
 def debug(*overrides: str) -> Recipe:
@@ -56,15 +57,57 @@ def layout(zero: int, *, ranks: int = 8, accumulation: int = 1) -> Layout:
 def test_every_layout_splits_the_batch_into_full_passes() -> None:
     stage = dit("train.batch=48", "train.micro_batch=1")
     found = list(legal_layouts(stage, ranks=8))
-    assert len(found) == len(set(found)) == 4 * 4 * 2  # micro-batches 1, 2, 3, 6
+    # 6, 12 and 24 clips for each of 8, 4 and 2 groups, in micro-batches that divide them.
+    assert len(found) == len(set(found)) == (4 + 6 + 8) * 4 * 2
     for one in found:
-        assert one.micro_batch * one.accumulation * one.ranks == 48
+        assert one.micro_batch * one.accumulation * one.ranks == 48 * one.sharing
 
 
 def test_a_batch_that_does_not_split_has_no_layout() -> None:
-    stage = dit("train.batch=48", "train.micro_batch=1")
+    stage = dit("train.batch=48", "train.micro_batch=1", ONE_HEAD)
     assert list(legal_layouts(stage, ranks=32)) == []
     assert legal_ranks(stage, most=32) == 24
+
+
+def test_clips_are_shared_by_as_many_gpus_as_split_the_heads() -> None:
+    stage = dit("train.batch=48", "train.micro_batch=1")
+    assert stage.training.dit.shape.heads == 4
+    assert {one.sharing for one in legal_layouts(stage, ranks=24)} == {1, 2, 4}
+    assert {one.sharing for one in legal_layouts(stage, ranks=6)} == {1, 2}
+    other = debug().stage("autoencoder")
+    assert {one.sharing for one in legal_layouts(other, ranks=2)} == {1}
+
+
+def test_a_recipe_that_shares_clips_takes_more_gpus_than_it_has_clips() -> None:
+    stage = dit("train.batch=16", "compute.workers=4", "compute.sequence_parallel=4")
+    assert legal_ranks(stage, most=100) == 64
+    assert legal_ranks(stage, most=3) == 2
+
+
+def test_a_shared_clip_is_a_part_on_each_gpu_and_has_to_be_exchanged() -> None:
+    (network,) = facts(clip_gib=80.0).networks
+    found = replace(facts(), networks=(replace(network, exchanged=BILLION),))
+    alone = replace(layout(2), accumulation=2)
+    shared = replace(alone, sharing=4, accumulation=8)
+    kept = [memory(found, one, bf16=True).activations for one in (alone, shared)]
+    assert kept[1] == pytest.approx(kept[0] / 4)
+    steps = [
+        step_time(found, one, cluster=H100, bf16=True, compiled=False) for one in (alone, shared)
+    ]
+    assert steps[1].compute == pytest.approx(steps[0].compute)
+    # A quarter of the values, three quarters of that to others, forward and backward, eight times.
+    assert exchanged_bytes(found.networks[0], shared, bf16=True) == 8 * 2 * 2 * BILLION * 3 / 16
+    assert steps[1].communication > steps[0].communication
+    assert exchanged_bytes(found.networks[0], alone, bf16=True) == 0
+
+
+def test_clips_are_shared_where_not_even_one_fits() -> None:
+    stage = dit("train.batch=8", "train.micro_batch=1", "train.checkpointing=true")
+    long = facts(clip_gib=1600.0)  # a tenth of it with recomputation
+    own = written(stage, long, ranks=8, cluster=H100)
+    found = nearest(stage, long, own=own.layout, cluster=H100, table=TABLE)
+    assert found is not None
+    assert found.text == "--set stages.dit.compute.sequence_parallel=4"
 
 
 def test_one_gpu_shards_nothing() -> None:
@@ -117,7 +160,7 @@ def test_what_is_sent_is_what_the_engines_send() -> None:
 
 
 def test_the_best_layout_is_the_fastest_that_fits() -> None:
-    stage = dit("train.batch=64", "train.precision=bf16")
+    stage = dit("train.batch=64", "train.precision=bf16", ONE_HEAD)
     found = options(stage, facts(clip_gib=60.0), ranks=8, cluster=H100)
     chosen = best(found)
     assert chosen is not None
@@ -153,7 +196,7 @@ def test_the_nearest_change_is_one_field_if_that_is_enough(
 
 
 def test_more_gpus_or_larger_ones_are_the_next_resort() -> None:
-    stage = dit("train.batch=64", "train.precision=bf16")
+    stage = dit("train.batch=64", "train.precision=bf16", ONE_HEAD)
     big = facts(weights=20 * BILLION, clip_gib=0.1)
     own = layout(3, ranks=2)
     found = nearest(stage, big, own=own, cluster=H100, table=TABLE)

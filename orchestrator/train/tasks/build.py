@@ -4,6 +4,7 @@ import torch
 
 from models.diffusion.objective import build_objective
 from models.make_a_video.prior_config import PriorConfig
+from models.nn.sequence import TokenGroup
 from models.nn.unet_config import UNetConfig
 from models.sora.autoencoder_config import AutoencoderConfig
 from models.sora.dit_config import DiTConfig
@@ -26,9 +27,27 @@ from orchestrator.train.views import reads_pictures
 from orchestrator.train.weights import read_weights
 
 
-def build_task(recipe: Recipe, stage: Stage, *, store: Store, device: torch.device) -> Task:
-    """Networks with their initial weights, the same on every rank: fresh, or of another stage."""
+def build_task(
+    recipe: Recipe,
+    stage: Stage,
+    *,
+    store: Store,
+    device: torch.device,
+    group: TokenGroup | None = None,
+) -> Task:
+    """Networks with their initial weights, the same on every rank: fresh, or of another stage.
+
+    Args:
+        recipe: the whole recipe.
+        stage: what is trained.
+        store: the run's folder.
+        device: of this rank.
+        group: the ranks that share the tokens of a diffusion transformer, if any do.
+    """
     task = _fresh(recipe, stage, store=store, device=device)
+    if group is not None:
+        assert isinstance(task, DiffusionTask)
+        task.share_tokens(group)
     if stage.begins_with is not None:
         task.start_from(read_weights(store, stage=stage.begins_with), stage=stage.begins_with)
     return task

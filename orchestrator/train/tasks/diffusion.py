@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.diffusion.objective import build_objective
+from models.nn.sequence import TokenGroup
 from models.sora.autoencoder_config import AutoencoderConfig
 from models.sora.dit import Condition
 from models.sora.flops import dit_flops
@@ -53,6 +54,10 @@ class DiffusionTask:
         self.networks: dict[str, nn.Module] = {DENOISER: self._denoiser}
         self._autoencoder = autoencoder
         self._text_tokens = _typical_tokens(recipe, text, frozen)
+
+    def share_tokens(self, group: TokenGroup) -> None:
+        """From now on the ranks of a group compute each clip together."""
+        self._denoiser.dit.share_tokens(group)
 
     def work(self, bucket: Bucket) -> Work:
         """The transformer's, with a caption of typical length."""
