@@ -1,13 +1,10 @@
-"""Chains of tasks on Ray Data: each is a row, taken by whichever process is free. Imports Ray."""
+"""Chains of tasks on Ray: each is a Ray task, taken by whichever process is free. Imports Ray."""
 
-import logging
-import warnings
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import ray
-import ray.data
-from ray.exceptions import RayError
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, WorkerCrashedError
 
 from orchestrator.data.prepare.executors import OnDone, answered
 from orchestrator.data.prepare.tasks import Chain, Task
@@ -21,6 +18,9 @@ _ENV = {  # a process does one task at a time, with one thread
     "PYTHONWARNINGS": "ignore",
 }
 _RETRIES = 1  # of a chain whose process died
+_DIED = (WorkerCrashedError, OutOfMemoryError, NodeDiedError)
+_AHEAD = 1000  # chains that Ray knows of: what an autoscaler asks nodes for
+_LOOK_S = 1.0
 
 
 class OnRay:
@@ -38,36 +38,35 @@ class OnRay:
         self._look = look
         self._private = private
         self._workers = workers
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
-        context.max_errored_blocks = -1  # a process that died; what tasks raise comes as JSON
-        _hush()
 
     def run(self, chains: Sequence[Chain], *, on_done: OnDone) -> list[Chain]:
         """All chains, several at once."""
         needs = chains[0][0]
         self._check_room(needs)
-        rows = [
-            {"number": number, "tasks": [task.to_json() for task in chain]}
-            for number, chain in enumerate(chains)
-        ]
-        left = dict(enumerate(chains))
+        do = ray.remote(work).options(
+            name=f"prepare {needs.step}",
+            num_cpus=needs.cpus,
+            num_gpus=needs.gpus or None,
+            max_retries=_RETRIES,
+            runtime_env={"env_vars": _ENV},
+        )
+        waiting, under_way = deque(chains), dict[ray.ObjectRef[str], Chain]()
+        died: list[Chain] = []
         try:
-            with warnings.catch_warnings():
-                # Ray 2.64 is to know no max_retries here; Ray is pinned, and has no other way yet.
-                warnings.simplefilter("ignore")
-                done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-                    _work,
-                    compute=ray.data.TaskPoolStrategy(size=self._workers),
-                    num_cpus=needs.cpus,
-                    num_gpus=needs.gpus or None,
-                    max_retries=_RETRIES,
-                    runtime_env={"env_vars": _ENV},
-                )
-            for row in done.iter_rows():
-                answered(row["answer"])
-                on_done(left.pop(row["number"]))
+            while waiting or under_way:
+                while waiting and len(under_way) < (self._workers or _AHEAD):
+                    chain = waiting.popleft()
+                    under_way[do.remote([task.to_json() for task in chain])] = chain
+                ended, _ = ray.wait(list(under_way), timeout=_LOOK_S)
+                for ref in ended:
+                    chain = under_way.pop(ref)
+                    try:
+                        answer = ray.get(ref)
+                    except _DIED:
+                        died.append(chain)
+                        continue
+                    answered(answer)
+                    on_done(chain)
                 self._look()
         except (RayError, ConnectionError) as error:
             line = str(error).strip().splitlines()[0]
@@ -75,7 +74,7 @@ class OnRay:
                 f"lost Ray: {type(error).__name__}: {line}; start the same command again, it goes "
                 "on with what is done"
             ) from None
-        return list(left.values())
+        return died
 
     def _check_room(self, task: Task) -> None:
         """A task that fits no node would wait for ever."""
@@ -88,15 +87,3 @@ class OnRay:
                     f"{task.step}: wanted {wanted:g} {what}, this machine has "
                     f"{has.get(what, 0):g}; a cluster that has more is named by RAY_ADDRESS"
                 )
-
-
-def _work(row: dict[str, Any]) -> dict[str, Any]:
-    return {"number": row["number"], "answer": work(row["tasks"])}
-
-
-def _hush() -> None:
-    """Ray Data tells of every process that died on the terminal; its log file has it, too."""
-    logger = logging.getLogger("ray.data")
-    for handler in list(logger.handlers):
-        if isinstance(handler, logging.StreamHandler):
-            logger.removeHandler(handler)
