@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from models.config import Strict
-from orchestrator.recipe.fields import Size, Slug, Uri
+from orchestrator.recipe.fields import Size, Slug
 
 TRAIN, EVAL, IMAGES = "train", "eval", "images"
 MIX = "mix"
@@ -49,7 +49,7 @@ class Digits(Strict):
 class Source(Strict):
     """Indexed shards at ``uri``; with ``digits`` they are written there on first use."""
 
-    uri: Uri = Field(min_length=1)
+    uri: str = Field(min_length=1)
     digits: Digits | None = None
 
 

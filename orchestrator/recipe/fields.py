@@ -2,9 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
-
-from orchestrator.redact import holds_secret, redact
+from pydantic import BeforeValidator, Field
 
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=80)]
 """A name that is safe in a path, an object key and an MLflow tag."""
@@ -14,19 +12,6 @@ Size = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 """A probability or a part of a whole."""
-
-
-def _without_secret(uri: str) -> str:
-    if holds_secret(uri):
-        raise ValueError(
-            f"seen {redact(uri)}, wanted it without a password or token: those belong into the "
-            "environment (AWS_ACCESS_KEY_ID, MLFLOW_TRACKING_PASSWORD)"
-        )
-    return uri
-
-
-Uri = Annotated[str, AfterValidator(_without_secret)]
-"""A place. Recipes are stored and shown, so what opens it is not in its name."""
 
 
 def _steps_or_auto(value: object) -> object:

@@ -12,6 +12,7 @@ from orchestrator.errors import UserError
 from orchestrator.recipe.distill import complete
 from orchestrator.recipe.named_files import perceptual_files
 from orchestrator.recipe.recipe import Recipe
+from orchestrator.recipe.refusals import refuse_secrets
 from orchestrator.recipe.tree import Tree
 from orchestrator.recipe.yaml_file import apply_override, in_one_line, read_tree
 
@@ -41,6 +42,7 @@ def read_recipe(path: str | Path, *, overrides: Sequence[str] = ()) -> Recipe:
 
 def parse_recipe(tree: Tree, *, origin: str) -> Recipe:
     """Validates a recipe given as a plain tree; ``origin`` names it in errors."""
+    refuse_secrets(tree, origin=origin)
     try:
         return Recipe.model_validate_json(json.dumps(complete(tree)))
     except ValidationError as error:

@@ -20,6 +20,7 @@ from pydantic import (
 from models.config import Strict
 from orchestrator.errors import UserError
 from orchestrator.recipe.fields import Share, Size, Slug
+from orchestrator.recipe.refusals import refuse_secrets
 from orchestrator.recipe.tree import Tree, is_mapping
 from orchestrator.recipe.yaml_file import apply_override, in_one_line, read_tree
 
@@ -215,6 +216,7 @@ def load_prepare(path: Path | None, *, overrides: Sequence[str] = ()) -> Prepare
     origin = "prepare" if path is None else str(path)
     for override in overrides:
         apply_override(tree, override)
+    refuse_secrets(tree, origin=origin)  # it is kept beside the shards
     try:
         return Prepare.model_validate_json(json.dumps(tree))
     except ValidationError as error:

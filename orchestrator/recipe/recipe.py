@@ -11,7 +11,7 @@ from models.text.config import Byt5Config, TextConfig
 from models.text.pair_config import PretrainedPairConfig
 from orchestrator.recipe.chain import chain, makes_clips, result_stage
 from orchestrator.recipe.data import EVAL, IMAGES, TRAIN, Data
-from orchestrator.recipe.fields import Slug, Uri
+from orchestrator.recipe.fields import Slug
 from orchestrator.recipe.price import Price
 from orchestrator.recipe.relations import check_stage
 from orchestrator.recipe.stage import Evaluate, Stage
@@ -20,7 +20,7 @@ from orchestrator.recipe.stage import Evaluate, Stage
 class Tracking(Strict):
     """Where MLflow keeps the run."""
 
-    uri: Uri = "sqlite:///runs/mlflow.db"
+    uri: str = "sqlite:///runs/mlflow.db"
     experiment: str = "rushes"
 
 
@@ -30,7 +30,7 @@ class Recipe(Strict):
     version: Literal[1]
     name: Slug
     seed: NonNegativeInt = 0
-    runs: Uri = "runs"  # a folder, or s3://bucket/prefix
+    runs: str = "runs"  # a folder, or s3://bucket/prefix
     data: Data
     text: Annotated[TextConfig, Field(discriminator="kind")] = Byt5Config()
     pair: PretrainedPairConfig | None = None  # for networks of image embeddings; or a stage

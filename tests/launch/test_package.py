@@ -48,6 +48,7 @@ def test_the_package_holds_code_and_the_recipe_only(tmp_path: Path) -> None:
     found = listed(tmp_path)
     assert {"orchestrator/__main__.py", "jobs/sora_debug.yaml"} <= names(found)
     assert {Path(name).parts[0] for name in names(found)} == {"orchestrator", "models", "jobs"}
+    assert found.left_out == ()  # none of our own files is called like a secret
     assert not [name for name in names(found) if Path(name).suffix in (".pyc", ".md")]
     target = tmp_path / "target"
     found.copy_to(target)

@@ -27,6 +27,9 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("runs", f"s3://me:{SECRET}@films/runs"),
         ("data.train.uri", f"az://films/clips?sig={SECRET}"),
         ("data.eval", f"s3://me:{SECRET}@films/clips"),
+        ("data.cache_dir", f"s3://me:{SECRET}@films/cache"),
+        ("tracking.experiment", f"films of https://{SECRET}@films.example.com"),
+        ("stages.dit.train.preview.prompts", f"[https://films/a?token={SECRET}]"),
     ],
 )
 @pytest.mark.parametrize(
@@ -68,6 +71,17 @@ def test_a_place_with_a_secret_is_refused(
     code, out, err = rushes(capsys, *command, place)
     assert code == 2
     assert "wanted credentials in the environment" in err
+    assert SECRET not in out + err
+    assert not list(own_folder.iterdir())
+
+
+def test_a_configuration_of_clips_with_a_secret_is_refused(
+    capsys: pytest.CaptureFixture[str], own_folder: Path
+) -> None:
+    model = f"[{{use: a:B, options: {{url: 'http://me:{SECRET}@captions:8000'}}}}]"
+    code, out, err = rushes(capsys, "prepare", "clips", "shards", "--set", f"captioners={model}")
+    assert code == 2
+    assert "captioners.0.options.url: seen http://***@captions:8000, wanted it without" in err
     assert SECRET not in out + err
     assert not list(own_folder.iterdir())
 
