@@ -4,15 +4,19 @@ import os
 import re
 
 _HIDDEN = "***"
-# Up to the last @, as databases' drivers read it: a password may hold slashes. A port is none.
-_PASSWORD = re.compile(r"(?<=://)[^\s/@:\"']*:(?!\d+/)[^\s\"']*@")
+# Up to the last @, as databases' drivers read it: a password may hold slashes and apostrophes. A
+# port is none.
+_PASSWORD = re.compile(r"(?<=://)[^\s/@:\"']*:(?!\d+/)[^\s\"]*@")
 _WEB_USER = re.compile(r"(https?://)[^\s/@\"']+@")  # there a token may be all that there is
 _QUERY = re.compile(
     r"([?&;](?:[\w.%-]*(?:passw|pwd|secret|token|credential|signature|api_?key|access_?key)[\w.%-]*"
     r"|sig|key)=)[^\s&;#\"']+",
     re.IGNORECASE,
 )
-_VARIABLE = re.compile(r"(?:PASSWORD|PASSWD|SECRET|TOKEN|_KEY|CONNECTION_STRING)$")
+_NAME = r"(?:PASSWORD|PASSWD|_PASS|_PWD|SECRET|TOKEN|_KEY|APIKEY|CONNECTION_STRING)"
+_VARIABLE = re.compile(_NAME + "$")
+# As a shell takes it; of ``NAME=$OTHER`` nothing is told.
+_ASSIGNED = re.compile(rf"(\b[A-Z0-9_]*{_NAME}=)(?!\$)[\"']?[^\s;\"']+[\"']?")
 _LEAST_CHARS = 8  # a shorter value may be a word that has nothing to do with it
 
 
@@ -24,14 +28,20 @@ def holds_secret(uri: str) -> bool:
     return "://" in uri and any(one.search(uri) for one in (_PASSWORD, _WEB_USER, _QUERY))
 
 
+def assigns_secret(text: str) -> bool:
+    """True where a variable that is called a secret gets a value: ``export HF_TOKEN=hf_...``."""
+    return _ASSIGNED.search(text) is not None
+
+
 def redact(text: str) -> str:
-    """The text with ``***`` where a URI in it holds a secret.
+    """The text with ``***`` where a URI in it holds a secret, or a variable gets one.
 
     The values of environment variables that are called a secret (``..._PASSWORD``,
     ``AWS_SECRET_ACCESS_KEY``, ``HF_TOKEN``) are taken out too, wherever they stand.
     """
     for value in _values():
         text = text.replace(value, _HIDDEN)
+    text = _ASSIGNED.sub(rf"\1{_HIDDEN}", text)
     text = _PASSWORD.sub(f"{_HIDDEN}@", text)
     text = _WEB_USER.sub(rf"\1{_HIDDEN}@", text)
     return _QUERY.sub(rf"\1{_HIDDEN}", text)

@@ -7,7 +7,7 @@ from pathlib import Path
 from orchestrator.errors import UserError
 from orchestrator.launch.places import run_uri
 from orchestrator.recipe.recipe import Recipe
-from orchestrator.redact import holds_secret
+from orchestrator.redact import assigns_secret, holds_secret
 from orchestrator.storage.uri import FILE_SCHEMES, resolve, scheme_of
 from orchestrator.tracking.target import is_relative, resolve_target
 
@@ -23,7 +23,7 @@ def absolute_places(recipe: Recipe, *, run: str | None) -> dict[str, str]:
 
 
 def check_no_secret(file: Path, *, overrides: Sequence[str]) -> None:
-    """Refuses a URI that opens something by itself in what is sent or kept by the cluster.
+    """Refuses what opens something by itself in what is sent to the cluster and kept there.
 
     Args:
         file: the recipe's, which is sent as it is: what an option replaces, and comments, too.
@@ -32,16 +32,16 @@ def check_no_secret(file: Path, *, overrides: Sequence[str]) -> None:
     Raises:
         UserError: without the secret.
     """
-    for number, line in enumerate(file.read_text().splitlines(), start=1):
-        if holds_secret(line):
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        if holds_secret(line) or assigns_secret(line):
             raise UserError(
-                f"{file}: line {number} has a URI with a password or token, and the file is sent; "
-                "wanted credentials in the nodes' environment"
+                f"{file}: line {number} has a password or a token, and the file is sent; wanted "
+                "credentials in the nodes' environment"
             )
     for override in overrides:
-        if holds_secret(override):
+        if holds_secret(override) or assigns_secret(override):
             raise UserError(
-                f"--set {override.partition('=')[0]}: holds a URI with a password or token, wanted "
+                f"--set {override.partition('=')[0]}: holds a password or a token, wanted "
                 "credentials in the nodes' environment"
             )
 

@@ -180,18 +180,37 @@ def test_a_password_is_neither_sent_nor_shown(
     assert "planted" not in shown.out + shown.err
 
 
-def test_a_password_that_an_option_replaces_is_not_sent_with_the_file(
+def test_a_password_that_another_option_replaces_is_not_kept_in_the_command(
+    jobs: FakeJobs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = ("--set", "tracking.uri=http://me:planted@mlflow:5000")  # secret-scan: ok
+    assert submit(monkeypatch, *first, "--set", "tracking.uri=sqlite:///mlflow.db") == 2
+    assert not jobs.list()
+    shown = capsys.readouterr()
+    assert "--set tracking.uri: holds a password" in shown.err
+    assert "planted" not in shown.out + shown.err
+
+
+@pytest.mark.parametrize(
+    "comment",
+    [
+        "# http://me:planted@mlflow:5000",  # secret-scan: ok
+        "# export MLFLOW_TRACKING_PASSWORD='planted'",
+    ],
+)
+def test_a_password_in_a_comment_is_not_sent_with_the_file(
     jobs: FakeJobs,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    comment: str,
 ) -> None:
     file = tmp_path / "mine.yaml"
-    file.write_text(RECIPE.read_text() + "# http://me:planted@mlflow:5000\n")  # secret-scan: ok
+    file.write_text(f"{RECIPE.read_text()}{comment}\n")
     assert rushes(monkeypatch, "submit", str(file), "--address", ADDRESS) == 2
     assert not jobs.list()
     shown = capsys.readouterr()
-    assert "has a URI with a password" in shown.err
+    assert "has a password or a token, and the file is sent" in shown.err
     assert "planted" not in shown.out + shown.err
 
 
