@@ -10,6 +10,7 @@ from rich.console import Console
 
 from orchestrator.errors import StoppedError, UnavailableError, error_with_code
 from orchestrator.launch.jobs import Job, Jobs, LostJobError
+from orchestrator.launch.signals import set_in_handler
 
 _POLL_S = 1.0
 _SAY_S = 15.0  # without an answer: then we say that we still ask
@@ -154,7 +155,7 @@ class _Log:
 def terminating() -> Iterator[threading.Event]:
     """While it lasts, SIGTERM sets the event and ends nothing."""
     terminated = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda _number, _frame: terminated.set())
+    before = signal.signal(signal.SIGTERM, lambda *_: set_in_handler(terminated))
     try:
         yield terminated
     finally:

@@ -1,5 +1,6 @@
 """SIGTERM and Ctrl-C: save and stop; once more: stop now."""
 
+import _thread
 import ctypes
 import signal
 import threading
@@ -19,10 +20,14 @@ def stop_on_signal(stop: threading.Event) -> Iterator[None]:
     Only for the main thread.
     """
 
+    heard = False
+
     def on_signal(number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
+        nonlocal heard
+        if heard or stop.is_set():
             raise StoppedError(f"stopped at once by a second {signal.Signals(number).name}")
-        stop.set()
+        heard = True
+        set_in_handler(stop)
 
     before = {number: signal.signal(number, on_signal) for number in _NUMBERS}
     try:
@@ -30,6 +35,15 @@ def stop_on_signal(stop: threading.Event) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def set_in_handler(event: threading.Event) -> None:
+    """Sets an event from a signal's handler; it is set a moment later.
+
+    The handler interrupts the main thread anywhere, also in the event's own ``wait`` while that
+    holds the event's lock, for which ``event.set()`` would then wait for ever.
+    """
+    _thread.start_new_thread(event.set, ())
 
 
 @contextmanager
