@@ -69,7 +69,7 @@ def test_a_script_is_plain_shell(name: str) -> None:
 def tools(tmp_path: Path) -> Path:
     """Stand-ins for ray, pkill and pgrep that write down how they were called.
 
-    ``pgrep`` finds a process twice, then none.
+    ``pgrep`` finds a process twice, then none; ``date`` knows what was slept, and what ``took``.
     """
     folder = tmp_path / "bin"
     folder.mkdir()
@@ -79,6 +79,11 @@ def tools(tmp_path: Path) -> Path:
         path.chmod(0o755)
     with (folder / "pgrep").open("a") as file:
         file.write(f'[ "$(grep -c ^pgrep "{tmp_path}/calls")" -le 2 ]\n')
+    (tmp_path / "calls").touch()
+    clock = folder / "date"
+    seconds = "/^(sleep|took)/ {s += $2} END {print 1000 + s}"
+    clock.write_text(f"#!/bin/sh\nawk '{seconds}' \"{tmp_path}/calls\"\n")
+    clock.chmod(0o755)
     return folder
 
 
@@ -120,6 +125,21 @@ def test_a_worker_asks_again_while_the_head_does_not_answer(tools: Path) -> None
     assert run(tools, "rushes-leave", "worker", "60").returncode == 0
     asked = [one.rpartition(" ")[2] for one in calls(tools) if one.startswith("ray")]
     assert asked == ["60", "55"]
+
+
+def test_the_time_that_ray_takes_to_answer_is_gone(tools: Path) -> None:
+    with (tools / "ray").open("a") as file:
+        file.write(f'echo took 20 >>"{tools.parent}/calls"\nexit 1\n')
+    assert run(tools, "rushes-leave", "worker", "60").returncode == 0
+    asked = [one.rpartition(" ")[2] for one in calls(tools) if one.startswith("ray")]
+    assert asked == ["60", "35", "10"]
+
+
+def test_a_worker_does_not_ask_longer_than_it_has(tools: Path) -> None:
+    with (tools / "ray").open("a") as file:
+        file.write(f'echo took 57 >>"{tools.parent}/calls"\nexit 1\n')
+    assert run(tools, "rushes-leave", "worker", "60").returncode == 1
+    assert not [one for one in calls(tools) if one.startswith("sleep")]
 
 
 def test_a_worker_without_a_gang_does_not_wait_for_a_head_that_is_gone(tools: Path) -> None:
