@@ -28,7 +28,7 @@ from orchestrator.launch.recovery import Recoveries
 from orchestrator.launch.refuse import refuse_unfit
 from orchestrator.launch.signals import stop_on_signal
 from orchestrator.launch.spending import left_out
-from orchestrator.launch.terminal import View, header, open_view, stage_table
+from orchestrator.launch.terminal import PlainView, View, header, open_view, stage_table
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.storage.probe import honours_put_new
 from orchestrator.storage.store import Store, open_store
@@ -58,7 +58,8 @@ def train(recipe: Recipe, *, run: str | None, local: bool, console: Console) -> 
     uri = run_uri(recipe, run=run)
     resolve_target(recipe.tracking.uri, run_uri=uri)
     stop = threading.Event()
-    view = open_view(console)
+    # A debugger's prompt needs the terminal to itself: nothing is drawn over it.
+    view = PlainView(console) if local else open_view(console)
     clips: list[str] = []
     try:
         with (
