@@ -24,9 +24,9 @@ test: $(STAMP)
 	@$(VENV)/bin/python -m pytest -m 'not chaos' --ignore tests/ray -n 3
 	@$(VENV)/bin/python -m pytest -m 'not chaos' tests/ray
 
-# What is killed, stopped or taken away while whole runs go on.
+# What is killed, stopped or taken away while whole runs go on. -rs: says why one is skipped.
 chaos: $(STAMP)
-	@$(VENV)/bin/python -m pytest -m chaos tests/chaos tests/ray tests/tracking
+	@$(VENV)/bin/python -m pytest -rs -m chaos tests/chaos tests/ray tests/tracking
 
 check: $(STAMP)
 	@$(VENV)/bin/ruff check .
