@@ -76,7 +76,7 @@ def submit(
     package = list_package(recipe, file=file, folder=Path.cwd())
     jobs = open_jobs(address)
     if is_near:
-        _check_tunnel(recipe, run=run, jobs=jobs)
+        _check_others(recipe, run=run, jobs=jobs)
     places = absolute_places(recipe, run=run)
     uri = places.pop("--run")
     command = _command(file, overrides=overrides, run=uri, places=places)
@@ -119,11 +119,11 @@ def _command(file: Path, *, overrides: Sequence[str], run: str, places: dict[str
     return shlex.join(parts)
 
 
-def _check_tunnel(recipe: Recipe, *, run: str | None, jobs: Jobs) -> None:
-    """A loopback address is this machine, or the near end of a tunnel to another one."""
-    hosts = jobs.hosts()
-    if hosts and platform.node() not in hosts:
-        check_places(recipe, run=run, where=f"{hosts[0]}, which is behind {jobs.address}")
+def _check_others(recipe: Recipe, *, run: str | None, jobs: Jobs) -> None:
+    """A loopback address is this machine, alone or with others, or the near end of a tunnel."""
+    others = [host for host in jobs.hosts() if host != platform.node()]
+    if others:
+        check_places(recipe, run=run, where=f"{others[0]}, which is behind {jobs.address}")
 
 
 def _running(seen: Sequence[Job], *, about: dict[str, str], address: str) -> str | None:

@@ -145,10 +145,14 @@ def test_a_sigterm_while_a_job_is_sent_stops_it(
     assert job.status == "STOPPED"
 
 
-def test_the_near_end_of_a_tunnel_is_not_this_machine(
-    jobs: FakeJobs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("beside", [(), (platform.node(),)], ids=["a tunnel", "the head"])
+def test_a_relative_place_means_nothing_where_there_are_other_machines(
+    jobs: FakeJobs,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    beside: tuple[str, ...],
 ) -> None:
-    jobs.host_names = ("head-of-another-network",)
+    jobs.host_names = (*beside, "head-of-another-network")
     assert submit(monkeypatch) == 2
     err = capsys.readouterr().err
     assert "--run=runs: a relative folder means nothing on head-of-another-network" in err
