@@ -28,7 +28,7 @@ TRUSTED = "/etc/trusted.crt"
 _STEP = 'mount -t proc proc "$0/proc" && exec "$@"'
 _TRIED = (
     "pip check",
-    "set -e; for one in pgrep curl ssh rsync g++ rushes-leave rushes-spot-watch; do"
+    "set -e; for one in pgrep curl wget timeout ssh rsync g++ rushes-leave rushes-spot-watch; do"
     " command -v $one; done",
     'python -c "import ray, mlflow, boto3, googleapiclient; print(ray.__version__)"',
     "! python -c 'import orchestrator' 2>/dev/null",

@@ -137,7 +137,11 @@ def test_nothing_is_open_to_the_world(name: str) -> None:
             assert tree["spec"].get("type", "ClusterIP") == "ClusterIP"
         if tree["kind"] == "NetworkPolicy":
             assert tree["spec"]["podSelector"] == {}
-            assert all(rule["from"] for rule in tree["spec"]["ingress"])
+            for peer in (one for rule in tree["spec"]["ingress"] for one in rule["from"]):
+                # Its own namespace, or one that is named: no addresses, and not all namespaces.
+                named = peer.get("namespaceSelector", {}).get("matchLabels")
+                assert peer == {"podSelector": {}} or named
+                assert set(peer) <= {"podSelector", "namespaceSelector"}
         for one in mappings(tree):
             assert not {"hostNetwork", "hostPID", "hostPath", "nodePort"} & set(one)
             assert one.get("privileged") is not True
