@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from orchestrator.errors import UnavailableError, UserError
-from orchestrator.launch.ray_session import set_auth_mode
+from orchestrator.launch.ray_session import WANTED_TOKEN, set_auth_mode
 
 # Keys of a job's metadata.
 RUN = "rushes.run"  # URI of its folder
@@ -188,8 +188,7 @@ class _RayJobs:
             yield
         except AuthenticationError as error:
             raise UserError(
-                f"--address {self.address}: {_first_line(error)}; wanted RAY_AUTH_MODE=token and "
-                "the cluster's token in RAY_AUTH_TOKEN, or in a file named by RAY_AUTH_TOKEN_PATH"
+                f"--address {self.address}: {_first_line(error)}; {WANTED_TOKEN}"
             ) from None
         except (RuntimeError, OSError) as error:
             if job is not None and _NOT_FOUND.search(str(error)):

@@ -15,6 +15,11 @@ from orchestrator.recipe.recipe import Recipe
 
 START_THREAD = "ray-start"
 TOKEN = "token"
+WANTED_TOKEN = (
+    "wanted RAY_AUTH_MODE=token and the cluster's token in RAY_AUTH_TOKEN, or in a file named by "
+    "RAY_AUTH_TOKEN_PATH"
+)
+_REFUSED = "InvalidAuthToken"  # how Ray's core says that a token is missing or another
 _CLOSE_S = 30.0  # a Ray that is lost may take for ever to say goodbye
 OBJECT_STORE_BYTES = 200 << 20  # events, job descriptions: clips never pass through it
 
@@ -129,7 +134,7 @@ def open_session(recipe: Recipe | None, *, folder: Path) -> Session:
         folder: where a private Ray finds its token and keeps sockets and logs.
 
     Raises:
-        UserError: if RAY_ADDRESS is not one.
+        UserError: if RAY_ADDRESS is not one, or its cluster does not take our token.
         UnavailableError: if nobody answers there.
         RushesError: if a private Ray does not start.
     """
@@ -159,9 +164,19 @@ def _join(address: str) -> Session:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:  # pyright: ignore[reportAttributeAccessIssue]
-        reason = str(error).strip().splitlines()[0]
-        raise UnavailableError(f"RAY_ADDRESS={address}: cannot join: {reason}") from None
+        reason = ": ".join(_reasons(error))
+        text = f"RAY_ADDRESS={address}: cannot join: {reason}; {WANTED_TOKEN}"
+        if _REFUSED in reason:
+            raise UserError(text) from None
+        raise UnavailableError(f"{text} if it has one") from None
     return Session(private=False)
+
+
+def _reasons(error: BaseException) -> list[str]:
+    """First lines of an error and of what it says it was caused by."""
+    below = [] if error.__cause__ is None else _reasons(error.__cause__)
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return [lines[0], *(one for one in below if one != lines[0])]
 
 
 def _write_token(folder: Path) -> None:

@@ -72,7 +72,8 @@ def test_a_breakpoint_in_training_stops_at_a_prompt_that_nothing_draws_over(
         before = terminal.read(until=PROMPT)
         assert PROMPT in before, before.decode()
         terminal.type("p job.stage + ' is reached'")
-        assert b"'autoencoder is reached'" in terminal.read(until=PROMPT)
+        answer = b"'autoencoder is reached'"
+        assert answer in terminal.read(until=answer)
         assert not any(one in terminal.shown for one in DRAWING)
         terminal.type("c")
         rest = terminal.read()

@@ -17,6 +17,7 @@ from urllib.request import urlopen
 import pytest
 
 from orchestrator.launch.meters import METRICS, Kind
+from orchestrator.launch.ray_session import WANTED_TOKEN
 from tests.ray.conftest import ROOT, Head
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -264,9 +265,27 @@ def test_a_stopped_job_saves_and_goes_on_by_the_same_command(
     assert not sent & {".env", "clips.bin"}
 
 
-def test_a_client_without_the_token_is_refused(head: Head, recipe_file: Any) -> None:
+NO_TOKEN = {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN_PATH": ""}
+OTHER_TOKEN = {"RAY_AUTH_TOKEN": "f" * 64}
+
+
+@pytest.mark.parametrize("env", [NO_TOKEN, OTHER_TOKEN], ids=["none", "another"])
+def test_a_client_without_the_token_is_refused(
+    head: Head, recipe_file: Any, env: dict[str, str]
+) -> None:
     submit = ("submit", str(recipe_file()), "--address", head.dashboard)
-    code, out, err = ended(head.rushes(*submit, RAY_AUTH_MODE="disabled", RAY_AUTH_TOKEN_PATH=""))
+    code, out, err = ended(head.rushes(*submit, **env))
     assert code == 2, out + err
     assert len(err.splitlines()) == 1
-    assert "RAY_AUTH_TOKEN" in err
+    assert WANTED_TOKEN in err
+
+
+def test_a_driver_with_another_token_is_refused(head: Head, recipe_file: Any) -> None:
+    """By Ray's core, which says so in lines of its own before ours."""
+    process = head.rushes("train", str(recipe_file()), RAY_ADDRESS=head.gcs, **OTHER_TOKEN)
+    code, out, err = ended(process)
+    assert code in (2, 75), out + err
+    line = err.splitlines()[-1]
+    assert line.startswith(f"rushes: RAY_ADDRESS={head.gcs}: cannot join: ")
+    assert WANTED_TOKEN in line
+    assert OTHER_TOKEN["RAY_AUTH_TOKEN"] not in out + err
