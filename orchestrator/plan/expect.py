@@ -131,9 +131,10 @@ def _sizes(
         return found
     least = stage.compute.least_ranks if elastic is None else 1
     for ranks in range(cluster.gpus_per_node, layout.ranks, cluster.gpus_per_node):
-        passes, left = divmod(stage.training.batch, layout.micro_batch * ranks)
-        if left or ranks < least:
+        readers, alone = divmod(ranks, layout.sharing)
+        if alone or ranks < least or stage.training.batch % (layout.micro_batch * readers):
             continue
+        passes = stage.training.batch // (layout.micro_batch * readers)
         option = weigh(stage, facts, _on(layout, ranks, passes), cluster=cluster)
         if option.fits:
             found[ranks] = option.step.total

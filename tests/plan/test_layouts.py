@@ -7,7 +7,9 @@ import pytest
 
 from orchestrator.errors import UserError
 from orchestrator.plan.choose import best, lost, options, written
+from orchestrator.plan.expect import Assumed, among_failures
 from orchestrator.plan.facts import Activations, Facts, Network, Passing, Training
+from orchestrator.plan.failures import load_failures
 from orchestrator.plan.gpus import GIB, find_gpu, load_gpus
 from orchestrator.plan.layout import Layout, legal_layouts, legal_ranks
 from orchestrator.plan.memory import engine_state, memory
@@ -99,6 +101,22 @@ def test_a_shared_clip_is_a_part_on_each_gpu_and_has_to_be_exchanged() -> None:
     assert exchanged_bytes(found.networks[0], shared, bf16=True) == 8 * 2 * 2 * BILLION * 3 / 16
     assert steps[1].communication > steps[0].communication
     assert exchanged_bytes(found.networks[0], alone, bf16=True) == 0
+
+
+def test_an_elastic_gang_shrinks_by_whole_groups() -> None:
+    stage = dit("train.batch=4", "train.micro_batch=1")
+    groups = stage.compute.model_copy(update={"workers": 24, "sequence_parallel": 6})
+    stage = stage.model_copy(update={"compute": groups})
+    found = written(stage, facts(), ranks=24, cluster=H100)
+    sizes = among_failures(
+        stage,
+        facts(),
+        found,
+        cluster=Cluster(name="H100", gpu=TABLE["H100"], gpus_per_node=4),
+        checkpoint_bytes=BILLION,
+        assumed=Assumed(failures=load_failures(), elastic=True),
+    ).sizes
+    assert sizes == (12, 24)
 
 
 def test_clips_are_shared_where_not_even_one_fits() -> None:
