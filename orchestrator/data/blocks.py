@@ -2,22 +2,34 @@
 
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+Allocate = Callable[[int], NDArray[np.uint8]]
+"""Makes an array of so many bytes, with anything in them; called by any thread."""
+
 _FREE = 4  # blocks that wait to be used again, at most
+
+
+def allocate(size: int) -> NDArray[np.uint8]:
+    """Ordinary memory."""
+    return np.empty(size, dtype=np.uint8)
 
 
 class Blocks:
     """Memory for arrays: a block that no array lies in any more is given out again.
 
     Pages that are new from the system cost more than reading a file into them does.
+
+    Args:
+        allocate: where blocks come from.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, allocate: Allocate = allocate) -> None:
+        self._allocate = allocate
         self._blocks = [np.empty(0, dtype=np.uint8)]
         self._unused = self._references(0)  # to a block in which no array lies
         self._lock = threading.Lock()
@@ -34,7 +46,7 @@ class Blocks:
                 free.append(place)
             for place in reversed(free[:-_FREE]):
                 del self._blocks[place]
-            block = np.empty(size, dtype=np.uint8)
+            block = self._allocate(size)
             self._blocks.append(block)
             return block[:]
 
@@ -50,12 +62,25 @@ def stacked(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
     Raises:
         ValueError: if there are none, or their shapes differ.
     """
+    together = side_by_side(arrays)
+    return np.stack(arrays) if together is None else together
+
+
+def side_by_side(arrays: Sequence[NDArray[Any]]) -> NDArray[Any] | None:
+    """Arrays as the one that they lie in, [N, ...]; None if they do not.
+
+    Raises:
+        ValueError: if there are none.
+    """
     if not arrays:
         raise ValueError("no arrays, wanted at least one")
     first = arrays[0]
     base, shape, dtype, step = first.base, first.shape, first.dtype, first.nbytes
-    if not isinstance(base, np.ndarray) or base.base is not None or not first.flags.c_contiguous:
-        return np.stack(arrays)
+    # What a block itself is made of is no array, if anything.
+    if not isinstance(base, np.ndarray) or isinstance(base.base, np.ndarray):
+        return None
+    if not (first.flags.c_contiguous and base.flags.c_contiguous and base.flags.writeable):
+        return None
     start = address = _address(first)
     for array in arrays:
         if (
@@ -65,7 +90,7 @@ def stacked(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
             or array.strides != first.strides
             or _address(array) != address
         ):
-            return np.stack(arrays)
+            return None
         address += step
     return np.ndarray(
         (len(arrays), *shape), dtype=dtype, buffer=base, offset=start - _address(base)

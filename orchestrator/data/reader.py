@@ -6,6 +6,7 @@ from functools import cached_property, partial
 from typing import Any, TypeVar
 
 from orchestrator.data.bad import BadSample, BadSampleError, BadSamples
+from orchestrator.data.blocks import Allocate, allocate
 from orchestrator.data.cache import ShardCache
 from orchestrator.data.decode import decode, is_array
 from orchestrator.data.head import told_missing
@@ -83,6 +84,7 @@ class Reader:
         bad: takes samples that cannot be read, in whose place others are read; None: they are an
             error.
         sources: that this process reads, which share the cache.
+        allocate: where memory comes from for samples in which nothing is to be decoded.
     """
 
     def __init__(
@@ -95,12 +97,13 @@ class Reader:
         view: View | None = None,
         bad: BadSamples | None = None,
         sources: int = 1,
+        allocate: Allocate = allocate,
     ) -> None:
         self._index = index
         self._bad = bad
         self._view = view
         self._kept = Kept(budget_bytes=memory_bytes)
-        self._together = Together()
+        self._together = Together(allocate=allocate)
         self._is_plain = view is None and is_plain(index)
         self._shards: ShardFiles
         self._broken: tuple[type[Exception], ...] = (DamagedMember,)

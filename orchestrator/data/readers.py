@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from orchestrator.data.bad import BadSamples
+from orchestrator.data.blocks import Allocate
 from orchestrator.data.pool import Draw, Part
 from orchestrator.data.reader import Read, Reader, View
 
@@ -12,7 +13,7 @@ class Readers:
 
     Args:
         parts: in the order of their numbers.
-        cache_dir, cache_bytes, view, bad, sources: as for ``Reader``.
+        cache_dir, cache_bytes, view, bad, sources, allocate: as for ``Reader``.
         memory_bytes: likewise, of each.
     """
 
@@ -26,6 +27,7 @@ class Readers:
         view: View | None,
         bad: BadSamples | None,
         sources: int,
+        allocate: Allocate,
     ) -> None:
         self._may_be_bad = bad is not None
         self._readers = [
@@ -37,6 +39,7 @@ class Readers:
                 view=view,
                 bad=bad,
                 sources=sources,
+                allocate=allocate,
             )
             for part in parts
         ]

@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.data.ahead import Ahead
 from orchestrator.data.bad import BadSamples
 from orchestrator.data.batch import Plan, StepBatch
+from orchestrator.data.blocks import Allocate, allocate
 from orchestrator.data.index import Bucket, Sample
 from orchestrator.data.order import position_of
 from orchestrator.data.packing import Image, PackedSlots, Packing
@@ -45,6 +46,7 @@ class Stream:
         captions: whether captions are read at all.
         bad: as for ``Reader``, of all sources together.
         packing: slots that hold independent images, or None for clips alone.
+        allocate: as for ``Reader``.
 
     Attributes:
         bad: samples that it has met; None where none may be.
@@ -72,6 +74,7 @@ class Stream:
         captions: bool = True,
         bad: BadSamples | None = None,
         packing: Packing | None = None,
+        allocate: Allocate = allocate,
     ) -> None:
         self._parts = tuple(parts)
         self._images = () if packing is None else packing.parts
@@ -111,6 +114,7 @@ class Stream:
             view=view,
             bad=bad,
             sources=sources,
+            allocate=allocate,
         )
         self._readers = readers(self._parts)
         self._image_readers = readers(self._images) if self._images else self._readers

@@ -8,7 +8,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from orchestrator.data.blocks import Blocks
+from orchestrator.data.blocks import Allocate, Blocks
 from orchestrator.data.decode import is_array, name_of
 from orchestrator.data.members import check_hash, read_side_by_side
 from orchestrator.data.npy import Layout, layout_of, npy_view
@@ -26,10 +26,13 @@ class Together:
 
     What the headers of a kind say is learned from the first one of it that is read: from then on
     the arrays of others are read straight to where they stay. Any thread may call.
+
+    Args:
+        allocate: where the memory comes from.
     """
 
-    def __init__(self) -> None:
-        self._blocks = Blocks()
+    def __init__(self, *, allocate: Allocate) -> None:
+        self._blocks = Blocks(allocate=allocate)
         self._layouts: dict[_Kind, _Known] = {}
         self._lock = threading.Lock()
 

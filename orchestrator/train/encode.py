@@ -81,7 +81,7 @@ class Encoder:
         reader = self._readers[part]
         samples, arrays = zip(*(reader.read(row) for row in rows), strict=True)
         with torch.inference_mode():
-            x_B3THW = as_pixels(arrays, frames=None).to(self._device)
+            x_B3THW = as_pixels(arrays, frames=None, device=self._device)
             z_BCTHW = _latents(self._autoencoder, x_B3THW).cpu().numpy()
         return [
             NewSample(

@@ -85,7 +85,7 @@ def _measure_latents(
             size = train.micro_batch * (batch.plan.size // train.batch)
             for first in range(0, len(batch.samples), size):
                 samples = tuple(batch.samples[first : first + size])
-                x = as_pixels(samples, frames=None).to(ranks.device)
+                x = as_pixels(samples, frames=None, device=ranks.device)
                 statistics.update(module.encode(x).mean.float())
     stream.close()
     mean, std = statistics.finish(total=ranks.total)

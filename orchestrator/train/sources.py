@@ -17,6 +17,7 @@ from orchestrator.train.job import StageJob
 from orchestrator.train.latents import latents_uri
 from orchestrator.train.randomness import seed_of
 from orchestrator.train.ranks import Ranks
+from orchestrator.train.transfer import allocate_for
 from orchestrator.train.views import view_of
 
 
@@ -46,6 +47,7 @@ def open_stream(job: StageJob, *, ranks: Ranks) -> Stream:
         captions=train.reads_captions,
         bad=BadSamples(most=data.bad_samples) if data.bad_samples else None,
         packing=packing,
+        allocate=allocate_for(ranks.device),
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import PIL.ImageSequence
+import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
@@ -20,6 +21,7 @@ from orchestrator.recipe.fields import Size
 from orchestrator.recipe.stage import Stage
 from orchestrator.train.pixels import as_pixels, to_uint8
 
+_CPU = torch.device("cpu")
 WANTED = "a PNG, JPEG, GIF, MP4, or NPZ with uint8 frames [T,H,W,3]"
 
 
@@ -57,7 +59,7 @@ def seen_frames(length: int, *, frames: int, time_factor: int) -> int:
 
 def fitted(frames_THW3: NDArray[np.uint8], *, size: Size) -> Tensor:
     """The middle of every frame at a size's aspect, resized; as ``read_start`` returns it."""
-    x_13THW = as_pixels([{"frames": frames_THW3}], frames=None)
+    x_13THW = as_pixels([{"frames": frames_THW3}], frames=None, device=_CPU)
     height, width = x_13THW.shape[-2:]
     scale = min(height / size[0], width / size[1])
     part = [max(1, round(side * scale)) for side in size]
@@ -66,7 +68,8 @@ def fitted(frames_THW3: NDArray[np.uint8], *, size: Size) -> Tensor:
     if tuple(part) != tuple(size):
         x_T3HW = F.interpolate(x_T3HW, size=size, mode="bicubic", antialias=True).clamp(-1.0, 1.0)
     # As whole numbers, so that what is written is what the network has seen.
-    return as_pixels([{"frames": to_uint8(x_T3HW.transpose(0, 1)[None])[0]}], frames=None)
+    frames_THW3 = to_uint8(x_T3HW.transpose(0, 1)[None])[0]
+    return as_pixels([{"frames": frames_THW3}], frames=None, device=_CPU)
 
 
 def _check_takes_frames(stage: Stage, *, field: str) -> None:

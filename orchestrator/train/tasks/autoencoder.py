@@ -17,6 +17,7 @@ from orchestrator.recipe.train import Train
 from orchestrator.train.flops import forward_flops, on_meta
 from orchestrator.train.pixels import as_pixels
 from orchestrator.train.tasks.base import Forward, Loss, Micro, Work
+from orchestrator.train.transfer import on_device
 from orchestrator.train.weights import load_into
 
 AUTOENCODER = "autoencoder"
@@ -71,14 +72,15 @@ class AutoencoderTask:
     def loss(self, network: str, engines: Mapping[str, Forward], micro: Micro) -> Loss:
         """The generator's loss, or the discriminator's on the reconstruction just made."""
         frames = 1 if micro.images else None
-        x_BCTHW = as_pixels(micro.samples, frames=frames).to(self._device)
+        x_BCTHW = as_pixels(micro.samples, frames=frames, device=self._device)
         if network == DISCRIMINATOR:
             value, stats = self._loss.discriminator(
                 x_BCTHW, self._reconstruction, engines[DISCRIMINATOR]
             )
             return Loss(value=value, stats=stats)
         shape = self._autoencoder.latent_shape(*x_BCTHW.shape[2:])
-        noise = micro.random.normal((self._model.latent_channels, *shape)).to(self._device)
+        noise = micro.random.normal((self._model.latent_channels, *shape))
+        noise = on_device(noise, device=self._device)
         reconstruction, posterior = engines[AUTOENCODER](x_BCTHW, noise)
         self._reconstruction = reconstruction.detach()
         active = self.is_active(DISCRIMINATOR, step=micro.step)

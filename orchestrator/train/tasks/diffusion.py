@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +16,6 @@ from models.sora.model import TextToVideo
 from models.text.config import Byt5Config
 from models.text.encoder import TextEncoder, TextStates, Tokens
 from models.text.states import EMPTY_CAPTION
-from orchestrator.data.blocks import stacked
 from orchestrator.data.index import Bucket
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
@@ -25,6 +23,7 @@ from orchestrator.train.encoders import load_text
 from orchestrator.train.tasks.base import Forward, Loss, Micro, Work
 from orchestrator.train.tasks.timed import TimedLoss
 from orchestrator.train.text_states import TextTable
+from orchestrator.train.transfer import on_device, record_on_device, stacked_on_device
 from orchestrator.train.weights import load_into
 
 DENOISER = "denoiser"
@@ -83,8 +82,8 @@ class DiffusionTask:
     def loss(self, network: str, engines: Mapping[str, Forward], micro: Micro) -> Loss:
         """Mean over clips of the objective's loss."""
         x_BCTHW = self._latents(micro)
-        t_B = self._objective.sample_time(micro.random.uniform().to(self._device))
-        noise = micro.random.normal(x_BCTHW.shape[1:]).to(self._device)
+        t_B = self._objective.sample_time(self._moved(micro.random.uniform()))
+        noise = self._moved(micro.random.normal(x_BCTHW.shape[1:]))
         text = self._captions(micro)
         condition = self._given_frames(x_BCTHW, micro)
         noisy = self._objective.corrupt(x_BCTHW, noise, t_B)
@@ -97,21 +96,24 @@ class DiffusionTask:
 
     def _latents(self, micro: Micro) -> Tensor:
         frames = 1 if micro.images else None
-        latents = stacked([sample["latent"][:, :frames] for sample in micro.samples])
-        return torch.from_numpy(latents.astype(np.float32)).to(self._device)
+        latents = [sample["latent"][:, :frames] for sample in micro.samples]
+        return stacked_on_device(latents, device=self._device).float()
+
+    def _moved(self, x: Tensor) -> Tensor:
+        return on_device(x, device=self._device)
 
     def _captions(self, micro: Micro) -> Tokens | TextStates:
         dropped = (micro.random.uniform() < self._train.caption_drop).tolist()
         picked = micro.random.choice([len(captions) for captions in micro.captions])
         if self._frozen is not None:
             states = self._frozen.states(micro.samples, picked=picked, dropped=dropped)
-            return states.to(self._device)
+            return record_on_device(states, device=self._device)
         assert self._text is not None
         captions = [
             EMPTY_CAPTION if drop else wordings[index]
             for wordings, index, drop in zip(micro.captions, picked, dropped, strict=True)
         ]
-        return self._text.tokenize(captions).to(self._device)
+        return record_on_device(self._text.tokenize(captions), device=self._device)
 
     def _given_frames(self, x_BCTHW: Tensor, micro: Micro) -> Condition | None:
         if not self._train.dit.condition_frames:
@@ -123,7 +125,7 @@ class DiffusionTask:
         lengths = torch.tensor(counts) + 1
         lengths = torch.where(is_given & (lengths < frames), lengths, 0)
         mask_BT = torch.arange(frames)[None, :] < lengths[:, None]
-        mask_B1THW = mask_BT[:, None, :, None, None].to(x_BCTHW)
+        mask_B1THW = self._moved(mask_BT)[:, None, :, None, None].to(x_BCTHW)
         mask_B1THW = mask_B1THW.expand(-1, 1, -1, *x_BCTHW.shape[3:])
         return Condition(latents_BCTHW=x_BCTHW * mask_B1THW, mask_B1THW=mask_B1THW)
 

@@ -16,6 +16,7 @@ from orchestrator.train.exchange import gather_rows
 from orchestrator.train.flops import forward_flops, on_meta
 from orchestrator.train.tasks.base import Forward, Loss, Micro, Work
 from orchestrator.train.tasks.windows import draw_windows, pictures
+from orchestrator.train.transfer import on_device, record_on_device
 from orchestrator.train.views import FRAMES
 from orchestrator.train.weights import load_into
 
@@ -62,7 +63,7 @@ class PairTask:
         x_B3HW = pictures(micro, windows, device=self._device, name=FRAMES)
         picked = micro.random.choice([len(captions) for captions in micro.captions])
         captions = [wordings[index] for wordings, index in zip(micro.captions, picked, strict=True)]
-        tokens = self._pair.tokenize(captions).to(self._device)
+        tokens = record_on_device(self._pair.tokenize(captions), device=self._device)
         text_BE, image_BE, scale = engines[network](tokens, x_B3HW)
         # Clips with the same wordings mean the same: they are no negatives of each other.
         group_B = torch.tensor([_meaning(wordings) for wordings in micro.captions])
@@ -70,7 +71,7 @@ class PairTask:
             gather_rows(text_BE),
             gather_rows(image_BE),
             scale=scale,
-            group_B=gather_rows(group_B.to(self._device)),
+            group_B=gather_rows(on_device(group_B, device=self._device)),
         )
         return Loss(value=value, stats={"loss": value.detach(), "scale": scale.detach()})
 

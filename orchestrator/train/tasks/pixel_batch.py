@@ -31,6 +31,7 @@ from orchestrator.recipe.stage import Stage
 from orchestrator.recipe.train import Train
 from orchestrator.train.tasks.base import Micro
 from orchestrator.train.tasks.windows import Window, draw_windows, pictures, pixels
+from orchestrator.train.transfer import on_device
 from orchestrator.train.views import FRAMES, LOW
 
 
@@ -75,9 +76,9 @@ class PixelReader:
         if self._train.augmentation is not None:
             assert low_B3THW is not None
             drawn_B = micro.random.uniform() * self._train.augmentation.level_max
-            noise = micro.random.normal(low_B3THW.shape[1:]).to(self._device)
+            noise = self._moved(micro.random.normal(low_B3THW.shape[1:]))
             schedule = self._train.augmentation.schedule
-            level_B = as_cosine(drawn_B, schedule=schedule).to(self._device)
+            level_B = self._moved(as_cosine(drawn_B, schedule=schedule))
             low_B3THW = augment(low_B3THW, noise, level_B)
         inputs = UNetInputs(
             image_embedding_GE=self._embeddings(micro, windows),
@@ -124,15 +125,15 @@ class PixelReader:
             return None
         assert self._pair is not None
         pictures_B3HW = pictures(micro, windows, device=self._device)
-        kept_B = (micro.random.uniform() >= self._train.embedding_drop).to(self._device)
+        kept_B = self._moved(micro.random.uniform() >= self._train.embedding_drop)
         return self._pair.image(pictures_B3HW) * kept_B[:, None]
 
     def _are_videos(self, micro: Micro) -> Tensor:
-        return torch.tensor([not images for images in micro.packed], device=self._device)
+        return self._moved(torch.tensor([not images for images in micro.packed]))
 
     def _dropout_seeds(self, micro: Micro) -> Tensor:
         seeds = micro.random.choice([2**31] * len(micro.samples))
-        return torch.tensor(seeds, dtype=torch.int64, device=self._device)
+        return self._moved(torch.tensor(seeds, dtype=torch.int64))
 
     def _given(self, micro: Micro, x_B3THW: Tensor) -> Tensor:
         """Known frames: every so many, or the first or last few."""
@@ -149,7 +150,7 @@ class PixelReader:
             else every_kth(frames, skip=given.skips[skip])
             for skip, end, count, first in zip(skips, at_ends, counts, is_first, strict=True)
         ]
-        mask_BT = torch.stack(masks).to(self._device)
+        mask_BT = self._moved(torch.stack(masks))
         return given_channels(x_B3THW, mask_BT, missing=self._train.missing)
 
     def _captions(self, micro: Micro) -> list[str]:
@@ -177,7 +178,10 @@ class PixelReader:
         ]
 
     def _tensor(self, values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=self._device)
+        return self._moved(torch.tensor(values, dtype=torch.float32))
+
+    def _moved(self, x: Tensor) -> Tensor:
+        return on_device(x, device=self._device)
 
 
 def _frame_captions(

@@ -22,6 +22,7 @@ from orchestrator.train.flops import training_flops, unet_flops
 from orchestrator.train.tasks.base import Forward, Loss, Micro, Work
 from orchestrator.train.tasks.pixel_batch import PixelBatch, PixelReader
 from orchestrator.train.tasks.targets import PixelLoss
+from orchestrator.train.transfer import on_device, record_on_device
 from orchestrator.train.weights import load_into
 
 DENOISER = "denoiser"
@@ -97,13 +98,13 @@ class PixelTask:
         if not batch.captions:
             return forward(x, t_B, batch.inputs)
         captions, rows_G = distinct(batch.captions)
-        rows_G = rows_G.to(self._device)
+        rows_G = on_device(rows_G, device=self._device)
         if self.frozen is not None:
-            tokens = self.frozen.tokenize(captions).to(self._device)
+            tokens = record_on_device(self.frozen.tokenize(captions), device=self._device)
             text = self.frozen(tokens.ids_BL, tokens.mask_BL).rows(rows_G)
             return forward(x, t_B, replace(batch.inputs, text=text))
         assert self._model.text is not None
-        tokens = self._model.text.tokenize(captions).to(self._device)
+        tokens = record_on_device(self._model.text.tokenize(captions), device=self._device)
         return forward(x, t_B, batch.inputs, tokens, rows_G)
 
     def lr_scale(self, network: str, name: str) -> float:

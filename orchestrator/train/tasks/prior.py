@@ -17,6 +17,7 @@ from orchestrator.train.flops import prior_flops
 from orchestrator.train.tasks.base import Forward, Loss, Micro, Work
 from orchestrator.train.tasks.timed import TimedLoss
 from orchestrator.train.tasks.windows import draw_windows, pictures
+from orchestrator.train.transfer import on_device, record_on_device
 from orchestrator.train.weights import load_into
 
 PRIOR = "prior"
@@ -63,9 +64,11 @@ class PriorTask:
             EMPTY_CAPTION if drop else wordings[index]
             for wordings, index, drop in zip(micro.captions, picked, dropped, strict=True)
         ]
-        text = self._pair.text(self._pair.tokenize(captions).to(self._device))
-        t_B = self._objective.sample_time(micro.random.uniform().to(self._device))
-        noise = micro.random.normal(x_BE.shape[1:]).to(self._device)
+        tokens = record_on_device(self._pair.tokenize(captions), device=self._device)
+        text = self._pair.text(tokens)
+        uniform_B = on_device(micro.random.uniform(), device=self._device)
+        t_B = self._objective.sample_time(uniform_B)
+        noise = on_device(micro.random.normal(x_BE.shape[1:]), device=self._device)
         noisy = self._objective.corrupt(x_BE, noise, t_B)
         loss_B = self._objective.loss(engines[network](noisy, t_B, text), x_BE, noise, t_B)
         return TimedLoss(loss_B, t_B).mean()

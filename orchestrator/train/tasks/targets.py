@@ -28,6 +28,7 @@ from orchestrator.recipe.distill import Distill
 from orchestrator.train.tasks.base import Micro
 from orchestrator.train.tasks.pixel_batch import PixelBatch
 from orchestrator.train.tasks.timed import TimedLoss
+from orchestrator.train.transfer import on_device, record_on_device
 
 Call = Callable[[Tensor, Tensor], Tensor]  # (x_t [B, 3, T, H, W], times [B]) -> output
 
@@ -49,8 +50,9 @@ class Denoising:
     def __call__(self, student: Call, batch: PixelBatch, micro: Micro) -> TimedLoss:
         """See ``PixelLoss``."""
         x = batch.x_B3THW
-        t_B = self.objective.sample_time(micro.random.uniform().to(x.device))
-        noise = micro.random.normal(x.shape[1:]).to(x.device)
+        uniform_B = on_device(micro.random.uniform(), device=x.device)
+        t_B = self.objective.sample_time(uniform_B)
+        noise = on_device(micro.random.normal(x.shape[1:]), device=x.device)
         noisy = self.objective.corrupt(x, noise, t_B)
         loss_B = self.objective.loss(
             student(noisy, t_B), x, noise, t_B, weight=unknown_frames(batch.inputs)
@@ -72,9 +74,10 @@ class Teacher:
             assert encoder is not None
             device = next(self.model.parameters()).device
             once, rows_G = distinct(captions)
-            tokens = encoder.tokenize(once).to(device)
+            tokens = record_on_device(encoder.tokenize(once), device=device)
             with torch.no_grad():
-                text = encoder(tokens.ids_BL, tokens.mask_BL).rows(rows_G.to(device))
+                states = encoder(tokens.ids_BL, tokens.mask_BL)
+            text = states.rows(on_device(rows_G, device=device))
             inputs = replace(inputs, text=text)
 
         def call(x_B3THW: Tensor, t_B: Tensor) -> Tensor:
@@ -96,8 +99,9 @@ class GuidedTeacher:
         """See ``PixelLoss``."""
         x = batch.x_B3THW
         # In (0, 1]: at 0 there is no noise to find.
-        t_B = self.objective.sample_time(1.0 - micro.random.uniform().to(x.device))
-        noise = micro.random.normal(x.shape[1:]).to(x.device)
+        uniform_B = on_device(1.0 - micro.random.uniform(), device=x.device)
+        t_B = self.objective.sample_time(uniform_B)
+        noise = on_device(micro.random.normal(x.shape[1:]), device=x.device)
         noisy = self.objective.corrupt(x, noise, t_B)
         target = guided_target(
             self._both(batch), noisy, t_B, objective=self.objective, config=self.guidance
@@ -136,11 +140,10 @@ class TwoSteps:
     def __call__(self, student: Call, batch: PixelBatch, micro: Micro) -> TimedLoss:
         """See ``PixelLoss``."""
         x = batch.x_B3THW
-        times = student_times(
-            micro.random.uniform().to(x.device), config=self.config, objective=self.objective
-        )
+        uniform_B = on_device(micro.random.uniform(), device=x.device)
+        times = student_times(uniform_B, config=self.config, objective=self.objective)
         t_B = times.here_B
-        noise = micro.random.normal(x.shape[1:]).to(x.device)
+        noise = on_device(micro.random.normal(x.shape[1:]), device=x.device)
         noisy = self.objective.corrupt(x, noise, t_B)
         target = two_step_target(
             self.teacher.bind(batch.inputs, batch.captions),

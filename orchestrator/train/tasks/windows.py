@@ -15,6 +15,7 @@ from models.make_a_video.fps import draw_fps
 from orchestrator.data.packing import Image
 from orchestrator.recipe.train import Train
 from orchestrator.train.tasks.base import Micro
+from orchestrator.train.transfer import stacked_on_device
 from orchestrator.train.views import FRAMES, PICTURE, frame_numbers, possible_fps
 
 
@@ -49,7 +50,7 @@ def pixels(micro: Micro, windows: Sequence[Window], *, name: str, device: torch.
         _packed(images, window, name=name) if images else sample[name][window.frames]
         for sample, images, window in zip(micro.samples, micro.packed, windows, strict=True)
     ]
-    x_BTHW3 = torch.from_numpy(np.stack(clips)).to(device)
+    x_BTHW3 = stacked_on_device(clips, device=device)
     return x_BTHW3.permute(0, 4, 1, 2, 3).float().div_(127.5).sub_(1.0).contiguous()
 
 
@@ -61,7 +62,7 @@ def pictures(
         sample[name][window.frames[0]]
         for sample, window in zip(micro.samples, windows, strict=True)
     ]
-    x_BHW3 = torch.from_numpy(np.stack(firsts)).to(device)
+    x_BHW3 = stacked_on_device(firsts, device=device)
     return x_BHW3.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0).contiguous()
 
 
