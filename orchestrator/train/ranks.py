@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from orchestrator.errors import UnavailableError, UserError
 from orchestrator.train.loopback import HOST, LOOPBACK
 
 T = TypeVar("T")
@@ -83,6 +84,10 @@ def join(*, gpus: int, sharing: int = 1) -> Ranks:
     Args:
         gpus: of this process.
         sharing: ranks that share the tokens of a clip.
+
+    Raises:
+        UserError: if there are to be peers and nothing says where.
+        UnavailableError: if the port to meet at is taken.
     """
     rank = int(os.environ.get("RANK", "0"))
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -95,9 +100,17 @@ def join(*, gpus: int, sharing: int = 1) -> Ranks:
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
         if "MASTER_ADDR" in os.environ:
+            if os.environ["MASTER_ADDR"] == HOST:  # all that torchrun says
+                for name, value in LOOPBACK.items():
+                    os.environ.setdefault(name, value)
             store = _loopback_store(rank, world_size=world_size)
             dist.init_process_group(
                 backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT
+            )
+        elif world_size > 1:
+            raise UserError(
+                f"WORLD_SIZE={world_size} without MASTER_ADDR, wanted both, as torchrun sets them, "
+                "or neither"
             )
         else:
             os.environ.update(LOOPBACK)
@@ -117,7 +130,10 @@ def _loopback_store(rank: int, *, world_size: int) -> dist.Store | None:  # pyri
     if os.environ["MASTER_ADDR"] != HOST or is_served:
         return None
     port = int(os.environ["MASTER_PORT"])
-    listening = socket.create_server((HOST, port)).detach() if rank == 0 else None
+    try:
+        listening = socket.create_server((HOST, port)).detach() if rank == 0 else None
+    except OSError as error:
+        raise UnavailableError(f"MASTER_PORT={port} on {HOST}: {error.strerror}") from None
     return dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
         HOST,
         port,
