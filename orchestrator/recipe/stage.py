@@ -142,6 +142,11 @@ class Stage(Strict):
             if self.splits_over(ranks):
                 continue
             sharing = self.compute.sequence_parallel
+            if self.compute.workers == 0 and sharing > 1:
+                raise ValueError(
+                    "compute.workers=0 is one process, wanted at least "
+                    f"compute.sequence_parallel={sharing}"
+                )
             if ranks % sharing:
                 raise ValueError(
                     f"compute.{name}={getattr(self.compute, name)}, wanted a multiple of "

@@ -53,13 +53,17 @@ def test_heads_that_do_not_split_are_refused() -> None:
     ("compute", "named"),
     [
         ({"workers": 3}, "compute.workers=3"),
-        ({"workers": 0}, "compute.workers=0"),
         ({"workers": 4, "min_workers": 1}, "compute.min_workers=1"),
     ],
 )
 def test_workers_that_do_not_split_are_refused(compute: dict[str, int], named: str) -> None:
     text = refusal(sequence_parallel=2, **compute)
     assert f"{named}, wanted a multiple of compute.sequence_parallel=2" in text
+
+
+def test_one_plain_process_has_no_one_to_share_with() -> None:
+    text = refusal(sequence_parallel=2, workers=0)
+    assert "compute.workers=0 is one process, wanted at least compute.sequence_parallel=2" in text
 
 
 def test_a_batch_that_does_not_split_over_the_groups_is_refused() -> None:
