@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch.distributed as dist
 from rich.console import Console
 
 from orchestrator.errors import UnavailableError, UserError
@@ -15,6 +14,7 @@ from orchestrator.launch.train import train
 from orchestrator.recipe.load import parse_recipe
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.storage.store import open_store
+from tests.groups import leave_group
 from tests.tiny import tiny_tree
 
 pytestmark = pytest.mark.s3
@@ -32,8 +32,7 @@ def run_quietly(recipe: Recipe) -> str:
     try:
         train(recipe, run=None, local=True, console=Console(file=shown, width=200))
     finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        leave_group()
     return shown.getvalue()
 
 

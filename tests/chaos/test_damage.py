@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 
 import pytest
-import torch.distributed as dist
 
 from orchestrator.data.sources import ensure_sources
 from orchestrator.errors import RushesError
@@ -11,6 +10,7 @@ from orchestrator.recipe.recipe import Recipe
 from orchestrator.storage.store import Store, join_uri, open_store
 from orchestrator.train.worker import run
 from tests.chaos.runs import CHECKPOINTS, STAGE, Result, result_of, saved
+from tests.groups import leave_group
 from tests.tiny import tiny_recipe
 from tests.train.workers import Recorded, job_of
 
@@ -23,11 +23,6 @@ STOPPED_AT = 5  # of 6 steps, with checkpoints at 4 and 5
 def one_process() -> Iterator[None]:
     yield
     leave_group()
-
-
-def leave_group() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
-import torch.distributed as dist
 from rich.console import Console
 
 from orchestrator.errors import UserError
@@ -19,6 +18,7 @@ from orchestrator.train.pixels import to_uint8
 from orchestrator.train.start import fitted, read_start, seen_frames
 from orchestrator.train.varied import Wish
 from orchestrator.train.video import write_gif, write_mp4
+from tests.groups import leave_group
 from tests.launch.test_cli import rushes
 from tests.tiny import tiny_tree
 
@@ -54,8 +54,7 @@ def run_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "home"))
         train(recipe, run=None, local=True, console=Console(file=io.StringIO()))
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    leave_group()
     return f"{folder}/runs/tiny"
 
 

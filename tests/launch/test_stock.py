@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch.distributed as dist
 
 from orchestrator.cascade.attempt import begin
 from orchestrator.data.sources import ensure_sources
@@ -14,6 +13,7 @@ from orchestrator.launch.stock import export_stage_stock, import_stage
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.storage.store import open_store
 from orchestrator.train.worker import run
+from tests.groups import leave_group
 from tests.tiny import STEPS, tiny_recipe
 from tests.train.workers import Recorded, job_of
 
@@ -24,8 +24,7 @@ STOPPED = 4
 def one_process() -> Iterator[None]:
     """One process group for all: DeepSpeed keeps the one that it saw first."""
     yield
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    leave_group()
 
 
 def come_back(recipe: Recipe, *, run_uri: Path, source: Path) -> str:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch.distributed as dist
 
 from orchestrator.cascade.local_executor import LocalExecutor
 from orchestrator.data.sources import ensure_sources
 from orchestrator.train.job import StageJob
+from tests.groups import leave_group
 from tests.numerics.gang import Gang
 from tests.numerics.stages import train_stage
 from tests.tiny import STEPS, tiny_recipe
@@ -49,8 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for stage in ("autoencoder", "encode", "dit"):
         job = job_of(folder, stage, run="plain", workers=0, zero=1)
         assert executor.run(job, on_event=lambda _: None, stop=threading.Event()).status == "done"
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        leave_group()
     return folder
 
 

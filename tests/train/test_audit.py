@@ -1,12 +1,10 @@
 """What a stage was trained on is known to the clip, whatever became of its gangs."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch.distributed as dist
 from rich.console import Console
 
 from orchestrator.data.digits_shards import ensure_digits
@@ -19,22 +17,14 @@ from orchestrator.recipe.recipe import Recipe
 from orchestrator.storage.folder import FolderStore
 from orchestrator.train.job import StageJob
 from orchestrator.train.worker import run
+from tests.groups import leave_group
 from tests.numerics.gang import Gang
 from tests.tiny import tiny_tree
 from tests.train.workers import Recorded, run_rank
 
+pytestmark = pytest.mark.usefixtures("one_process")
+
 STEPS = 9  # an epoch and a half
-
-
-@pytest.fixture(autouse=True)
-def one_process() -> Iterator[None]:
-    yield
-    leave()
-
-
-def leave() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 class Killed(Recorded):
@@ -89,9 +79,9 @@ def shown(found: StageAudit) -> str:
 def test_killed_stopped_and_resumed_at_two_ranks(job: StageJob, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(job, hooks=Killed(at=4))
-    leave()
+    leave_group()
     assert run(job, hooks=Recorded(stop_after=3)).status == "stopped"
-    leave()
+    leave_group()
     gang = Gang(world_size=2, folder=tmp_path)
     try:
         wide = started(recipe_of(tmp_path, workers=2), tmp_path)
@@ -129,7 +119,7 @@ def test_an_audit_may_begin_and_end_while_a_run_goes_on(job: StageJob, tmp_path:
     silent = started(recipe_of(tmp_path, audit=False), tmp_path)
     assert recipe_digest(silent.recipe) == recipe_digest(job.recipe)
     run(silent, hooks=Recorded(stop_after=3))
-    leave()
+    leave_group()
     with pytest.raises(UserError, match=r"wanted a run with data\.audit: true"):
         audit_run(job.run, on_steps=lambda *_: None)
     assert run(job, hooks=Recorded()).status == "done"

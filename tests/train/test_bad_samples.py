@@ -1,11 +1,9 @@
 """A stage whose clips are not all whole: counted, told, kept over stops, and not too many."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch.distributed as dist
 from rich.console import Console
 
 from orchestrator.data.sources import ensure_sources
@@ -17,22 +15,14 @@ from orchestrator.recipe.recipe import Recipe
 from orchestrator.train.job import StageJob
 from orchestrator.train.worker import run
 from tests.data.clips import flip_bit
+from tests.groups import leave_group
 from tests.tiny import tiny_tree
 from tests.train.workers import Recorded
 
+pytestmark = pytest.mark.usefixtures("one_process")
+
 STEPS = 9  # an epoch and a half of 24 clips
 BAD = (5, 17)
-
-
-@pytest.fixture(autouse=True)
-def one_process() -> Iterator[None]:
-    yield
-    leave()
-
-
-def leave() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def recipe_of(folder: Path, *, bad_samples: int, log_every: int = 1) -> Recipe:
@@ -69,7 +59,7 @@ def test_bad_clips_are_counted_told_once_and_kept_over_a_stop(tmp_path: Path) ->
     job = damaged_job(tmp_path, bad_samples=2)
     first, second = Recorded(stop_after=7), Recorded()
     assert run(job, hooks=first).status == "stopped"  # after an epoch
-    leave()
+    leave_group()
     assert run(job, hooks=second).status == "done"
     found = counts(job)
     assert len(found) == STEPS
@@ -91,7 +81,7 @@ def test_bad_clips_met_since_the_last_logged_step_are_told_and_kept(tmp_path: Pa
     job = damaged_job(tmp_path, bad_samples=2, log_every=8)
     first, second = Recorded(stop_after=7), Recorded()
     assert run(job, hooks=first).status == "stopped"  # after an epoch, and before any line
-    leave()
+    leave_group()
     assert len(notes(first)) == 2
     saved = Path(job.run) / "stages/autoencoder/checkpoints/step-00000007/index.json"
     known = json.loads(saved.read_text())["extra"]["bad_samples"]
@@ -104,7 +94,7 @@ def test_bad_clips_met_since_the_last_logged_step_are_told_and_kept(tmp_path: Pa
 def test_fewer_may_be_allowed_by_the_next_start(tmp_path: Path) -> None:
     job = damaged_job(tmp_path, bad_samples=2)
     run(job, hooks=Recorded(stop_after=7))
-    leave()
+    leave_group()
     less = job.model_copy(update={"recipe": recipe_of(tmp_path, bad_samples=1)})
     with pytest.raises(UserError, match=r"\(2 bad samples, wanted at most data\.bad_samples=1\)$"):
         run(less, hooks=Recorded())

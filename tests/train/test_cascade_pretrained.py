@@ -4,11 +4,9 @@ The checkpoints are tiny and random, saved as the hub has them and read by the r
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch.distributed as dist
 from safetensors.torch import load_file
 
 from orchestrator.data.sources import ensure_sources
@@ -19,27 +17,19 @@ from orchestrator.train.evaluate import evaluate
 from orchestrator.train.job import StageJob
 from orchestrator.train.worker import run
 from tests.cascades import imagen_tree, make_a_video_tree
+from tests.groups import leave_group
 from tests.models.clip_checkpoints import EMBEDDING, POSITIONS, save_pair
 from tests.models.test_text_pretrained import save_t5
 from tests.train.test_worker import Recorded
 
-
-@pytest.fixture(autouse=True)
-def one_process() -> Iterator[None]:
-    yield
-    leave()
-
-
-def leave() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("one_process")
 
 
 def train(recipe: Recipe, stage: str, *, folder: Path) -> dict[str, object]:
     """Trains a stage; returns its weights by name."""
     job = StageJob(recipe=recipe, stage=stage, run=f"{folder}/run", attempt=1)
     assert run(job, hooks=Recorded()).status == "done"
-    leave()
+    leave_group()
     return dict(load_file(folder / "run" / "stages" / stage / "weights" / "ema.safetensors"))
 
 

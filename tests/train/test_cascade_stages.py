@@ -1,7 +1,6 @@
 """Stages of both cascades: each is trained by the one worker, from its own inputs alone."""
 
 import json
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from safetensors.torch import load_file
 
 from models.text.byt5 import Byt5Encoder
@@ -30,20 +28,12 @@ from orchestrator.train.varied import Wish, vary
 from orchestrator.train.worker import run
 from tests.cascades import STEPS, imagen_recipe, make_a_video_recipe
 from tests.data.clips import write_source
+from tests.groups import leave_group
 from tests.train.test_worker import Recorded
 
+pytestmark = pytest.mark.usefixtures("one_process")
+
 ALONE = Ranks(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
-
-
-@pytest.fixture(autouse=True)
-def one_process() -> Iterator[None]:
-    yield
-    leave()
-
-
-def leave() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def job_of(recipe: Recipe, stage: str, *, folder: Path, run: str = "run") -> StageJob:
@@ -57,7 +47,7 @@ def run_all(recipe: Recipe, folder: Path) -> None:
         job = job_of(recipe, stage.id, folder=folder)
         if stage.train is not None:
             assert run(job, hooks=Recorded()).status == "done"
-            leave()
+            leave_group()
         else:
             evaluate(job, hooks=Recorded())
     tree = {"digest": "", "data": {}, "recipe": recipe.model_dump(mode="json")}
@@ -187,7 +177,7 @@ def test_no_stage_of_imagen_video_needs_another_stages_weights(tmp_path: Path) -
         # Each in a run of its own, in which there is nothing of the others.
         job = job_of(recipe, stage.id, folder=tmp_path, run=stage.id)
         assert run(job, hooks=Recorded()).status == "done"
-        leave()
+        leave_group()
 
 
 def test_video_networks_of_make_a_video_are_given_no_captions(make_a_video: Path) -> None:
@@ -237,7 +227,7 @@ def test_video_networks_of_make_a_video_train_where_no_caption_can_be_read(
             (stages / needed).symlink_to(make_a_video / "run" / "stages" / needed)
         job = job_of(recipe, stage, folder=tmp_path, run=stage)
         assert run(job, hooks=Recorded()).status == "done"
-        leave()
+        leave_group()
 
 
 def test_students_begin_as_their_teachers(imagen: Path) -> None:
@@ -281,7 +271,7 @@ def test_a_stopped_stage_goes_on_as_if_it_had_not_been(
             (stages / done.name).symlink_to(done)
     job = job_of(recipe, stage, folder=tmp_path)
     assert run(job, hooks=Recorded(stop_after=1)).step < STEPS
-    leave()
+    leave_group()
     assert run(job, hooks=Recorded()).status == "done"
     straight, resumed = (
         load_file(root / "run" / "stages" / stage / "weights" / "ema.safetensors")

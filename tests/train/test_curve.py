@@ -1,12 +1,10 @@
 """What a user sees of a stage that was stopped between two logged steps."""
 
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch.distributed as dist
 
 from orchestrator.data.sources import ensure_sources
 from orchestrator.recipe.load import parse_recipe
@@ -16,12 +14,7 @@ from tests.tiny import tiny_recipe, tiny_tree
 from tests.train.curves import logged
 from tests.train.workers import Recorded, job_of
 
-
-@pytest.fixture(autouse=True)
-def one_process() -> Iterator[None]:
-    yield
-    if dist.is_initialized():
-        dist.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("one_process")
 
 
 @pytest.fixture(scope="module")

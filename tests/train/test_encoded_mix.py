@@ -1,14 +1,12 @@
 """A mix that is encoded is a mix of encoded sources: its order, what it shares, its damage."""
 
 import json
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from rich.console import Console
 
 from orchestrator.data.stream import Stream
@@ -27,6 +25,7 @@ from orchestrator.train.ranks import Ranks
 from orchestrator.train.sources import clips_of, open_stream
 from orchestrator.train.worker import run
 from tests.data.clips import flip_bit_in_place, write_source
+from tests.groups import leave_group
 from tests.tiny import STEPS, tiny_tree
 from tests.train.encoding import (
     contents,
@@ -42,6 +41,8 @@ from tests.train.encoding import (
 )
 from tests.train.workers import Recorded
 
+pytestmark = pytest.mark.usefixtures("one_process")
+
 ALONE = Ranks(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
 # Two shards each; both sources have clips of nine frames.
 CLIPS = {
@@ -49,17 +50,6 @@ CLIPS = {
     "stills": {(1, 32, 32): 5, (9, 32, 32): 2},
     "others": {(1, 32, 32): 6},
 }
-
-
-@pytest.fixture(autouse=True)
-def one_process() -> Iterator[None]:
-    yield
-    leave()
-
-
-def leave() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
@@ -133,9 +123,9 @@ def test_training_on_an_encoded_mix_goes_on_exactly_and_is_audited_by_source(
     for job in (straight, stopped):
         encode(job, logs=tmp_path)
     assert run(dit_of(straight), hooks=Recorded()).status == "done"
-    leave()
+    leave_group()
     assert run(dit_of(stopped), hooks=Recorded(stop_after=3)).step == 3
-    leave()
+    leave_group()
     assert run(dit_of(stopped), hooks=Recorded()).status == "done"
     assert len(curve(straight)) == STEPS
     assert curve(stopped) == curve(straight)

@@ -1,12 +1,10 @@
 """A frozen text encoder is read by the encode stage; a denoiser of latents trains without it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from models.text.encoder import TextEncoder
 from orchestrator.data.sources import ensure_sources
@@ -17,22 +15,14 @@ from orchestrator.storage.store import open_store
 from orchestrator.train import encoders
 from orchestrator.train.encoders import load_text
 from orchestrator.train.text_states import StoredText, TextTable
+from tests.groups import leave_group
 from tests.models.test_text_pretrained import save_t5
 from tests.tiny import tiny_tree
 from tests.train.test_worker import finish_stage
 
+pytestmark = pytest.mark.usefixtures("one_process")
+
 PROMPT = "a red three moving left"
-
-
-@pytest.fixture(autouse=True)
-def one_process() -> Iterator[None]:
-    yield
-    leave()
-
-
-def leave() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def recipe_with(folder: Path, *prompts: str) -> Recipe:
@@ -52,7 +42,7 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ensure_sources(recipe, on_clips=lambda *_: None)
     for stage in ("autoencoder", "encode"):
         finish_stage(recipe, stage, run_uri=f"{folder}/run")
-        leave()
+        leave_group()
     return folder
 
 

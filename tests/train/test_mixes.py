@@ -1,13 +1,11 @@
 """A stage trained on a mix of videos and images, with as many tokens in a step of either."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from rich.console import Console
 
 from orchestrator.data.sources import ensure_sources
@@ -22,23 +20,15 @@ from orchestrator.train.job import StageJob
 from orchestrator.train.ranks import Ranks
 from orchestrator.train.sources import open_stream
 from orchestrator.train.worker import run
+from tests.groups import leave_group
 from tests.numerics.gang import Gang
 from tests.tiny import tiny_tree
 from tests.train.workers import Recorded, run_rank
 
+pytestmark = pytest.mark.usefixtures("one_process")
+
 VIDEO, IMAGE = (9, 32, 32), (1, 32, 32)
 STEPS = 8
-
-
-@pytest.fixture(autouse=True)
-def one_process() -> Iterator[None]:
-    yield
-    leave()
-
-
-def leave() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def mixed_tree(folder: Path, *, workers: int = 0) -> dict[str, Any]:
@@ -88,16 +78,16 @@ def test_a_step_of_images_holds_as_many_tokens_as_one_of_videos(tmp_path: Path) 
 def test_a_mix_goes_on_bit_by_bit_and_at_other_sizes(tmp_path: Path) -> None:
     straight = job_of(tmp_path, name="straight")
     assert run(straight, hooks=Recorded()).status == "done"
-    leave()
+    leave_group()
     stopped = job_of(tmp_path, name="stopped")
     assert run(stopped, hooks=Recorded(stop_after=3)).status == "stopped"
-    leave()
+    leave_group()
     assert run(stopped, hooks=Recorded()).status == "done"
-    leave()
+    leave_group()
     assert losses(stopped) == losses(straight)
     wider = job_of(tmp_path, name="wider")
     assert run(wider, hooks=Recorded(stop_after=3)).status == "stopped"
-    leave()
+    leave_group()
     gang = Gang(world_size=2, folder=tmp_path)
     try:
         wide = job_of(tmp_path, name="wider", workers=2)

@@ -2,14 +2,12 @@
 
 import json
 import threading
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from safetensors.torch import load_file
 
 from orchestrator.data.sources import ensure_sources
@@ -153,13 +151,6 @@ def test_ranks_that_measure_different_costs_save_at_the_same_steps(tmp_path: Pat
         first, second = gang.run(save_at_each_ranks_own_cost)
     assert first == second
     assert len(first) > 3
-
-
-@pytest.fixture
-def one_process() -> Iterator[None]:
-    yield
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def recipe_of(folder: Path, *, every_steps: int | str) -> Recipe:

@@ -1,13 +1,11 @@
 """A gang saves on request at any step and waits; another one goes on from there, bitwise."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from safetensors.torch import load_file
 
 from orchestrator.data.sources import ensure_sources
@@ -93,13 +91,6 @@ def test_a_pause_leaves_no_trace_in_what_is_trained(trained: Trained, run_name: 
 
 def test_the_gang_that_takes_over_repeats_nothing(trained: Trained) -> None:
     assert trained.said["copy"][0]["notes"][0].startswith(f"goes on from step {PAUSE_AT}, ")
-
-
-@pytest.fixture
-def one_process() -> Iterator[None]:
-    yield
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def test_a_pause_that_cannot_be_saved_is_refused_once(

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from orchestrator.train.evaluation.upsamplers import lpips
 from orchestrator.train.views import FRAMES
 from orchestrator.train.worker import run
 from tests.cascades import imagen_tree
+from tests.groups import leave_group
 from tests.models.test_autoencoder_perceptual import vgg_weights
 from tests.train.workers import Recorded, job_of
 
@@ -53,8 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     job = job_of(recipe, "tsr1", run_uri=f"{folder}/run")
     assert run(job, hooks=Recorded()).status == "done"
     yield folder
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    leave_group()
 
 
 def recipe_of(folder: Path, **fields: object) -> Recipe:

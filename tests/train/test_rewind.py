@@ -1,12 +1,10 @@
 """A stage whose batches ruin it goes back, leaves them out, and ends as if they had never been."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch.distributed as dist
 
 from orchestrator.data.sources import ensure_sources
 from orchestrator.errors import RushesError
@@ -24,6 +22,8 @@ from tests.train.ill import (
     weights,
 )
 from tests.train.workers import Recorded
+
+pytestmark = pytest.mark.usefixtures("one_process")
 
 BAD = (5, 6)  # positions
 BUDGET = {"budget": 1, "window": 6}
@@ -44,13 +44,6 @@ class KilledAtNote(Recorded):
         super().event(event)
         if self._text in event.get("text", ""):
             raise KilledError
-
-
-@pytest.fixture(autouse=True)
-def one_process() -> Iterator[None]:
-    yield
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Stages that train on windows of longer and larger clips."""
 
 import json
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 
 from orchestrator.data.buckets import parse_bucket
 from orchestrator.data.decode import npy_bytes
@@ -27,23 +25,15 @@ from orchestrator.train.ranks import Ranks
 from orchestrator.train.sources import check_clips, open_stream
 from tests.cascades import imagen_recipe
 from tests.data.clips import frames_of, new_clip
+from tests.groups import leave_group
 from tests.tiny import tiny_tree
 from tests.train.test_worker import finish_stage
+
+pytestmark = pytest.mark.usefixtures("one_process")
 
 ALONE = Ranks(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
 STORED = (30, 36, 48)
 CLIPS = 4
-
-
-@pytest.fixture(autouse=True)
-def one_process() -> Iterator[None]:
-    yield
-    leave()
-
-
-def leave() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def write_films(uri: str, bucket: str) -> Index:
@@ -80,7 +70,7 @@ def test_first_windows_are_encoded_and_trained_on(tmp_path: Path) -> None:
     check_clips(recipe, ensure_sources(recipe, on_clips=lambda *_: None))
     for stage in ("autoencoder", "encode", "dit"):
         finish_stage(recipe, stage, run_uri=f"{tmp_path}/run")
-        leave()
+        leave_group()
     latents = Index.open(f"{tmp_path}/run/stages/encode/latents")
     assert latents.buckets == {(9, 32, 32): list(range(CLIPS))}
     for row in range(CLIPS):

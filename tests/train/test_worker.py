@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,11 @@ from orchestrator.train.job import StageResult
 from orchestrator.train.randomness import happens_at
 from orchestrator.train.saves import MAX_LOST
 from orchestrator.train.worker import run
+from tests.groups import leave_group
 from tests.tiny import STEPS, tiny_recipe, tiny_tree
 from tests.train.workers import Recorded, job_of
 
-
-@pytest.fixture(autouse=True)
-def one_process() -> Iterator[None]:
-    yield
-    if dist.is_initialized():
-        dist.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("one_process")
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ensure_sources(recipe, on_clips=lambda *_: None)
     for stage in ("autoencoder", "encode", "dit"):
         finish_stage(recipe, stage, run_uri=f"{folder}/straight")
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        leave_group()
     return folder
 
 

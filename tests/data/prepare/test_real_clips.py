@@ -13,7 +13,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import torch.distributed as dist
 
 from orchestrator.data import members
 from orchestrator.data.index import Index
@@ -35,6 +34,7 @@ from orchestrator.train.job import StageJob
 from orchestrator.train.sources import check_clips
 from orchestrator.train.worker import run
 from tests.data.prepare.shipped import FILMS, PHOTOS, Film, shipped_files
+from tests.groups import leave_group
 from tests.tiny import tiny_tree
 from tests.train.workers import Recorded
 
@@ -126,12 +126,7 @@ def test_scores_of_real_films_are_sensible(prepared: tuple[Path, Report]) -> Non
 @pytest.fixture
 def one_process() -> Iterator[None]:
     yield
-    _leave()
-
-
-def _leave() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    leave_group()
 
 
 def _recipe_tree(folder: Path, *, films: Path, photos: Path) -> dict[str, Any]:
@@ -182,7 +177,7 @@ def test_films_and_photographs_of_three_shapes_are_trained_on_at_once(
     for stage, steps in (("autoencoder", STEPS), ("pictures", 2)):
         job = StageJob(recipe=recipe, stage=stage, run=str(folder), attempt=1)
         assert run(job, hooks=Recorded()).step == steps
-        _leave()
+        leave_group()
         logged = (folder / "stages" / stage / "metrics.jsonl").read_text().splitlines()
         losses = [json.loads(line)["loss"] for line in logged]
         assert len(losses) == steps
