@@ -11,16 +11,16 @@ from torch import Tensor
 from models.sora.dit_config import DiTConfig
 from orchestrator.errors import UserError
 from orchestrator.recipe.stage import Stage
-from orchestrator.train.ranks import Ranks, join
+from orchestrator.train.ranks import TIMEOUT, Ranks, join
 
 
 class RankGroup:
     """A ``models.nn.sequence.TokenGroup`` of neighbouring ranks.
 
-    The groups are those of DeepSpeed's ``parallel_state_sp``. DeepSpeed is not told of them: it
-    would divide gradients by the number of groups instead of the number of ranks, which is not how
-    the gradients of ``models/nn/sequence.py`` add up, and of no help to ZeRO 0. It shards over all
-    ranks either way.
+    DeepSpeed's ``parallel_state_sp`` makes the same groups. It is not told of them: it would divide
+    gradients by the number of groups instead of the number of ranks, which is not how the gradients
+    of ``models/nn/sequence.py`` add up, and of no help to ZeRO 0. It shards over all ranks either
+    way.
     """
 
     def __init__(self, group: Any) -> None:
@@ -58,7 +58,7 @@ def token_group(ranks: Ranks) -> RankGroup | None:
     """The group of this rank, None where it shares with no one; collective."""
     if ranks.sharing == 1:
         return None
-    group, _ = dist.new_subgroups(group_size=ranks.sharing)
+    group, _ = dist.new_subgroups(group_size=ranks.sharing, timeout=TIMEOUT)
     return RankGroup(group)
 
 
