@@ -5,6 +5,8 @@ from dataclasses import asdict
 from typing import Any
 
 from orchestrator.data.bad import BadSample, BadSamples
+from orchestrator.data.batch import Plan, StepBatch
+from orchestrator.errors import RushesError
 from orchestrator.train.exchange import gather_json
 from orchestrator.train.ranks import Ranks
 
@@ -48,6 +50,38 @@ class SharedBad:
         if new:
             self._bad.check(last=max(new))
         return {"bad_samples": float(len(self._shared))}
+
+    def settle(self, batch: StepBatch, *, read: Callable[[Plan], StepBatch]) -> StepBatch:
+        """The clips of a step, the same on all ranks that share them; collective.
+
+        A clip may be bad for some of these ranks alone, where a disk has damaged their copy of its
+        shard: then the others too read what stands in for it.
+
+        Args:
+            batch: as this rank has read it.
+            read: reads it again.
+
+        Raises:
+            BadSampleError: as ``share``.
+            RushesError: if they still have read different clips.
+        """
+        while self._ranks.sharing > 1:
+            keys = [batch.parts, batch.keys]
+            everyone = gather_json(keys, device=self._ranks.device)
+            if all(one == everyone[self._first(rank)] for rank, one in enumerate(everyone)):
+                break
+            known = len(self._shared)
+            self.share()
+            if len(self._shared) == known:
+                raise RushesError(
+                    f"step {batch.plan.step}: ranks that share clips have read different ones, "
+                    f"this one {', '.join(batch.keys)}"
+                )
+            batch = read(batch.plan)
+        return batch
+
+    def _first(self, rank: int) -> int:
+        return rank - rank % self._ranks.sharing
 
     def state_dict(self) -> list[dict[str, Any]]:
         """What all ranks know of, as JSON: the same on every rank, at any world size."""

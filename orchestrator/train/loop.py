@@ -62,6 +62,7 @@ class Loop:
         ranks: this process and its peers.
         asked: what this rank was asked to do.
         idle: whether this rank writes no checkpoint.
+        settled: called with the clips of every step as they were read; those to train on.
         took: called with the clips of every step that are trained on.
         before_update: called when gradients are there, before the engines' state changes.
         ledger: this process's clock.
@@ -76,6 +77,7 @@ class Loop:
     ranks: Ranks
     asked: Callable[[], Asked]
     idle: Callable[[], bool]
+    settled: Callable[[StepBatch], StepBatch]
     took: Callable[[StepBatch], None]
     before_update: Callable[[], None]
     ledger: Ledger
@@ -92,7 +94,7 @@ class Loop:
         self.ledger.settle("compile" if train.compile else "compute")
         for step in range(start, train.steps):
             with self.ledger.in_phase("data_wait"):
-                batch = self.stream.next()
+                batch = self.settled(self.stream.next())
             self.took(batch)
             window.wait_s += self.stream.take_wait_s()
             work = self.task.work(self._seen(batch, step=step))

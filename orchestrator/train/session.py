@@ -147,6 +147,7 @@ class Session:
             ranks=self._ranks,
             asked=self._pauses.asked,
             idle=self._saves.is_idle,
+            settled=self._settled,
             took=self._took,
             before_update=self._saves.wait_for_copy,
             ledger=self._ledger,
@@ -165,6 +166,10 @@ class Session:
                     self._beat.step = start
                     break
         return None
+
+    def _settled(self, batch: StepBatch) -> StepBatch:
+        bad = self._state.bad
+        return batch if bad is None else bad.settle(batch, read=self._stream.read)
 
     def _took(self, batch: StepBatch) -> None:
         if self._state.audit is not None:

@@ -31,6 +31,7 @@ from tests.train.token_groups import (
     of_prompts,
     sample_files,
     sampled,
+    settled,
     train_until,
 )
 
@@ -196,6 +197,19 @@ def test_a_stage_goes_on_with_other_groups(folder: Path, gang: Gang, pair: Gang,
     second = job_of(folder, run=run, workers=2, zero=1, sequence_parallel=then)
     assert pair.run(train_until, job=second.model_dump_json()) == [("done", STEPS)] * 2
     assert curve(folder, run) == pytest.approx(curve(folder, "plain"), rel=2e-5)
+
+
+@pytest.mark.parametrize("bad_on", [[0], [1, 2]], ids=["one", "two"])
+def test_a_clip_that_is_bad_for_one_rank_is_left_out_by_those_that_share_it(
+    gang: Gang, bad_on: list[int]
+) -> None:
+    found = gang.run(settled, bad_on=bad_on)
+    assert found == [(["another", f"second-{reader}"], 1.0) for reader in (0, 0, 1, 1)]
+
+
+def test_groups_that_agree_read_nothing_again(gang: Gang) -> None:
+    found = gang.run(settled, bad_on=[0, 1])
+    assert [keys[0] for keys, _ in found] == ["another", "another", "first", "first"]
 
 
 def test_sampling_a_run_writes_what_one_process_writes(

@@ -24,7 +24,10 @@ from models.sora.sample import SoraChain
 from models.text.config import Byt5Config
 from models.text.encoder import build_text_encoder
 from models.text.states import TextStates
+from orchestrator.data.bad import BadSample, BadSamples
+from orchestrator.data.batch import Plan, StepBatch
 from orchestrator.launch.sample import sample_run
+from orchestrator.train.bad_samples import SharedBad
 from orchestrator.train.engine.library import load_deepspeed
 from orchestrator.train.job import StageJob
 from orchestrator.train.ranks import Ranks
@@ -175,3 +178,42 @@ def attention_of_deepspeed(ranks: Ranks) -> list[np.ndarray]:
         gradients = torch.autograd.grad(out.square().sum(), qkv)
         found += [torch.stack([out.unflatten(2, (4, 8)).transpose(1, 2), *gradients])]
     return [one.detach().numpy() for one in found]
+
+
+def settled(ranks: Ranks, *, bad_on: list[int]) -> tuple[list[str], float]:
+    """Keys of a step's two clips once settled, the first of which some ranks of pairs cannot read.
+
+    And how many bad samples are known then.
+    """
+    ranks = dataclasses.replace(ranks, sharing=2)
+    found = BadSamples(most=1)
+    bad = BadSample(index="index", row=0, key="first", why="first is damaged")
+    if ranks.rank in bad_on:
+        found.found(bad)
+    plan = Plan(
+        step=0,
+        position=0,
+        bucket=(9, 32, 32),
+        ordinal=0,
+        size=2 * ranks.readers,
+        slots=(ranks.reader, ranks.reader + ranks.readers),
+        draws=(),
+        packed=(),
+    )
+
+    def read(plan: Plan) -> StepBatch:
+        keys = "another" if found.get(bad.index, bad.row) else bad.key, f"second-{ranks.reader}"
+        return StepBatch(
+            plan=plan,
+            keys=keys,
+            instead=(None, None),
+            parts=("", ""),
+            samples=({}, {}),
+            captions=((), ()),
+            fps=(8.0, 8.0),
+            packed=((), ()),
+        )
+
+    shared = SharedBad(found, ranks=ranks, note=lambda _: None)
+    batch = shared.settle(read(plan), read=read)
+    return list(batch.keys), shared.share()["bad_samples"]
