@@ -36,7 +36,7 @@ class StageAudit:
     Attributes:
         stage: its id.
         start, stop: steps done before the first row, and in the newest checkpoint.
-        ranks: of the gangs whose steps count, in order.
+        readers: of the gangs whose steps count, in order: ranks, or groups that share clips.
         report: what was found.
     """
 
@@ -44,7 +44,7 @@ class StageAudit:
     start: int
     stop: int
     report: Report
-    ranks: list[int] = field(default_factory=list[int])
+    readers: list[int] = field(default_factory=list[int])
 
 
 def audit_run(uri: str, *, on_steps: Callable[[str, int, int], None]) -> list[StageAudit]:
@@ -127,12 +127,12 @@ def _audit(
             examiner.step(uses)
             done += 1
             on_steps(stage.id, done, says.step)
-    ranks = [ranks for ranks, _ in groupby(reversed(gangs))]
+    readers = [readers for readers, _ in groupby(reversed(gangs))]
     return StageAudit(
         stage=stage.id,
         start=start,
         stop=says.step,
-        ranks=ranks,
+        readers=readers,
         report=examiner.report(start=start, stop=says.step),
     )
 
@@ -155,9 +155,9 @@ def _by_step(parts: list[Piece]) -> Iterator[list[Use]]:
 def _lines(audit: StageAudit) -> Iterator[str]:
     report = audit.report
     since = f" from step {audit.start} on" if audit.start else ""
-    ranks = ", then ".join(str(count) for count in audit.ranks)
+    readers = ", then ".join(str(count) for count in audit.readers)
     clips = f"{report.clips.total():,} clips"
-    yield f"{audit.stage}: {report.steps:,} steps{since} on {ranks} rank(s), {clips}"
+    yield f"{audit.stage}: {report.steps:,} steps{since} on {readers} reader(s), {clips}"
     if any(report.clips):
         total = report.clips.total()
         yield "  " + ", ".join(

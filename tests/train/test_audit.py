@@ -90,12 +90,12 @@ def test_killed_stopped_and_resumed_at_two_ranks(job: StageJob, tmp_path: Path) 
         gang.close()
     found = audited(job)
     assert found.report.faults == []
-    assert (found.start, found.stop, found.ranks) == (0, STEPS, [1, 2])
+    assert (found.start, found.stop, found.readers) == (0, STEPS, [1, 2])
     whole, rest = found.report.epochs
     assert (whole.clips, whole.used, whole.is_whole) == (24, 24, True)
     assert rest.used == STEPS * 4 - 24
     assert shown(found).splitlines() == [
-        "autoencoder: 9 steps on 1, then 2 rank(s), 36 clips",
+        "autoencoder: 9 steps on 1, then 2 reader(s), 36 clips",
         "  9x32x32: 1 whole epoch(s) of 24 clips, 12 of 24 clips of epoch 2",
     ]
 

@@ -131,7 +131,7 @@ def test_training_on_an_encoded_mix_goes_on_exactly_and_is_audited_by_source(
     assert curve(stopped) == curve(straight)
     first, shares, *epochs = told(stopped)
     assert told(straight) == [first, shares, *epochs]
-    assert first == f"dit: {STEPS} steps on 1 rank(s), {4 * STEPS} clips"
+    assert first == f"dit: {STEPS} steps on 1 reader(s), {4 * STEPS} clips"
     assert shares.startswith("  films ")
     assert {line.partition(": ")[0] for line in epochs} == {
         "  films 9x32x32",

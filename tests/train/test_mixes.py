@@ -98,12 +98,12 @@ def test_a_mix_goes_on_bit_by_bit_and_at_other_sizes(tmp_path: Path) -> None:
     assert losses(wider) == pytest.approx(losses(straight), rel=2e-4)
     # Films have 3/4 of the clips and a third as many in a step: 9 steps of them to one of images.
     assert told(straight).splitlines() == [
-        "autoencoder: 8 steps on 1 rank(s), 40 clips",
+        "autoencoder: 8 steps on 1 reader(s), 40 clips",
         "  films 28 clips (70.0%), stills 12 clips (30.0%)",
         "  stills 1x32x32: 12 of 20 clips of epoch 1",
         "  films 9x32x32: 1 whole epoch(s) of 24 clips, 4 of 24 clips of epoch 2",
     ]
-    assert told(wider) == told(straight).replace("on 1 rank", "on 1, then 2 rank")
+    assert told(wider) == told(straight).replace("on 1 reader", "on 1, then 2 reader")
 
 
 def test_a_mix_whose_entries_change_places_goes_on_with_the_same_clips(tmp_path: Path) -> None:
