@@ -1,9 +1,20 @@
-"""The process group of a test that trains in its own process: the next one makes its own."""
+"""Process groups in tests."""
+
+import socket
 
 import torch.distributed as dist
 
+from orchestrator.train.loopback import HOST
+
+
+def free_port() -> int:
+    """Where ranks on this machine may meet."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return probe.getsockname()[1]
+
 
 def leave_group() -> None:
-    """Ends it, if there is one."""
+    """Ends that of this process, if there is one: the next test makes its own."""
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -11,21 +11,17 @@ import pytest
 from orchestrator.errors import UnavailableError, UserError
 from orchestrator.train.loopback import HOST, LOOPBACK
 from orchestrator.train.ranks import join
+from tests.groups import free_port
 
 # One rank joins, and tells where it listens.
 JOINED = """
 import json, psutil
 from orchestrator.train.ranks import join
+from tests.groups import free_port
 assert join(gpus=0).world_size == 1
 found = psutil.Process().net_connections("inet")
 print(json.dumps([one.laddr.ip for one in found if one.status == psutil.CONN_LISTEN]))
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return probe.getsockname()[1]
 
 
 @pytest.mark.parametrize("has_peers", [True, False], ids=["gang", "alone"])

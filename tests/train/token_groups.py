@@ -1,4 +1,4 @@
-"""What ranks of a gang do in ``test_sequence_parallel``."""
+"""What ranks of a gang do in ``test_sequence_parallel`` and ``test_shared_tokens``."""
 
 import dataclasses
 from functools import partial
@@ -37,7 +37,7 @@ from tests.models.dits import latents, stirred, text_states, times
 from tests.train.workers import Recorded
 
 Arrays = dict[str, np.ndarray]
-How = Literal["plain", "recomputed", "compiled"]
+How = Literal["plain", "recomputed", "compiled", "compiled and recomputed"]
 CLIPS = 2
 
 
@@ -69,10 +69,10 @@ def of_clips(
     if group is not None:
         dit.share_tokens(group)
     for block in dit.blocks():
-        if how == "recomputed":
+        if "compiled" in how:  # as ``apply_memory_and_speed`` does
+            block.forward = torch.compile(block.forward, backend="aot_eager")
+        if "recomputed" in how:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-        elif how == "compiled":
-            block.compile(backend="aot_eager")
     x_BCTHW, text = latents(*size, clips=CLIPS)[clips], text_states(clips=CLIPS)
     text = TextStates(
         tokens_BLD=text.tokens_BLD[clips],
