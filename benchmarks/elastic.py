@@ -1,13 +1,15 @@
 """A run of four workers on two nodes that loses a node and gets it back, beside one that does not.
 
 Each node is a raylet with two CPUs on this machine, and each run is the command itself. Loss
-curves, gang sizes and times go to elastic.png, which docs/reliability.md shows.
+curves, gang sizes and times go to elastic.png, which docs/reliability.md shows. The goodput of both
+is printed beside that of their simulation, as ``rushes plan`` does it: docs/benchmarks.md.
 """
 
 import argparse
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,11 +21,17 @@ from typing import Any
 
 import yaml
 from ray.cluster_utils import Cluster
+from replay import Beside, Setting, replay
+
+from orchestrator.cascade.goodput_file import KEY
+from orchestrator.cascade.goodput_rows import Row, from_lines
+from orchestrator.plan.simulate import Lived
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "jobs" / "sora_debug.yaml"
 STAGE = "autoencoder"
-CPUS = 2  # of each node
+WORKERS, CPUS = 4, 2  # of the full gang, of each node
+SIZES = (1, 2, 4)
 LOST_AT, BACK_AT = 0.3, 0.5  # parts of the run
 OBJECT_STORE_BYTES = 80 << 20
 
@@ -40,11 +48,16 @@ def write_recipe(folder: Path, *, steps: int) -> Path:
     (stage,) = (one for one in tree["stages"] if one["id"] == STAGE)
     stage["train"] |= {"steps": steps, "batch": 8, "micro_batch": 2, "log_every": 1}
     stage["train"].pop("preview", None)
-    stage["compute"] = {"workers": 4, "min_workers": 1}
-    stage["save"] = {"every_steps": max(steps // 10, 1)}
+    stage["compute"] = {"workers": WORKERS, "min_workers": min(SIZES)}
+    stage["save"] = {"every_steps": save_every(steps)}
     path = folder / "elastic.yaml"
     path.write_text(yaml.safe_dump(tree | {"stages": [stage]}))
     return path
+
+
+def save_every(steps: int) -> int:
+    """Steps between saves."""
+    return max(steps // 10, 1)
 
 
 @contextmanager
@@ -97,6 +110,35 @@ def ledger(recipe: Path, *, name: str) -> str:
     ).stdout
 
 
+def rows_of(recipe: Path, *, name: str) -> list[Row]:
+    """The ledger of a run's stage."""
+    rows, _ = from_lines((recipe.parent / "runs" / name / KEY).read_bytes())
+    return [row for row in rows if row.stage == STAGE]
+
+
+def commit_s(recipe: Path, *, name: str, curve: Curve) -> float:
+    """From a saved step to its checkpoint's COMMIT: the median of the checkpoints that are kept."""
+    saved_s = {round(row["step"]): row["time_ms"] / 1000 for row in curve}
+    folder = recipe.parent / "runs" / name / "stages" / STAGE / "checkpoints"
+    commits = {int(file.parent.name[-8:]): file for file in folder.glob("step-*/COMMIT")}
+    return statistics.median(file.stat().st_mtime - saved_s[step] for step, file in commits.items())
+
+
+def simulated(
+    recipe: Path, *, straight: Curve, steps: int, times: dict[str, float]
+) -> tuple[list[Beside], Lived]:
+    """Both runs beside what the plan's simulation makes of them."""
+    setting = Setting(
+        steps=steps,
+        save_every=save_every(steps),
+        commit_s=max(commit_s(recipe, name="undisturbed", curve=straight), 0.0),
+        ranks_per_node=CPUS,
+        sizes=SIZES,
+    )
+    undisturbed, elastic = (rows_of(recipe, name=name) for name in ("undisturbed", "elastic"))
+    return replay(undisturbed, elastic, setting=setting, back_s=times["back"] - times["lost"])
+
+
 def lose_and_get_back(cluster: Cluster, node: Any, *, steps: int) -> tuple[Any, dict[str, float]]:
     """What is done to the second node when the run has come so far; the times of it."""
     times: dict[str, float] = {}
@@ -128,7 +170,15 @@ def measure(folder: Path, *, steps: int) -> dict[str, Any]:
         raise SystemExit(f"the run was over too early: {times}; wanted more --steps")
     notes = [line for line in said if "goes on" in line]
     print(ledger(recipe, name="undisturbed"), ledger(recipe, name="elastic"), sep="\n")
-    return {"undisturbed": straight, "elastic": elastic, "times": times, "notes": notes}
+    beside, lived = simulated(recipe, straight=straight, steps=steps, times=times)
+    return {
+        "undisturbed": straight,
+        "elastic": elastic,
+        "times": times,
+        "notes": notes,
+        "beside": beside,
+        "lived": lived,
+    }
 
 
 def summary(found: dict[str, Any]) -> str:
@@ -143,7 +193,26 @@ def summary(found: dict[str, Any]) -> str:
             lines.append(
                 f"node {what}: {ranks:g} at work {first[ranks] - found['times'][what]:.1f} s later"
             )
-    return "\n".join(lines)
+    return "\n".join([*lines, *goodputs(found["beside"], found["lived"])])
+
+
+def goodputs(beside: list[Beside], lived: Lived) -> list[str]:
+    """Real and simulated, in percent, and where the simulation says that time went."""
+    lines = [
+        f"{one.name}: goodput {100 * one.real:.1f} %, simulated {100 * one.simulated:.1f} %, "
+        f"{one.points:+.1f} points: {'pass' if one.is_near else 'fail'}"
+        for one in beside
+    ]
+    parts = {
+        "saves": lived.saving_s,
+        "repeated": lived.repeated_s,
+        "start, detection, restart": lived.down_s,
+    }
+    shown = ", ".join(f"{name} {seconds / lived.node_s:.1%}" for name, seconds in parts.items())
+    return [
+        *lines,
+        f"simulated with failures: {shown} of {lived.node_s * CPUS / 3600:.3f} rank-hours",
+    ]
 
 
 def changes(curve: Curve) -> list[tuple[float, float, dict[str, float]]]:
@@ -183,8 +252,8 @@ def draw(found: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def main() -> None:
-    """Measures and draws."""
+def main() -> int:
+    """Measures and draws; exit code 1 if a simulation is more than 3 points off."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
@@ -194,7 +263,8 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     draw(found, args.out / "elastic.png")
     print(summary(found))
+    return int(not all(one.is_near for one in found["beside"]))
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
