@@ -28,6 +28,8 @@ class Gpu(Strict):
     price: Annotated[float, Field(ge=0.0)]
     efficiency: Share
     compiled: Share
+    gather_us: Annotated[float, Field(ge=0.0)] = 30.0
+    overlaps: bool = True
 
     @property
     def memory_bytes(self) -> int:

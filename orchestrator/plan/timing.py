@@ -11,9 +11,8 @@ from orchestrator.plan.memory import BF16, FP32, LIVE_ELEMENTS
 OPTIMIZER_BYTES = 58  # per weight that a rank owns
 LINK_EFFICIENCY = 0.8  # of what a link's data sheet says, for large messages
 # A pass is at least as long as its kernels take to launch: some six per weight tensor, forward
-# and backward, at 5 us each; as long again for what ZeRO 3 does in Python around every module.
+# and backward, at 5 us each.
 LAUNCH_S = 30e-6
-GATHER_S = 30e-6
 # Of what ZeRO 3 sends beside computing: the first and the last of every pass have nothing to hide
 # behind, and what is sent takes memory bandwidth from what computes.
 NEVER_HIDDEN = 0.25
@@ -65,11 +64,21 @@ def step_time(
     """One optimizer step of a layout.
 
     ZeRO 0, 1 and 2 send after passes, ZeRO 3 beside them: a part of that is waited for, or what
-    takes longer than the passes themselves.
+    takes longer than the passes themselves. What does one thing after another (a core) waits for
+    all of it, for what Python does, and for what is copied.
     """
-    rate = cluster.gpu.flops_per_s(bf16=bf16, compiled=compiled)
+    rate, bandwidth = (
+        cluster.gpu.flops_per_s(bf16=bf16, compiled=compiled),
+        cluster.gpu.bandwidth * 1e9,
+    )
     clips = layout.micro_batch / layout.sharing  # of a clip that is shared, each computes its part
-    one_pass = max(clips * _clip_flops(facts, layout) / rate, _launch_s(facts, layout))
+    arithmetic, launch = (
+        clips * _clip_flops(facts, layout) / rate,
+        _launch_s(facts, layout, cluster),
+    )
+    one_pass = max(arithmetic, launch)
+    if not cluster.gpu.overlaps:
+        one_pass = arithmetic + launch + passed_bytes(facts.parameters, bf16=bf16) / bandwidth
     compute = layout.accumulation * one_pass
     exchanged = sum(
         exchanged_bytes(network, layout, bf16=bf16) for network in facts.networks
@@ -77,19 +86,55 @@ def step_time(
     sent = sum(
         sent_bytes(network.parameters, layout, bf16=bf16) for network in facts.networks
     ) / cluster.link_bytes_per_s(layout.ranks)
+    if not cluster.gpu.overlaps:
+        sent += copied_bytes(facts.parameters, layout, bf16=bf16) / bandwidth
+    elif layout.zero == 3:
+        sent = max(NEVER_HIDDEN * sent, sent - compute)
     owned = facts.parameters / (layout.ranks if layout.zero else 1)
     return StepTime(
         compute=compute,
-        communication=exchanged
-        + (max(NEVER_HIDDEN * sent, sent - compute) if layout.zero == 3 else sent),
-        optimizer=OPTIMIZER_BYTES * owned / (cluster.gpu.bandwidth * 1e9),
+        communication=exchanged + sent,
+        optimizer=OPTIMIZER_BYTES * owned / bandwidth,
     )
 
 
-def _launch_s(facts: Training, layout: Layout) -> float:
+def _launch_s(facts: Training, layout: Layout, cluster: Cluster) -> float:
     tensors = sum(len(network.trained) for network in facts.networks)
     again = 4 / 3 if layout.checkpointing else 1.0
-    return tensors * (LAUNCH_S * again + (GATHER_S if layout.zero == 3 else 0.0))
+    gather = cluster.gpu.gather_us * 1e-6 if layout.zero == 3 else 0.0
+    return tensors * (LAUNCH_S * again + gather)
+
+
+def passed_bytes(parameters: int, *, bf16: bool) -> float:
+    """Bytes of memory that weights take in one pass, beside activations.
+
+    They are read forward and backward, their gradients are written and added to float32 sums.
+    """
+    value = BF16 if bf16 else FP32
+    return parameters * (2 * value + value + value + 2 * FP32)
+
+
+def copied_bytes(parameters: int, layout: Layout, *, bf16: bool) -> float:
+    """Bytes of memory that engines read and write around what is sent, in one optimizer step.
+
+    ZeRO 0 joins gradients, divides them and takes them apart. DeepSpeed copies them into buckets,
+    divides those and keeps its part, in ZeRO 3 once more for every rank's part and for the sum
+    that is not sent on; there every gathered weight is joined of its parts too.
+    """
+    if layout.ranks == 1:
+        return 0.0
+    value, both = BF16 if bf16 else FP32, 2 * FP32  # what is read is written
+    kept = both / layout.ranks
+    match layout.zero:
+        case 0:
+            return parameters * 3 * both
+        case 1:
+            return parameters * (2 * both + kept)
+        case 2:
+            return layout.accumulation * parameters * (2 * both + kept)
+        case _:
+            gathered = 2 * value * (1 + 1 / layout.ranks)
+            return layout.accumulation * parameters * (gathered + 4 * both + 2 * kept)
 
 
 def _clip_flops(facts: Training, layout: Layout) -> float:
