@@ -163,9 +163,8 @@ class _Counted(TorchFunctionMode):
         if func in BROADCAST:
             return _broadcast(args)
         kwargs = kwargs or {}
-        if func in SHAPES or func is torch.cat:
-            result = args[0][0] if func is torch.cat else args[0]
-            result = result.new_empty(shape_of(func, args, kwargs))
+        if func in SHAPES:
+            result = first_of(args).new_empty(shape_of(func, args, kwargs))
         else:
             result = on_shapes(func, args, kwargs)
         self.flops += flops_of(func, args, result)
@@ -183,9 +182,7 @@ def on_shapes(func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) ->
 
 
 def shape_of(func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> tuple[int, ...]:
-    """Shape of what a call gives: of one that is in SHAPES or BROADCAST, or of torch.cat."""
-    if func is torch.cat:
-        return _joined(*args, **kwargs)
+    """Shape of what a call gives: of one that is in SHAPES or BROADCAST."""
     if func in BROADCAST:
         backwards = zip_longest(*(reversed(one.shape) for one in _tensors(args)), fillvalue=1)
         return tuple(max(sides) if all(sides) else 0 for sides in backwards)[::-1]
@@ -201,6 +198,11 @@ def flops_of(func: Callable[..., Any], args: Any, result: Any) -> int:
         per_pair = queries.shape[-1] + values.shape[-1]
         return 2 * prod(queries.shape[:-1]) * keys.shape[-2] * per_pair
     return 0
+
+
+def first_of(args: Any) -> Tensor:
+    """The first tensor of a call's arguments, or of the list that it takes."""
+    return args[0] if isinstance(args[0], Tensor) else args[0][0]
 
 
 def _tensors(args: Any) -> list[Tensor]:
@@ -220,6 +222,12 @@ def _picks_columns(index: Any) -> bool:
 def _joined(parts: Sequence[Tensor], dim: int = 0) -> tuple[int, ...]:
     shape = list(parts[0].shape)
     shape[dim] = sum(part.shape[dim] for part in parts)
+    return tuple(shape)
+
+
+def _stacked(parts: Sequence[Tensor], dim: int = 0) -> tuple[int, ...]:
+    shape = list(parts[0].shape)
+    shape.insert(dim % (len(shape) + 1), len(parts))
     return tuple(shape)
 
 
@@ -280,6 +288,8 @@ SHAPES: dict[Callable[..., Any], Callable[..., tuple[int, ...]]] = {
     F.avg_pool2d: _pooled,
     F.interpolate: _resized,
     F.scaled_dot_product_attention: _attended,
+    torch.cat: _joined,
+    torch.stack: _stacked,
 }
 
 

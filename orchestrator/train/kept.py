@@ -20,6 +20,7 @@ from orchestrator.train.flops import (
     BROADCAST,
     SAME_SHAPE,
     SHAPES,
+    first_of,
     flops_of,
     on_shapes,
     shape_of,
@@ -217,7 +218,7 @@ class _Watched(TorchFunctionMode):
             return
         # Taken apart on the CPU, in float32: the input there, and what is scaled by the weights.
         self.keep(x if x.dtype == torch.float32 else x.float())
-        self.keep(torch.empty_like(x, dtype=torch.float32))
+        self.keep(_empty_like(x, dtype=torch.float32))
 
     def _keep_attention(
         self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, result: Tensor
@@ -240,10 +241,10 @@ def _called(func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> A
     """What a call gives, in memory of its own wherever torch gives new memory."""
     if func in SAME_SHAPE:
         dtype = kwargs.get("dtype", args[0].dtype)
-        return _graded(torch.empty_like(args[0], dtype=dtype), args)
+        return _graded(_empty_like(args[0], dtype=dtype), args)
     if func in BROADCAST:
         return _graded(_broadcast(func, args), args)
-    if func in SHAPES or func is torch.cat:
+    if func in SHAPES:
         return _graded(_shaped(func, args, kwargs), args)
     return on_shapes(func, args, kwargs)
 
@@ -256,13 +257,24 @@ def _broadcast(func: Callable[..., Any], args: Any) -> Tensor:
         torch.promote_types, [one.dtype for one in tensors if one.ndim or one is largest]
     )
     if largest.shape == shape:
-        return torch.empty_like(largest, dtype=dtype)
+        return _empty_like(largest, dtype=dtype)
     return largest.new_empty(shape, dtype=dtype)
 
 
+def _empty_like(x: Tensor, *, dtype: torch.dtype) -> Tensor:
+    """``torch.empty_like``, which on meta is Python and first imports half of torch's compiler."""
+    strides = x.stride()
+    if x.is_contiguous() or 0 in strides:
+        return torch.empty(x.shape, dtype=dtype, device="meta")
+    step, wanted = 1, list(strides)
+    for dim in sorted(range(x.ndim), key=strides.__getitem__):
+        wanted[dim] = step
+        step *= x.shape[dim]
+    return torch.empty_strided(x.shape, wanted, dtype=dtype, device="meta")
+
+
 def _shaped(func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Tensor:
-    like = args[0][0] if func is torch.cat else args[0]
-    shape = shape_of(func, args, kwargs)
+    like, shape = first_of(args), shape_of(func, args, kwargs)
     last = _channels_last(like, dims=len(shape))
     dtype = args[1].dtype if func in (F.linear, F.embedding) else like.dtype
     return torch.empty(shape, dtype=dtype, device="meta", memory_format=last)
