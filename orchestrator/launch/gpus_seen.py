@@ -41,18 +41,17 @@ def gpus_of_cluster() -> list[SeenGpu]:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     kinds = {_kind(node["Resources"]): node["NodeID"] for node in _nodes_with_gpus()}
-    found: list[SeenGpu] = []
+    asked: list[Any] = []
     for node in kinds.values():
         there: Any = NodeAffinitySchedulingStrategy(node, soft=False)
         ask: Any = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_answer)
-        try:
-            seen = list(_parsed(ray.get(ask.remote(), timeout=2 * _ASK_S)))
-        except ray.exceptions.RayError:  # pyright: ignore[reportAttributeAccessIssue]
-            return []
-        if not seen:
-            return []
-        found += seen
-    return found
+        asked.append(ask.remote())
+    try:
+        answers: list[str] = ray.get(asked, timeout=2 * _ASK_S)
+    except ray.exceptions.RayError:  # pyright: ignore[reportAttributeAccessIssue]
+        return []
+    seen = [list(_parsed(one)) for one in answers]
+    return [gpu for gpus in seen for gpu in gpus] if all(seen) else []
 
 
 def _nodes_with_gpus() -> list[dict[str, Any]]:

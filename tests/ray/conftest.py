@@ -34,6 +34,7 @@ class Head:
     metrics: str  # what Prometheus asks
     env: dict[str, str]
     session: Path  # the folder that Ray keeps its files in
+    programs: Path  # where its nodes look first for programs
 
     def rushes(self, *args: str, cwd: Path = ROOT, **env: str) -> "subprocess.Popen[str]":
         """Starts a command that may talk to this head."""
@@ -66,6 +67,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     token = folder / "token"
     token.write_text("0123456789abcdef" * 4)
     token.chmod(0o600)
+    programs = folder / "programs"
+    programs.mkdir()
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
@@ -73,7 +76,9 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "PYTHONPATH": str(ROOT),
         # A job's `python` is whatever the node has first: here, this environment's.
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PATH": os.pathsep.join(
+            [str(programs), str(Path(sys.executable).parent), os.environ["PATH"]]
+        ),
         "XDG_CACHE_HOME": str(folder / "cache"),
         "OMP_NUM_THREADS": "1",
         "GLOO_SOCKET_IFNAME": "lo",
@@ -107,6 +112,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
             metrics=f"http://127.0.0.1:{metrics}/metrics",
             env=env,
             session=short / "session_latest",
+            programs=programs,
         )
     finally:
         process.kill()  # its children die with it; asked to end, it takes half a minute
