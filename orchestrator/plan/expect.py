@@ -2,22 +2,25 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from math import ceil, inf, isfinite
 
+from orchestrator.plan.averages import Expected, together
 from orchestrator.plan.choose import Option, weigh
 from orchestrator.plan.facts import Training
 from orchestrator.plan.failures import Failures
 from orchestrator.plan.interval import choose_every_steps, daly_interval_s
-from orchestrator.plan.layout import Layout
 from orchestrator.plan.schedule import schedule
-from orchestrator.plan.simulate import Expected, Work, simulate, together
+from orchestrator.plan.simulate import Work, simulate
 from orchestrator.plan.timing import Cluster
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
 
 _HOUR_S = 3600.0
 _FAILURES = 2_000  # in all runs of a simulation together, about
-_FEWEST, _MOST = 6, 200  # runs
+_MOST_RUNS = 200
+# Failures after which a longer stage is taken to go on as it began: 6 runs with so many.
+_SEEN = 330
 # Where the best interval is looked for: failures, runs, and multiples of Daly's interval.
 _LONG, _LONG_RUNS = 100, 2
 _MULTIPLES = (0.5, 0.7, 1.0, 1.4, 2.0, 4.0, 8.0, 16.0)
@@ -82,6 +85,8 @@ def among_failures(
     mtbf_s, step_s = node_mttf_s / nodes, chosen.step.total
     save_s = checkpoint_bytes / ranks / (failures.copy_gb_s * 1e9)
     stored_s = checkpoint_bytes / nodes / (failures.store_gb_s * 1e9)
+    # Where nothing is sharded every rank reads all of it; else each its part.
+    read_s = stored_s * (1 if chosen.layout.zero else ranks)
     every = stage.save.every_steps
     if not isinstance(every, int):
         every = choose_every_steps(
@@ -90,25 +95,28 @@ def among_failures(
     sizes = _sizes(stage, facts, chosen, cluster=cluster, elastic=assumed.elastic)
     work = Work(
         steps=stage.training.steps,
-        step_s={ceil(size / cluster.gpus_per_node): one for size, one in sizes.items()},
+        gangs=tuple(
+            (ceil(size / cluster.gpus_per_node), one) for size, one in sorted(sizes.items())
+        ),
         save_every=every,
         save_s=save_s,
         commit_s=stored_s,
         start_s=failures.restart_s,
-        restart_s=failures.restart_s + stored_s,
+        restart_s=failures.restart_s + read_s,
         detect_s=failures.detect_s,
         replace_s=failures.replace_s,
     )
-    likely = work.steps * step_s / mtbf_s
-    runs = min(max(int(_FAILURES / (1.0 + likely)), _FEWEST), _MOST)
     daly_s = daly_interval_s(cost_s=save_s, mtbf_s=mtbf_s)
-    long = _long_runs(work, daly_s=daly_s, mtbf_s=mtbf_s, seed=assumed.seed)
+    long = _long_runs(
+        replace(work, steps=ceil(_LONG * mtbf_s / step_s)),
+        daly_s=daly_s,
+        node_mttf_s=node_mttf_s,
+        seed=assumed.seed,
+    )
     highest = max(long.values())
     best = max(every for every, goodput in long.items() if goodput >= highest - _EQUAL)
     return AmongFailures(
-        expected=together(
-            simulate(work, node_mttf_s=node_mttf_s, seed=assumed.seed, runs=runs), nodes=nodes
-        ),
+        expected=_expected(work, node_mttf_s=node_mttf_s, seed=assumed.seed),
         mtbf_s=mtbf_s,
         sizes=tuple(sorted(sizes)),
         save_every=every,
@@ -118,6 +126,17 @@ def among_failures(
         best_every=best,
         gain=long[best] - long[every],
     )
+
+
+@cache
+def _expected(work: Work, *, node_mttf_s: float, seed: int) -> Expected:
+    """What some runs say, remembered: students of one teacher are much alike."""
+    mtbf_s = node_mttf_s / work.nodes
+    steps = min(work.steps, ceil(_SEEN * mtbf_s / work.step_s))
+    likely = steps * work.step_s / mtbf_s
+    runs = min(int(_FAILURES / (1.0 + likely)), _MOST_RUNS)
+    seen = simulate(replace(work, steps=steps), node_mttf_s=node_mttf_s, seed=seed, runs=runs)
+    return together(seen, nodes=work.nodes).longer(work.steps / steps)
 
 
 def _sizes(
@@ -130,32 +149,27 @@ def _sizes(
     if stage.training.objective.kind == "contrastive":  # a batch is one pass of all
         return found
     least = stage.compute.least_ranks if elastic is None else 1
+    clips = stage.training.batch * layout.sharing  # one for each GPU of a group
     for ranks in range(cluster.gpus_per_node, layout.ranks, cluster.gpus_per_node):
-        readers, alone = divmod(ranks, layout.sharing)
-        if alone or ranks < least or stage.training.batch % (layout.micro_batch * readers):
+        passes, left = divmod(clips, layout.micro_batch * ranks)
+        if left or ranks < least or ranks % layout.sharing:
             continue
-        passes = stage.training.batch // (layout.micro_batch * readers)
-        option = weigh(stage, facts, _on(layout, ranks, passes), cluster=cluster)
+        smaller = replace(layout, ranks=ranks, accumulation=passes)
+        option = weigh(stage, facts, smaller, cluster=cluster)
         if option.fits:
             found[ranks] = option.step.total
     return found
 
 
-def _on(layout: Layout, ranks: int, passes: int) -> Layout:
-    return replace(layout, ranks=ranks, accumulation=passes)
-
-
-def _long_runs(work: Work, *, daly_s: float, mtbf_s: float, seed: int) -> dict[int, float]:
+@cache
+def _long_runs(work: Work, *, daly_s: float, node_mttf_s: float, seed: int) -> dict[int, float]:
     """Goodput by interval, with the same failures, of a stage long enough to see many of them."""
-    step_s = work.step_s[work.nodes]
-    least = ceil((work.save_s + work.commit_s) / step_s)  # no save waits for the last
-    intervals = {max(least, round(daly_s * one / step_s), 1) for one in _MULTIPLES}
-    intervals.add(work.save_every)
-    steps = ceil(_LONG * mtbf_s / step_s)
+    least = ceil((work.save_s + work.commit_s) / work.step_s)  # no save waits for the last
+    intervals = {max(least, round(daly_s * one / work.step_s), 1) for one in _MULTIPLES}
     found: dict[int, float] = {}
-    for every in sorted(intervals):
-        long = replace(work, steps=steps, save_every=every)
-        runs = simulate(long, node_mttf_s=mtbf_s * work.nodes, seed=seed, runs=_LONG_RUNS)
+    for every in sorted(intervals | {work.save_every}):
+        saving = replace(work, save_every=every)
+        runs = simulate(saving, node_mttf_s=node_mttf_s, seed=seed, runs=_LONG_RUNS)
         found[every] = together(runs, nodes=work.nodes).goodput
     return found
 

@@ -5,13 +5,13 @@ that had not been done before.
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, inf, isinf
 
 import numpy as np
 
-_MOST_LIVES = 20_000  # gangs of one run: one that needs more gets nowhere
+_IN_VAIN = 1_000  # gangs, one after another, none of which has come to a save: so it goes on
 _GROW_S = 20.0  # two looks, 10 s apart, until a gang grows: docs/reliability.md
 
 NextFailure = Callable[[float, int], float]
@@ -24,8 +24,8 @@ class Work:
 
     Attributes:
         steps: optimizer steps to do.
-        step_s: seconds of one, by the nodes of the gang: the sizes that it may have. One size
-            alone is a gang that is not elastic.
+        gangs: nodes, and seconds of a step on so many, of every gang that may be, the smallest
+            first. One alone is not elastic.
         save_every: steps from one save to the next.
         save_s: for which a save holds training up.
         commit_s: from there until the checkpoint counts.
@@ -36,7 +36,7 @@ class Work:
     """
 
     steps: int
-    step_s: Mapping[int, float]
+    gangs: tuple[tuple[int, float], ...]
     save_every: int
     save_s: float
     commit_s: float
@@ -48,7 +48,12 @@ class Work:
     @property
     def nodes(self) -> int:
         """Of the largest gang."""
-        return max(self.step_s)
+        return self.gangs[-1][0]
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of a step of the largest gang."""
+        return self.gangs[-1][1]
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,7 @@ def simulate(work: Work, *, node_mttf_s: float, seed: int, runs: int) -> list[Li
 def live(work: Work, next_failure: NextFailure) -> Lived:
     """One run from its start to its end."""
     run = _Run(work)
-    for _ in range(_MOST_LIVES):
+    while run.in_vain < _IN_VAIN:
         run.place()
         if run.train(next_failure):
             return run.lived(ended=True)
@@ -122,16 +127,22 @@ def live(work: Work, next_failure: NextFailure) -> Lived:
 
 
 class _Run:
-    """Nodes, clock and steps of a run under way."""
+    """Nodes, clock and steps of a run under way.
+
+    Attributes:
+        in_vain: gangs since the last one that has come to a save.
+    """
 
     def __init__(self, work: Work) -> None:
         self._work = work
-        self._sizes = sorted(work.step_s)
+        self._step_s = dict(work.gangs)
+        self._sizes = sorted(self._step_s)
         self._up = work.nodes
         self._returns: deque[float] = deque()  # when nodes come in place of lost ones
         self._size = 0
         self._now = 0.0
         self._committed = self._reached = 0
+        self.in_vain = 0
         self._is_first = True
         self._failures = 0
         self._useful = self._saving = self._repeated = self._down = 0.0
@@ -151,7 +162,7 @@ class _Run:
         work, size = self._work, self._size
         begin_s = work.start_s if self._is_first else work.restart_s
         self._is_first = False
-        step_s, left = work.step_s[size], work.steps - self._committed
+        step_s, left = self._step_s[size], work.steps - self._committed
         saving = ceil(left / work.save_every) * work.save_s
         begins = self._now + begin_s
         ends = begins + left * step_s + saving
@@ -188,6 +199,7 @@ class _Run:
         work = self._work
         kept = max(floor(committing_s / period), 0) * work.save_every
         self._committed = min(self._committed + kept, work.steps)
+        self.in_vain = 0 if kept else self.in_vain + 1
         self._down += work.detect_s * self._size
         self._returns.append(self._now + work.replace_s)
         self._now += work.detect_s
@@ -198,6 +210,7 @@ class _Run:
         """Before a gang grows, it saves where it is and waits for the commit."""
         took = self._work.save_s + self._work.commit_s
         self._committed += done
+        self.in_vain = 0 if done else self.in_vain + 1
         self._saving += took * self._size
         self._now += took
 
@@ -227,50 +240,3 @@ class _Run:
             down_s=self._down,
             failures=self._failures,
         )
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What some runs say together.
-
-    Attributes:
-        goodput: of all their time.
-        low: of a run that is worse than 95 of 100.
-        high: of one that is better than 95 of 100.
-        seconds: from start to end, on average; infinite if one of them never ends.
-        node_s: that nodes are held, on average.
-        failures: on average.
-        nodes: of the largest gang.
-    """
-
-    goodput: float
-    low: float
-    high: float
-    seconds: float
-    node_s: float
-    failures: float
-    nodes: int
-
-    def gpu_s(self, ranks: int) -> float:
-        """Seconds that GPUs are held, if all nodes together have so many."""
-        return self.node_s * ranks / self.nodes
-
-    @property
-    def ends(self) -> bool:
-        """Whether all of them came to their end."""
-        return not isinf(self.seconds)
-
-
-def together(runs: Sequence[Lived], *, nodes: int) -> Expected:
-    """Their averages."""
-    shares = [run.goodput for run in runs]
-    low, high = np.percentile(shares, (5, 95))
-    return Expected(
-        goodput=sum(run.useful_s for run in runs) / sum(run.node_s for run in runs),
-        low=float(low),
-        high=float(high),
-        seconds=sum(run.seconds for run in runs) / len(runs),
-        node_s=sum(run.node_s for run in runs) / len(runs),
-        failures=sum(run.failures for run in runs) / len(runs),
-        nodes=nodes,
-    )

@@ -5,12 +5,13 @@ from math import inf, sqrt
 
 import pytest
 
+from orchestrator.plan.averages import Expected, together
 from orchestrator.plan.interval import daly_interval_s
-from orchestrator.plan.simulate import Lived, Work, live, recorded, simulate, together
+from orchestrator.plan.simulate import Lived, Work, live, recorded, simulate
 
 WORK = Work(
     steps=100,
-    step_s={4: 1.0},
+    gangs=((4, 1.0),),
     save_every=10,
     save_s=0.5,
     commit_s=2.0,
@@ -65,7 +66,7 @@ def test_a_failure_before_the_commit_goes_back_one_save_further() -> None:
 
 def test_an_elastic_gang_goes_on_smaller_and_grows_without_repeating() -> None:
     """Two of four nodes from 40.3 to 70.3, when both looks after the return at 50.3 are over."""
-    elastic = replace(WORK, step_s={2: 2.0, 4: 1.0})
+    elastic = replace(WORK, gangs=((2, 2.0), (4, 1.0)))
     run = live(elastic, recorded([30.3]))
     # 33.3: two nodes; 40.3: steps 21 ...; 10 steps and a save by 60.8, 4 more of 2 s by 68.8.
     assert run.failures == 1
@@ -93,7 +94,7 @@ def test_what_is_lost_is_what_young_says(mtbf_s: float) -> None:
     work = replace(
         WORK,
         steps=int(400 * mtbf_s / 10),
-        step_s={64: 10.0},
+        gangs=((64, 10.0),),
         save_every=round(every_s / 10),
         save_s=save_s,
         commit_s=0.0,
@@ -115,7 +116,7 @@ def test_no_interval_is_better_than_dalys() -> None:
         work = replace(
             WORK,
             steps=100_000,
-            step_s={8: 5.0},
+            gangs=((8, 5.0),),
             save_every=round(every_s / 5),
             save_s=save_s,
             commit_s=0.0,
@@ -133,6 +134,27 @@ def test_a_gang_that_fails_before_it_can_save_never_ends() -> None:
     assert not together([run], nodes=4).ends
 
 
+def test_a_run_of_many_failures_ends() -> None:
+    """A gang of 20 seconds' life comes to a save in one of three."""
+    (run,) = simulate(replace(WORK, steps=200_000), node_mttf_s=4 * 20.0, seed=0, runs=1)
+    assert run.failures > 20_000
+    assert run.seconds < inf
+
+
+def test_a_long_run_goes_on_as_it_began() -> None:
+    def said(*, steps: int, runs: int) -> Expected:
+        work = replace(WORK, steps=steps)
+        return together(simulate(work, node_mttf_s=800.0, seed=0, runs=runs), nodes=4)
+
+    long, short = said(steps=40_000, runs=40), said(steps=10_000, runs=40)
+    times = short.longer(4.0)
+    assert times.goodput == pytest.approx(long.goodput, abs=0.005)
+    assert times.seconds == pytest.approx(long.seconds, rel=0.01)
+    assert times.failures == pytest.approx(long.failures, rel=0.02)
+    assert times.high - times.low == pytest.approx(long.high - long.low, rel=0.3)
+    assert times.high - times.low < 0.7 * (short.high - short.low)
+
+
 def test_a_real_elastic_run_is_met_within_three_points() -> None:
     """The run of docs/reliability.md, "An elastic run beside an undisturbed one".
 
@@ -147,7 +169,7 @@ def test_a_real_elastic_run_is_met_within_three_points() -> None:
     lost_s = start_s + (0.3 * 1200 + 5) * step_s + 3 * save_s / 10
     work = Work(
         steps=1200,
-        step_s={1: step_s, 2: step_s},
+        gangs=((1, step_s), (2, step_s)),
         save_every=120,
         save_s=save_s / 10,
         commit_s=0.2,
