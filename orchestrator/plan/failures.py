@@ -1,26 +1,30 @@
 """What a plan assumes of failures."""
 
 from importlib.resources import files
+from math import inf
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import NonNegativeFloat, PositiveFloat, ValidationError
+from pydantic import Field, ValidationError
 
 from models.config import Strict
 from orchestrator.errors import UserError
 from orchestrator.recipe.yaml_file import in_one_line, read_tree
 
 _DEFAULTS = "failures.yaml"
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
 class Failures(Strict):
     """Numbers and their sources are in ``failures.yaml``."""
 
-    node_mttf_h: PositiveFloat
-    detect_s: NonNegativeFloat
-    restart_s: NonNegativeFloat
-    replace_s: NonNegativeFloat
-    copy_gb_s: PositiveFloat
-    store_gb_s: PositiveFloat
+    node_mttf_h: Positive
+    detect_s: Seconds
+    restart_s: Seconds
+    replace_s: Seconds
+    copy_gb_s: Positive
+    store_gb_s: Positive
 
 
 def load_failures(extra: Path | None = None, *, mttf_h: float | None = None) -> Failures:
@@ -29,6 +33,8 @@ def load_failures(extra: Path | None = None, *, mttf_h: float | None = None) -> 
     Raises:
         UserError: one line with the field, the value seen and the value wanted.
     """
+    if mttf_h is not None and not 0.0 < mttf_h < inf:
+        raise UserError(f"--mttf {mttf_h:g}: wanted hours above 0, and an end to them")
     path = Path(str(files("orchestrator.plan") / _DEFAULTS))
     tree = read_tree(path, what="failures")
     if extra is not None:

@@ -4,7 +4,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, PositiveFloat, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from models.config import Strict
 from orchestrator.errors import UserError
@@ -14,18 +14,19 @@ GIB = 2**30
 DEFAULT = "H100"
 _TABLE = "gpus.yaml"
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 
 class Gpu(Strict):
     """A row of the table; units are in ``gpus.yaml``."""
 
-    memory: PositiveFloat
-    tflops: PositiveFloat
-    tflops_fp32: PositiveFloat
-    bandwidth: PositiveFloat
-    link: PositiveFloat
-    network: PositiveFloat
-    price: Annotated[float, Field(ge=0.0)]
+    memory: Positive
+    tflops: Positive
+    tflops_fp32: Positive
+    bandwidth: Positive
+    link: Positive
+    network: Positive
+    price: Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
     efficiency: Share
     compiled: Share
     gather_us: Annotated[float, Field(ge=0.0)] = 30.0
