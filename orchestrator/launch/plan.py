@@ -1,7 +1,7 @@
 """`rushes plan`: what a recipe takes on so many GPUs, before it takes any."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import isinf
 from pathlib import Path
 from typing import Any
@@ -88,10 +88,15 @@ def plan_recipe(recipe: Recipe, *, asked: Asked) -> RunPlan:
     return make_plan(recipe, facts, cluster=cluster, gpus=asked.gpus, table=table, assumed=assumed)
 
 
-def print_plan(plan: RunPlan, *, console: Console) -> None:
-    """Tables of stages, memory and layouts, and when what runs."""
+def wide_enough(console: Console) -> Console:
+    """The same, and in a file or a pipe not too narrow for the tables."""
     if not console.is_terminal:
         console.width = max(console.width, _NARROWEST)
+    return console
+
+
+def print_plan(plan: RunPlan, *, console: Console) -> None:
+    """Tables of stages, memory and layouts, and when what runs."""
     console.print(stage_table(plan))
     console.print(memory_table(plan))
     console.print(layout_table(plan))
@@ -101,7 +106,7 @@ def print_plan(plan: RunPlan, *, console: Console) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def write_plan(plan: RunPlan, *, folder: Path) -> list[Path]:
+def write_plan(plan: RunPlan, tree: dict[str, Any], *, folder: Path) -> list[Path]:
     """The picture and the numbers, in a folder that is made if it is not there.
 
     Raises:
@@ -111,7 +116,7 @@ def write_plan(plan: RunPlan, *, folder: Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_png(plan, paths[0])
-        paths[1].write_text(json.dumps(numbers(plan), indent=1) + "\n", encoding="utf-8")
+        paths[1].write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"--out {folder}: {error.strerror or error}") from None
     return paths
@@ -134,13 +139,14 @@ def numbers(plan: RunPlan) -> dict[str, Any]:
 
 
 def _stage(stage: StagePlan) -> dict[str, Any]:
-    found = asdict(stage) | {"layouts": None, "likely_cost": _finite(stage.likely_cost)}
+    layouts = stage.layouts
+    found = asdict(replace(stage, layouts=None))  # the layouts are shown by hand below
+    found["likely_cost"] = _finite(stage.likely_cost)
     if stage.failures is not None:
         expected = found["failures"]["expected"]
         expected["seconds"] = _finite(stage.failures.expected.seconds)
-    if stage.layouts is None:
+    if layouts is None:
         return found
-    layouts = stage.layouts
     found["layouts"] = {
         "chosen": _option(layouts.chosen),
         "own": None if layouts.own is None else _option(layouts.own),

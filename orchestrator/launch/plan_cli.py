@@ -60,7 +60,14 @@ def plan(
     from rich.console import Console
 
     from orchestrator.launch.check import uncollected
-    from orchestrator.launch.plan import Asked, numbers, plan_recipe, print_plan, write_plan
+    from orchestrator.launch.plan import (
+        Asked,
+        numbers,
+        plan_recipe,
+        print_plan,
+        wide_enough,
+        write_plan,
+    )
     from orchestrator.launch.plan_compare import as_tree, measured_beside, print_pairs
     from orchestrator.launch.run_folder import open_run
     from orchestrator.recipe.load import load_recipe
@@ -69,34 +76,33 @@ def plan(
         raise UserError("RECIPE and --compare: wanted one of them; a run has its own recipe")
     if compare is not None and overrides:
         raise UserError("--set: a run has its own recipe, wanted none with --compare")
-    store, loaded = None, None
-    if recipe is not None:
-        loaded = load_recipe(recipe, overrides=overrides or ())
-    else:
-        assert compare is not None
-        store, loaded = open_run(compare)
+    asked = Asked(
+        nodes=nodes,
+        gpus_per_node=gpus_per_node,
+        gpu=gpu,
+        table=table,
+        failures=failures,
+        mttf_h=mttf,
+        elastic=elastic,
+        seed=seed,
+    )
+    console = wide_enough(Console())
     with uncollected():
-        found = plan_recipe(
-            loaded,
-            asked=Asked(
-                nodes=nodes,
-                gpus_per_node=gpus_per_node,
-                gpu=gpu,
-                table=table,
-                failures=failures,
-                mttf_h=mttf,
-                elastic=elastic,
-                seed=seed,
-            ),
-        )
-    pairs = None if store is None else measured_beside(found, store)
-    if as_json:
+        pairs = None
+        if compare is not None:
+            store, loaded = open_run(compare)
+            found = plan_recipe(loaded, asked=asked)
+            pairs = measured_beside(found, store)
+        else:
+            assert recipe is not None
+            found = plan_recipe(load_recipe(recipe, overrides=overrides or ()), asked=asked)
         tree = numbers(found) | ({} if pairs is None else {"compared": as_tree(pairs)})
-        typer.echo(json.dumps(tree))
-    else:
-        print_plan(found, console=Console())
-        if pairs is not None:
-            print_pairs(pairs, gpu=found.gpu, console=Console())
-    if out is not None:
-        for path in write_plan(found, folder=out):
-            typer.echo(str(path), err=as_json)
+        if as_json:
+            typer.echo(json.dumps(tree))
+        else:
+            print_plan(found, console=console)
+            if pairs is not None:
+                print_pairs(pairs, gpu=found.gpu, console=console)
+        if out is not None:
+            for path in write_plan(found, tree, folder=out):
+                typer.echo(str(path), err=as_json)

@@ -100,6 +100,20 @@ def test_what_is_planned_imports_no_torch() -> None:
     assert found.stdout.strip() == "False"
 
 
+def test_counting_on_shapes_imports_none_of_torchs_compiler() -> None:
+    """It takes seconds to import, and is what torch runs some calls with on the meta device."""
+    script = (
+        "import sys; from pathlib import Path; from orchestrator.recipe.load import load_recipe; "
+        "from orchestrator.train.measure import measure; "
+        f"measure(load_recipe(Path({str(JOBS / 'make_a_video.yaml')!r}))); "
+        "print({'torch._dynamo', 'torch._inductor', 'sympy'} & set(sys.modules))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "set()"
+
+
 def test_failures_cost_goodput_and_elastic_gangs_lose_less(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -117,7 +131,16 @@ def test_failures_cost_goodput_and_elastic_gangs_lose_less(
     assert goodput("--mttf", "1000000") > goodput("--mttf", "0.1")
 
 
-@pytest.mark.parametrize("wrong", ["node_mttf_h: 0", "mttf: 5"])
+@pytest.mark.parametrize("hours", ["0", "-3", "inf", "nan"])
+def test_hours_between_failures_that_are_none_are_refused(
+    capsys: pytest.CaptureFixture[str], hours: str
+) -> None:
+    code, out, err = rushes(capsys, str(DEBUG), f"--mttf={hours}")
+    assert (code, out) == (2, "")
+    assert f"--mttf {hours}: wanted hours above 0" in err
+
+
+@pytest.mark.parametrize("wrong", ["node_mttf_h: 0", "restart_s: .inf", "mttf: 5"])
 def test_a_file_of_failures_that_is_wrong_is_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, wrong: str
 ) -> None:
@@ -157,9 +180,10 @@ def test_a_run_is_compared_with_its_plan_and_what_is_missing_is_said(
         "goodput": None,
     }
     assert {one["measured"] for one in compared["autoencoder"].values()} == {None}
-    code, out, _ = rushes(capsys, "--compare", str(tmp_path))
+    code, out, _ = rushes(capsys, "--compare", str(tmp_path), "--out", str(tmp_path / "plan"))
     assert code == 0
     assert "missing" in out
+    assert json.loads((tmp_path / "plan" / "plan.json").read_text())["compared"] == compared
 
 
 def test_a_run_and_a_recipe_are_not_planned_together(capsys: pytest.CaptureFixture[str]) -> None:
