@@ -58,7 +58,7 @@ def options(stage: Stage, facts: Training, *, ranks: int, cluster: Cluster) -> l
 
 
 def best(found: Iterable[Option]) -> Option | None:
-    """The fastest that fits; of those as fast as it, the one that needs least memory.
+    """The fastest that fits; of those as fast as it, on the fewest GPUs the least of memory.
 
     Sharing clips saves memory, but how long it takes is not known to 1 %: it is for what needs it.
     """
@@ -67,7 +67,10 @@ def best(found: Iterable[Option]) -> Option | None:
         return None
     fastest = min(one.step.total for one in fitting)
     equal = [one for one in fitting if one.step.total <= fastest * (1 + _SAME)]
-    return min(equal, key=lambda one: (one.layout.sharing, one.memory.total, one.step.total))
+    return min(
+        equal,
+        key=lambda one: (one.layout.ranks, one.layout.sharing, one.memory.total, one.step.total),
+    )
 
 
 def lost(found: Iterable[Option], *, chosen: Option, cluster: Cluster) -> Iterator[Lost]:

@@ -59,7 +59,9 @@ def legal_layouts(stage: Stage, *, ranks: int) -> Iterator[Layout]:
     layout changes no loss curve; a contrastive batch is one pass of all GPUs. The heads of a
     diffusion transformer are split over the GPUs that share a clip.
     """
-    for sharing in _groups(stage, ranks=ranks):
+    for sharing in _sharings(stage, most=ranks):
+        if ranks % sharing:
+            continue
         for micro_batch in _micro_batches(stage, readers=ranks // sharing):
             for zero in ZERO_STAGES if ranks > 1 else (0,):
                 for checkpointing in (False, True):
@@ -73,13 +75,13 @@ def legal_layouts(stage: Stage, *, ranks: int) -> Iterator[Layout]:
                     )
 
 
-def _groups(stage: Stage, *, ranks: int) -> Iterator[int]:
+def _sharings(stage: Stage, *, most: int) -> Iterator[int]:
+    """GPUs that may share a clip."""
     yield 1
     model = stage.training.model
     if isinstance(model, DiTConfig):
-        for sharing in range(2, min(model.shape.heads, ranks) + 1):
-            if model.shape.heads % sharing == 0 and ranks % sharing == 0:
-                yield sharing
+        heads = model.shape.heads
+        yield from (one for one in range(2, min(heads, most) + 1) if heads % one == 0)
 
 
 def _micro_batches(stage: Stage, *, readers: int) -> Iterator[int]:
@@ -95,13 +97,14 @@ def _micro_batches(stage: Stage, *, readers: int) -> Iterator[int]:
             yield micro_batch
 
 
-def legal_ranks(stage: Stage, *, most: int) -> int:
-    """The most GPUs, of ``most``, that split the batch evenly, sharing clips as the recipe says.
+def legal_ranks(stage: Stage, *, most: int) -> list[int]:
+    """How many GPUs may train a stage: for every number that may share a clip the most of ``most``.
 
-    If they are fewer than share a clip there, as many as split it without.
+    Groups that share clips split the batch evenly, so with them more GPUs find work than there are
+    clips.
     """
-    batch, sharing = stage.training.batch, stage.compute.sequence_parallel
-    for ranks in range(most - most % sharing, 0, -sharing):
-        if batch % (ranks // sharing) == 0:
-            return ranks
-    return next(ranks for ranks in range(most, 0, -1) if batch % ranks == 0)
+    batch, found = stage.training.batch, set[int]()
+    for sharing in _sharings(stage, most=most):
+        groups = next(one for one in range(most // sharing, 0, -1) if batch % one == 0)
+        found.add(groups * sharing)
+    return sorted(found)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import inf
 
 from orchestrator.errors import UserError
-from orchestrator.plan.choose import Lost, Option, best, lost, options, weigh, written
+from orchestrator.plan.choose import Lost, Option, best, lost, options, written
 from orchestrator.plan.expect import AmongFailures, Assumed, among_failures, likely_end
 from orchestrator.plan.facts import Facts, Training
 from orchestrator.plan.gpus import Gpu
@@ -28,7 +28,7 @@ class Layouts:
     Attributes:
         chosen: what the rest of the plan is about.
         own: the recipe's own layout; None where the asked GPUs do not split its batch.
-        best: the fastest that fits on the same GPUs; None if the chosen one alone is legal.
+        best: the fastest that fits on the same GPUs.
         lost: the best of the other kinds, and what is wrong with them.
     """
 
@@ -204,19 +204,21 @@ def _layouts(
     gpus: int | None,
     table: Mapping[str, Gpu],
 ) -> Layouts:
-    ranks = stage.compute.ranks if gpus is None else legal_ranks(stage, most=gpus)
+    counts = [stage.compute.ranks] if gpus is None else legal_ranks(stage, most=gpus)
+    found = [one for ranks in counts for one in options(stage, facts, ranks=ranks, cluster=cluster)]
+    if gpus is None:
+        chosen = written(stage, facts, ranks=stage.compute.ranks, cluster=cluster)
+    else:
+        chosen = best(found) or min(found, key=lambda one: one.memory.total)
+    if not chosen.fits:
+        raise UserError(refusal(stage, facts, chosen, cluster=cluster, table=table, asked=gpus))
+    ranks = chosen.layout.ranks
+    found = [one for one in found if one.layout.ranks == ranks]
     own = written(stage, facts, ranks=ranks, cluster=cluster) if stage.splits_over(ranks) else None
-    found = options(stage, facts, ranks=ranks, cluster=cluster)
-    fastest = best(found)
-    chosen = own if gpus is None else fastest
-    if chosen is None or fastest is None or not chosen.fits:
-        smallest = min(found, key=lambda one: one.memory.total)
-        seen = own or weigh(stage, facts, smallest.layout, cluster=cluster)
-        raise UserError(refusal(stage, facts, seen, cluster=cluster, table=table))
     return Layouts(
         chosen=chosen,
         own=own,
-        best=fastest,
+        best=best(found) or chosen,
         lost=tuple(lost(found, chosen=chosen, cluster=cluster)),
     )
 

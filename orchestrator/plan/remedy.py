@@ -22,8 +22,9 @@ class Remedy:
 
 
 def changes(stage: str, *, old: Layout, new: Layout) -> list[str]:
-    """Overrides that turn one layout into another on the same number of GPUs."""
+    """Overrides that turn one layout into another."""
     fields = {
+        "compute.workers": (old.ranks, new.ranks),
         "compute.zero": (old.zero, new.zero),
         "compute.sequence_parallel": (old.sharing, new.sharing),
         "train.micro_batch": (old.micro_batch, new.micro_batch),
@@ -43,35 +44,46 @@ def nearest(
     own: Layout,
     cluster: Cluster,
     table: Mapping[str, Gpu],
+    asked: int | None = None,
 ) -> Remedy | None:
     """The smallest change after which a stage fits.
 
     Another layout on the same GPUs, with as few fields changed as possible; else more of them;
     else larger ones. None if nothing in the table helps.
+
+    Args:
+        stage: that does not fit.
+        facts: of it.
+        own: how it would train.
+        cluster: where.
+        table: of GPUs.
+        asked: GPUs that a user has asked for, over which stages are laid out; None: the recipe
+            says how many.
     """
-    fitting = [one for one in _options(stage, facts, own.ranks, cluster) if one.fits]
-    if fitting:
+
+    def overrides(new: Option) -> str:
+        return " ".join(changes(stage.id, old=own, new=new.layout))
+
+    found = options(stage, facts, ranks=own.ranks, cluster=cluster)
+    if fitting := [one for one in found if one.fits]:
         fewest = min(len(changes(stage.id, old=own, new=one.layout)) for one in fitting)
         near = [one for one in fitting if len(changes(stage.id, old=own, new=one.layout)) == fewest]
         option = min(near, key=lambda one: one.step.total)
-        return Remedy(option, " ".join(changes(stage.id, old=own, new=option.layout)))
+        return Remedy(option, overrides(option))
     ranks = own.ranks
-    batch = stage.training.batch * own.sharing  # as many GPUs more as there are clips for groups
-    while (ranks := 2 * ranks) <= MOST_RANKS and batch % ranks == 0:
-        option = best(_options(stage, facts, ranks, cluster))
+    while (ranks := 2 * ranks) <= MOST_RANKS:
+        option = best(options(stage, facts, ranks=ranks, cluster=cluster))
         if option is not None:
-            nodes = -(-ranks // cluster.gpus_per_node)
-            return Remedy(option, f"--nodes {nodes}: {ranks} GPUs, {option.layout.name}")
+            nodes = f"--nodes {-(-ranks // cluster.gpus_per_node)}: {ranks} GPUs"
+            layout = option.layout.name
+            return Remedy(option, overrides(option) if asked is None else f"{nodes}, {layout}")
     for name, gpu in sorted(table.items(), key=lambda row: row[1].memory):
         other = Cluster(name=name, gpu=gpu, gpus_per_node=cluster.gpus_per_node)
-        option = best(_options(stage, facts, own.ranks, other))
+        option = best(options(stage, facts, ranks=own.ranks, cluster=other))
         if option is not None:
-            return Remedy(option, f"--gpu {name}: {option.layout.name}")
+            text = f"{name} GPUs {overrides(option)}".strip()
+            return Remedy(option, text if asked is None else f"--gpu {name}: {option.layout.name}")
     return None
-
-
-def _options(stage: Stage, facts: Training, ranks: int, cluster: Cluster) -> list[Option]:
-    return options(stage, facts, ranks=ranks, cluster=cluster)
 
 
 def refusal(
@@ -81,6 +93,7 @@ def refusal(
     *,
     cluster: Cluster,
     table: Mapping[str, Gpu],
+    asked: int | None = None,
 ) -> str:
     """One line: what does not fit, by how much, and the nearest change that would."""
     field, layout = f"stages.{stage.id}", seen.layout
@@ -88,7 +101,7 @@ def refusal(
         f"{field} with {layout.name} needs {seen.memory.needed() / GIB:.1f} GiB on each of "
         f"{layout.ranks} GPUs, {cluster.name} has {cluster.gpu.memory:.0f}"
     )
-    found = nearest(stage, facts, own=layout, cluster=cluster, table=table)
+    found = nearest(stage, facts, own=layout, cluster=cluster, table=table, asked=asked)
     if found is None:
         return f"{needs}; no layout on any GPU of the table fits, wanted a smaller clip or network"
     fits = found.option.memory.needed() / GIB

@@ -1,5 +1,6 @@
 """How long a step takes: arithmetic, what travels between GPUs, the optimizer."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 from orchestrator.plan.facts import Network, Passing, Training
@@ -82,7 +83,7 @@ def step_time(
     compute = layout.accumulation * one_pass
     exchanged = sum(
         exchanged_bytes(network, layout, bf16=bf16) for network in facts.networks
-    ) / cluster.link_bytes_per_s(layout.sharing)
+    ) * _exchange_s(layout, cluster=cluster)
     sent = sum(
         sent_bytes(network.parameters, layout, bf16=bf16) for network in facts.networks
     ) / cluster.link_bytes_per_s(layout.ranks)
@@ -173,6 +174,23 @@ def exchanged_bytes(network: Network, layout: Layout, *, bf16: bool) -> float:
     passes = layout.accumulation * (3 if layout.checkpointing else 2)
     values = layout.micro_batch * network.exchanged / layout.sharing
     return passes * (BF16 if bf16 else FP32) * values * (layout.sharing - 1) / layout.sharing
+
+
+def _exchange_s(layout: Layout, *, cluster: Cluster) -> float:
+    """Seconds for each byte that a GPU sends to those that share clips with it.
+
+    Each of them gets as much. What goes to other nodes goes over the GPU's own network card, beside
+    what stays on the node; the GPU with most of the others elsewhere is waited for.
+    """
+    others, node = layout.sharing - 1, cluster.gpus_per_node
+    if not others:
+        return 0.0
+    ends = range(layout.sharing, min(layout.ranks, layout.sharing * node) + 1, layout.sharing)
+    groups = (Counter(rank // node for rank in range(end - layout.sharing, end)) for end in ends)
+    away = max(layout.sharing - min(group.values()) for group in groups)
+    gpu = cluster.gpu
+    slower = max((others - away) / gpu.link, away / gpu.network) / others
+    return slower / (1e9 * LINK_EFFICIENCY)
 
 
 def passing_time(facts: Passing, *, gpu: Gpu, ranks: int) -> float | None:

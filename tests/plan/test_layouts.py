@@ -8,9 +8,9 @@ import pytest
 from orchestrator.errors import UserError
 from orchestrator.plan.choose import best, lost, options, written
 from orchestrator.plan.expect import Assumed, among_failures
-from orchestrator.plan.facts import Activations, Facts, Network, Passing, Training
+from orchestrator.plan.facts import Facts, Passing, Training
 from orchestrator.plan.failures import load_failures
-from orchestrator.plan.gpus import GIB, find_gpu, load_gpus
+from orchestrator.plan.gpus import find_gpu, load_gpus
 from orchestrator.plan.layout import Layout, legal_layouts, legal_ranks
 from orchestrator.plan.memory import engine_state, memory
 from orchestrator.plan.plan import RunPlan, make_plan
@@ -27,41 +27,7 @@ from orchestrator.plan.timing import (
 )
 from orchestrator.recipe.load import load_recipe
 from orchestrator.recipe.recipe import Recipe
-from orchestrator.recipe.stage import Stage
-
-JOBS = Path(__file__).parents[2] / "jobs"
-TABLE = load_gpus()
-H100 = Cluster(name="H100", gpu=TABLE["H100"], gpus_per_node=8)
-BILLION = 10**9
-ONE_HEAD = "train.model.heads=1"  # no clip can be shared
-
-
-def debug(*overrides: str) -> Recipe:
-    return load_recipe(JOBS / "sora_debug.yaml", overrides=overrides)
-
-
-def dit(*overrides: str) -> Stage:
-    return debug(*(f"stages.dit.{one}" for one in overrides)).stage("dit")
-
-
-def facts(*, weights: int = BILLION, clip_gib: float = 1.0, flops: float = 1e13) -> Training:
-    """A network of equal layers of which recomputation keeps a tenth."""
-    kept = int(clip_gib * GIB)
-    network = Network(
-        name="denoiser",
-        trained=(weights // 100,) * 100,
-        frozen=0,
-        activations=Activations(whole=kept, between=kept // 20, block=kept // 20),
-        forward=flops,
-        recomputed=flops,
-    )
-    return Training(networks=(network,), beside=(), clip_bytes=1000)
-
-
-def layout(zero: int, *, ranks: int = 8, accumulation: int = 1) -> Layout:
-    return Layout(
-        ranks=ranks, zero=zero, micro_batch=1, accumulation=accumulation, checkpointing=False
-    )
+from tests.plan.stages import BILLION, H100, JOBS, ONE_HEAD, TABLE, debug, dit, facts, layout
 
 
 def test_every_layout_splits_the_batch_into_full_passes() -> None:
@@ -76,7 +42,7 @@ def test_every_layout_splits_the_batch_into_full_passes() -> None:
 def test_a_batch_that_does_not_split_has_no_layout() -> None:
     stage = dit("train.batch=48", "train.micro_batch=1", ONE_HEAD)
     assert list(legal_layouts(stage, ranks=32)) == []
-    assert legal_ranks(stage, most=32) == 24
+    assert legal_ranks(stage, most=32) == [24]
 
 
 def test_clips_are_shared_by_as_many_gpus_as_split_the_heads() -> None:
@@ -88,10 +54,20 @@ def test_clips_are_shared_by_as_many_gpus_as_split_the_heads() -> None:
     assert {one.sharing for one in legal_layouts(other, ranks=2)} == {1}
 
 
-def test_a_recipe_that_shares_clips_takes_more_gpus_than_it_has_clips() -> None:
-    stage = dit("train.batch=16", "compute.workers=4", "compute.sequence_parallel=4")
-    assert legal_ranks(stage, most=100) == 64
-    assert legal_ranks(stage, most=3) == 2
+def test_with_shared_clips_more_gpus_find_work_than_there_are_clips() -> None:
+    stage = dit("train.batch=16", "train.micro_batch=1")
+    assert legal_ranks(stage, most=100) == [16, 32, 64]
+    assert legal_ranks(stage, most=3) == [2]
+    recipe = debug("stages.dit.train.batch=16", "stages.dit.train.micro_batch=1")
+    plan = planned(recipe, facts(flops=1e15), gpus=100)
+    found = {one.stage: one.layouts.chosen.layout for one in plan.stages if one.layouts}
+    assert (found["dit"].ranks, found["dit"].sharing, found["dit"].accumulation) == (64, 4, 1)
+    assert found["autoencoder"].sharing == 1
+    # Nothing is won with more of them: it takes as few as are as fast.
+    (idle,) = facts().networks
+    slow = replace(facts(), networks=(replace(idle, forward=0.0, recomputed=0.0),))
+    plan = planned(recipe, slow, gpus=100)
+    assert {one.ranks for one in plan.stages if one.stage == "dit"} == {16}
 
 
 def test_a_shared_clip_is_a_part_on_each_gpu_and_has_to_be_exchanged() -> None:
@@ -125,6 +101,24 @@ def test_an_elastic_gang_shrinks_by_whole_groups() -> None:
         assumed=Assumed(failures=load_failures(), elastic=True),
     ).sizes
     assert sizes == (12, 24)
+
+
+@pytest.mark.parametrize(("gpus_per_node", "away"), [(8, 0), (2, 2), (3, 3)])
+def test_what_is_exchanged_between_nodes_takes_each_gpus_own_network_card(
+    gpus_per_node: int, away: int
+) -> None:
+    """Groups of four: with three GPUs a node the fourth of the first one is alone on its node."""
+    cluster = replace(H100, gpus_per_node=gpus_per_node)
+    (network,) = facts().networks
+    shared = replace(layout(2), sharing=4, accumulation=4)
+
+    def sending(exchanged: int) -> float:
+        found = replace(facts(), networks=(replace(network, exchanged=exchanged),))
+        return step_time(found, shared, cluster=cluster, bf16=True, compiled=False).communication
+
+    bytes_sent = exchanged_bytes(replace(network, exchanged=BILLION), shared, bf16=True)
+    gb_s = 450.0 if not away else 50.0 * 3 / away
+    assert sending(BILLION) - sending(0) == pytest.approx(bytes_sent / (0.8e9 * gb_s))
 
 
 def test_clips_are_shared_where_not_even_one_fits() -> None:
@@ -259,11 +253,17 @@ def test_more_gpus_or_larger_ones_are_the_next_resort() -> None:
     own = layout(3, ranks=2)
     found = nearest(stage, big, own=own, cluster=H100, table=TABLE)
     assert found is not None
-    assert found.text.startswith("--nodes ")
-    wide = facts(weights=BILLION, clip_gib=900.0)
-    found = nearest(stage, wide, own=layout(3, ranks=64), cluster=H100, table=TABLE)
+    assert found.text.startswith("--set stages.dit.compute.workers=")
+    found = nearest(stage, big, own=own, cluster=H100, table=TABLE, asked=2)
     assert found is not None
-    assert found.text.startswith("--gpu ")
+    assert found.text.startswith("--nodes ")
+    wide, own = facts(weights=BILLION, clip_gib=900.0), layout(3, ranks=64)
+    found = nearest(stage, wide, own=own, cluster=H100, table=TABLE)
+    assert found is not None
+    assert found.text.startswith("H200 GPUs --set stages.dit.train.checkpointing=true")
+    found = nearest(stage, wide, own=own, cluster=H100, table=TABLE, asked=64)
+    assert found is not None
+    assert found.text.startswith("--gpu H200: ZeRO ")
     endless = facts(clip_gib=1e5)
     assert nearest(stage, endless, own=layout(3, ranks=64), cluster=H100, table=TABLE) is None
 
