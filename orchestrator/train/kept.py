@@ -267,7 +267,7 @@ def _empty_like(x: Tensor, *, dtype: torch.dtype) -> Tensor:
     if x.is_contiguous() or 0 in strides:
         return torch.empty(x.shape, dtype=dtype, device="meta")
     step, wanted = 1, list(strides)
-    for dim in sorted(range(x.ndim), key=strides.__getitem__):
+    for dim in sorted(range(x.ndim), key=lambda dim: strides[dim]):
         wanted[dim] = step
         step *= x.shape[dim]
     return torch.empty_strided(x.shape, wanted, dtype=dtype, device="meta")
