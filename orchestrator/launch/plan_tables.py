@@ -122,6 +122,12 @@ def notes(plan: RunPlan) -> Iterator[str]:
             "GPUs are the recipe's workers, one each; --nodes N lays every stage out over N x "
             f"{plan.gpus_per_node} of them"
         )
+    for stage, layouts in _trained(plan):
+        if layouts.chosen.step.total > stage.hang_after_s:
+            yield (
+                f"{stage.stage}: raise compute.hang_after_s={stage.hang_after_s:g} above "
+                f"{layouts.chosen.step.total:.0f}, which a step takes, or its gang counts as hanging"
+            )
     unknown = [stage.stage for stage in plan.stages if stage.seconds is None]
     if unknown:
         yield f"no time for {', '.join(unknown)}: the recipe does not say how many clips there are"

@@ -51,6 +51,7 @@ class StagePlan:
         ranks: GPUs that it takes.
         layouts: None for a stage that trains nothing.
         steps: optimizer steps; 0 for a stage that trains nothing.
+        hang_after_s: in one step, then a gang is taken for one that hangs.
         seconds: from its first step to its last; None if nobody knows how much there is to do.
         cost: in the plan's currency.
         read_bytes: training clips as they are decoded: more than what travels if they are videos.
@@ -68,6 +69,7 @@ class StagePlan:
     ranks: int
     layouts: Layouts | None
     steps: int
+    hang_after_s: float
     seconds: float | None
     cost: float | None
     read_bytes: int
@@ -273,6 +275,7 @@ def _stage(
         ranks=ranks,
         layouts=layouts,
         steps=steps,
+        hang_after_s=stage.compute.hang_after_s,
         seconds=seconds,
         cost=cost,
         read_bytes=read,

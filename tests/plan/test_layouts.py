@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import UserError
+from orchestrator.launch.plan_tables import notes
 from orchestrator.plan.choose import best, lost, options, written
 from orchestrator.plan.expect import Assumed, among_failures
 from orchestrator.plan.facts import Facts, Passing, Training
@@ -285,6 +286,12 @@ def test_a_recipe_that_does_not_fit_is_refused_with_what_would() -> None:
     assert "nearest that fits" in text
     assert "--set stages.dit.train.micro_batch=" in text
     assert "\n" not in text
+
+
+def test_a_step_that_would_count_as_hanging_is_named() -> None:
+    recipe = debug("stages.dit.compute.hang_after_s=5.0")
+    (line,) = (one for one in notes(planned(recipe, facts(flops=1e14))) if "hang" in one)
+    assert line.startswith("dit: raise compute.hang_after_s=5 above ")
 
 
 def test_stages_wait_for_what_they_need_and_for_gpus() -> None:
