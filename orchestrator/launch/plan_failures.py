@@ -62,7 +62,7 @@ def _notes(found: AmongFailures) -> Iterator[str]:
             f"never ends: its GPUs fail once in {span(found.mtbf_s)}, a save counts "
             f"{span(found.save_s + found.commit_s)} after it begins"
         )
-    elif found.gain > _WORTH:
+    if found.gain > _WORTH:
         yield f"{100 * found.gain:.1f} points of goodput with save.every_steps={found.best_every}"
     if len(found.sizes) > 1:
         yield f"goes on with {', '.join(map(str, found.sizes[:-1]))} GPUs too"

@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 
+from orchestrator.launch.plan_failures import failure_notes
 from orchestrator.plan.choose import weigh
 from orchestrator.plan.expect import AmongFailures, Assumed, among_failures
+from orchestrator.plan.facts import Passing
 from orchestrator.plan.failures import load_failures
 from orchestrator.plan.layout import Layout
-from orchestrator.plan.plan import STATE_BYTES
-from tests.plan.stages import BILLION, H100, dit, facts, layout
+from orchestrator.plan.plan import STATE_BYTES, make_plan
+from tests.plan.stages import BILLION, H100, TABLE, debug, dit, facts, layout
 
 FAILURES = load_failures()
 
@@ -35,6 +37,24 @@ def test_a_stage_of_many_failures_ends() -> None:
     assert found.ends
     assert found.failures > 30_000
     assert 0.5 < found.goodput < 0.7
+
+
+def test_a_stage_that_never_ends_is_told_how_it_would() -> None:
+    """Half a minute a step and a failure every six: 60 steps never pass without one."""
+    recipe = debug("stages.dit.train.steps=2000")
+    passing = Passing(parameters=10, weight_bytes=4, flops=1e15)
+    plan = make_plan(
+        recipe,
+        {one.id: facts() if one.id == "dit" else passing for one in recipe.stages}
+        | {"autoencoder": facts(flops=1e9)},
+        cluster=H100,
+        gpus=None,
+        table=TABLE,
+        assumed=Assumed(failures=load_failures(mttf_h=0.05)),
+    )
+    said = [line for line in failure_notes(plan) if line.startswith("dit: ")]
+    assert said[0].startswith("dit: never ends")
+    assert said[1].endswith("points of goodput with save.every_steps=1")
 
 
 def test_an_elastic_gang_that_shares_clips_has_a_clip_for_every_group() -> None:
