@@ -116,9 +116,10 @@ def work_of(undisturbed: Sequence[Row], *, setting: Setting, failed: Failed, bac
     ranks = len(undisturbed)
     seconds = {name: one / ranks for name, one in spent(undisturbed).seconds.items()}
     step_s = sum(seconds.get(name, 0.0) for name in USEFUL) / setting.steps
+    nodes = {ceil(size / setting.ranks_per_node) for size in setting.sizes}
     return Work(
         steps=setting.steps,
-        step_s={ceil(size / setting.ranks_per_node): step_s for size in setting.sizes},
+        gangs=tuple((one, step_s) for one in sorted(nodes)),
         save_every=setting.save_every,
         save_s=seconds.get(SAVE_BLOCKED, 0.0) / ceil(setting.steps / setting.save_every),
         commit_s=setting.commit_s,

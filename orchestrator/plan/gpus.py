@@ -29,7 +29,7 @@ class Gpu(Strict):
     price: Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
     efficiency: Share
     compiled: Share
-    gather_us: Annotated[float, Field(ge=0.0)] = 30.0
+    gather_us: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 30.0
     overlaps: bool = True
 
     @property

@@ -78,7 +78,7 @@ def test_a_gang_that_makes_room_for_a_larger_one_has_not_failed() -> None:
 def test_the_simulation_is_told_what_the_undisturbed_run_took() -> None:
     failed = failures_of(disturbed())
     work = work_of(undisturbed(), setting=SETTING, failed=failed, back_s=BACK_S)
-    assert work.step_s == pytest.approx({1: 1.0, 2: 1.0})
+    assert dict(work.gangs) == pytest.approx({1: 1.0, 2: 1.0})
     assert work.start_s == pytest.approx(10.0)
     assert work.save_s == pytest.approx(0.5)
     assert work.replace_s == BACK_S
