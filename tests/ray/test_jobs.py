@@ -274,7 +274,7 @@ def test_a_client_without_the_token_is_refused(
     head: Head, recipe_file: Any, env: dict[str, str]
 ) -> None:
     submit = ("submit", str(recipe_file()), "--address", head.dashboard)
-    code, out, err = ended(head.rushes(*submit, **env))
+    code, out, err = ended(head.rushes(*submit, cwd=ROOT, **env))
     assert code == 2, out + err
     assert len(err.splitlines()) == 1
     assert WANTED_TOKEN in err
@@ -282,7 +282,9 @@ def test_a_client_without_the_token_is_refused(
 
 def test_a_driver_with_another_token_is_refused(head: Head, recipe_file: Any) -> None:
     """By Ray's core, which says so in lines of its own before ours."""
-    process = head.rushes("train", str(recipe_file()), RAY_ADDRESS=head.gcs, **OTHER_TOKEN)
+    process = head.rushes(
+        "train", str(recipe_file()), cwd=ROOT, RAY_ADDRESS=head.gcs, **OTHER_TOKEN
+    )
     code, out, err = ended(process)
     assert code in (2, 75), out + err
     line = err.splitlines()[-1]
