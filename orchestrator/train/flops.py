@@ -1,6 +1,6 @@
 """Networks on the meta device, and the FLOPs of their forward passes there."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from itertools import zip_longest
 from math import prod
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from models.nn.unet import SpaceTimeUNet
 from models.nn.unet_config import UNetConfig
 from models.nn.unet_inputs import UNetInputs
 from models.text.states import TextStates
+from orchestrator.train.shapes import SHAPES
 
 TEACHER_PASSES = 2  # forward, per clip: with a caption and without, or two steps
 Module = TypeVar("Module", bound=nn.Module)
@@ -30,7 +31,7 @@ SAME_SHAPE = frozenset(
     {
         *(F.group_norm, F.layer_norm, F.rms_norm, F.normalize, F.silu, F.gelu),
         *(Tensor.exp, torch.exp, Tensor.log, torch.log, Tensor.cos, Tensor.sin, Tensor.clamp),
-        *(Tensor.masked_fill, Tensor.softmax, torch.ones_like, Tensor.__invert__),
+        *(Tensor.masked_fill, Tensor.softmax, torch.ones_like, Tensor.__invert__, Tensor.tril),
     }
 )
 BROADCAST = frozenset(
@@ -217,80 +218,6 @@ def _picks_columns(index: Any) -> bool:
         and index[0] == slice(None)
         and isinstance(index[1], Tensor)
     )
-
-
-def _joined(parts: Sequence[Tensor], dim: int = 0) -> tuple[int, ...]:
-    shape = list(parts[0].shape)
-    shape[dim] = sum(part.shape[dim] for part in parts)
-    return tuple(shape)
-
-
-def _stacked(parts: Sequence[Tensor], dim: int = 0) -> tuple[int, ...]:
-    shape = list(parts[0].shape)
-    shape.insert(dim % (len(shape) + 1), len(parts))
-    return tuple(shape)
-
-
-def _linear(x: Tensor, weight: Tensor, *_: Any) -> tuple[int, ...]:
-    return *x.shape[:-1], len(weight)
-
-
-def _convolved(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Iterable[int],
-    padding: Iterable[int],
-    dilation: Iterable[int],
-    *_: Any,
-) -> tuple[int, ...]:
-    sides = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
-    return (
-        len(x),
-        len(weight),
-        *(
-            (side + 2 * pad - gap * (size - 1) - 1) // step + 1
-            for side, size, step, pad, gap in sides
-        ),
-    )
-
-
-def _embedded(ids: Tensor, table: Tensor, *_: Any, **__: Any) -> tuple[int, ...]:
-    return *ids.shape, table.shape[1]
-
-
-def _reduced(x: Tensor, *, dim: int | tuple[int, ...]) -> tuple[int, ...]:
-    dims = {one % x.ndim for one in (dim if isinstance(dim, tuple) else (dim,))}
-    return tuple(side for place, side in enumerate(x.shape) if place not in dims)
-
-
-def _pooled(x: Tensor, kernel: int) -> tuple[int, ...]:
-    return *x.shape[:2], *(side // kernel for side in x.shape[2:])
-
-
-def _resized(x: Tensor, *, scale_factor: int, **_: Any) -> tuple[int, ...]:
-    return *x.shape[:2], *(side * scale_factor for side in x.shape[2:])
-
-
-def _attended(queries: Tensor, keys: Tensor, values: Tensor, **_: Any) -> tuple[int, ...]:
-    return *queries.shape[:-1], values.shape[-1]
-
-
-# By their formulas: run on meta, some import half of torch's compiler, which takes seconds.
-SHAPES: dict[Callable[..., Any], Callable[..., tuple[int, ...]]] = {
-    F.linear: _linear,
-    F.conv1d: _convolved,
-    F.conv2d: _convolved,
-    F.conv3d: _convolved,
-    F.embedding: _embedded,
-    Tensor.any: _reduced,
-    Tensor.amax: _reduced,
-    F.avg_pool2d: _pooled,
-    F.interpolate: _resized,
-    F.scaled_dot_product_attention: _attended,
-    torch.cat: _joined,
-    torch.stack: _stacked,
-}
 
 
 def _broadcast(args: tuple[Any, ...]) -> Tensor:

@@ -19,12 +19,12 @@ from torch.overrides import TorchFunctionMode
 from orchestrator.train.flops import (
     BROADCAST,
     SAME_SHAPE,
-    SHAPES,
     first_of,
     flops_of,
     on_shapes,
     shape_of,
 )
+from orchestrator.train.shapes import SHAPES, empty_like
 
 Device = Literal["cpu", "cuda"]
 _PRODUCTS = frozenset(
@@ -218,7 +218,7 @@ class _Watched(TorchFunctionMode):
             return
         # Taken apart on the CPU, in float32: the input there, and what is scaled by the weights.
         self.keep(x if x.dtype == torch.float32 else x.float())
-        self.keep(_empty_like(x, dtype=torch.float32))
+        self.keep(empty_like(x, dtype=torch.float32))
 
     def _keep_attention(
         self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, result: Tensor
@@ -241,7 +241,7 @@ def _called(func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> A
     """What a call gives, in memory of its own wherever torch gives new memory."""
     if func in SAME_SHAPE:
         dtype = kwargs.get("dtype", args[0].dtype)
-        return _graded(_empty_like(args[0], dtype=dtype), args)
+        return _graded(empty_like(args[0], dtype=dtype), args)
     if func in BROADCAST:
         return _graded(_broadcast(func, args), args)
     if func in SHAPES:
@@ -257,20 +257,8 @@ def _broadcast(func: Callable[..., Any], args: Any) -> Tensor:
         torch.promote_types, [one.dtype for one in tensors if one.ndim or one is largest]
     )
     if largest.shape == shape:
-        return _empty_like(largest, dtype=dtype)
+        return empty_like(largest, dtype=dtype)
     return largest.new_empty(shape, dtype=dtype)
-
-
-def _empty_like(x: Tensor, *, dtype: torch.dtype) -> Tensor:
-    """``torch.empty_like``, which on meta is Python and first imports half of torch's compiler."""
-    strides = x.stride()
-    if x.is_contiguous() or 0 in strides:
-        return torch.empty(x.shape, dtype=dtype, device="meta")
-    step, wanted = 1, list(strides)
-    for dim in sorted(range(x.ndim), key=lambda dim: strides[dim]):
-        wanted[dim] = step
-        step *= x.shape[dim]
-    return torch.empty_strided(x.shape, wanted, dtype=dtype, device="meta")
 
 
 def _shaped(func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Tensor:
