@@ -31,7 +31,8 @@ SAME_SHAPE = frozenset(
     {
         *(F.group_norm, F.layer_norm, F.rms_norm, F.normalize, F.silu, F.gelu),
         *(Tensor.exp, torch.exp, Tensor.log, torch.log, Tensor.cos, Tensor.sin, Tensor.clamp),
-        *(Tensor.masked_fill, Tensor.softmax, torch.ones_like, Tensor.__invert__, Tensor.tril),
+        *(Tensor.masked_fill, Tensor.softmax, torch.ones_like, torch.zeros_like),
+        *(Tensor.__invert__, Tensor.tril),
     }
 )
 BROADCAST = frozenset(
@@ -39,6 +40,7 @@ BROADCAST = frozenset(
         *(Tensor.add, Tensor.__add__, Tensor.__radd__, Tensor.sub, Tensor.__sub__),
         *(Tensor.mul, Tensor.__mul__, Tensor.__rmul__, torch.addcmul),
         *(Tensor.div, Tensor.__truediv__, Tensor.__rtruediv__),
+        *(Tensor.__and__, Tensor.__xor__, Tensor.__rshift__),
     }
 )
 _ROWS = frozenset({F.linear, F.conv1d, F.conv2d, F.conv3d})  # an output takes a row of weights
