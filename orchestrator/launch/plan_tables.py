@@ -126,7 +126,7 @@ def notes(plan: RunPlan) -> Iterator[str]:
         if layouts.chosen.step.total > stage.hang_after_s:
             yield (
                 f"{stage.stage}: raise compute.hang_after_s={stage.hang_after_s:g} above "
-                f"{layouts.chosen.step.total:.0f}, which a step takes, or its gang counts as hanging"
+                f"the {layouts.chosen.step.total:.0f} of a step, or its gang counts as hanging"
             )
     unknown = [stage.stage for stage in plan.stages if stage.seconds is None]
     if unknown:
