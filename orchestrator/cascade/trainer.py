@@ -10,12 +10,13 @@ from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator impor
     get_or_create_autoscaling_coordinator,
 )
 from ray.train import Result
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.failure_handling.failure_policy import FailurePolicy
 from ray.train.v2._internal.execution.scaling_policy import ScalingPolicy
 
+from orchestrator.cascade.ray_hosts import OnHosts
 from orchestrator.cascade.ray_loopback import OnLoopback
 
 
@@ -27,10 +28,12 @@ class StageTrainer(TorchTrainer):
         failures: says whether it is after one.
     """
 
+    meeting: type[TorchConfig] = OnHosts
+
     def __init__(
         self, *args: Any, policy: ScalingPolicy, failures: FailurePolicy, **options: Any
     ) -> None:
-        super().__init__(*args, **options)
+        super().__init__(*args, torch_config=self.meeting(), **options)
         self._policies = {"scaling_policy": policy, "failure_policy": failures}
 
     def _initialize_and_run_controller(self, **options: Any) -> Result:
@@ -49,10 +52,8 @@ class PrivateStageTrainer(StageTrainer):
     Nobody has to clean up after a lost controller, and a gang is reached on loopback only.
     """
 
+    meeting = OnLoopback
     unused = (DatasetsCallback, PlacementGroupCleanerCallback)
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, torch_config=OnLoopback(), **options)
 
 
 def warm_up() -> None:

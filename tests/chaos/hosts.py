@@ -47,7 +47,6 @@ class Host:
             "DISK": str(self._disk),
             "TEMP": str(temp),
             "XDG_CACHE_HOME": str(self._disk / "cache"),
-            "GLOO_SOCKET_IFNAME": "eth0",
         }
         self._args: tuple[str, ...] = ()
         self._process: subprocess.Popen[bytes] | None = None

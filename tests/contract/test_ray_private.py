@@ -42,6 +42,7 @@ from orchestrator.cascade.failures import EndAtOnce
 from orchestrator.cascade.gang_times import TellGangTimes
 from orchestrator.cascade.places import TellPlaces
 from orchestrator.cascade.policies import ElasticPolicy, FixedPolicy
+from orchestrator.cascade.ray_hosts import OnHosts
 from orchestrator.cascade.ray_loopback import OnLoopback
 from orchestrator.cascade.trainer import PrivateStageTrainer, StageTrainer
 from orchestrator.errors import UserError
@@ -80,6 +81,15 @@ def test_a_private_gang_meets_as_rays_own_does_but_for_its_store() -> None:
     setup = inspect.getsource(_setup_torch_process_group)
     assert variable in setup
     assert 'os.environ[TORCH_NCCL_ASYNC_ERROR_HANDLING_ENV_VAR] = "1"' in setup
+
+
+def test_a_gang_on_hosts_meets_as_rays_own_does() -> None:
+    backend = OnHosts().backend_cls
+    policy = FixedScalingPolicy(ScalingConfig(num_workers=1))
+    trainer = StageTrainer(lambda: None, policy=policy, failures=FAILURES)
+    assert trainer.backend_config.backend_cls is backend
+    ours, theirs = (inspect.signature(one.on_start) for one in (backend, _TorchBackend))
+    assert list(ours.parameters) == list(theirs.parameters)
 
 
 def test_a_worker_starts_without_a_dataset() -> None:
