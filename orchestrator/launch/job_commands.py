@@ -47,7 +47,7 @@ def print_jobs(found: Sequence[Job]) -> None:
     """A row per job."""
     table = Table()
     for name in ("job", "status", "name", "run", "started", "took"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name == "job")  # it is copied
     for job in found:
         table.add_row(
             job.id,

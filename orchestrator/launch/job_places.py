@@ -13,13 +13,17 @@ from orchestrator.tracking.target import is_relative, resolve_target
 
 
 def absolute_places(recipe: Recipe, *, run: str | None) -> dict[str, str]:
-    """Folders and files of the recipe by option or field, from this machine's working folder."""
+    """Folders and files of the recipe by option or field, from this machine's working folder.
+
+    The run's is always there (``--run``), others where the recipe names them otherwise.
+    """
+    where = run_uri(recipe, run=run)
     places = {f"data.{name}.uri": source.uri for name, source in recipe.data.sources.items()}
     found = {key: resolve(place) for key, place in places.items()}
-    found["--run"] = run_uri(recipe, run=run)
     if recipe.tracking.uri.startswith("sqlite:"):
-        found["tracking.uri"] = resolve_target(recipe.tracking.uri, run_uri=found["--run"]).uri
-    return found
+        places["tracking.uri"] = recipe.tracking.uri
+        found["tracking.uri"] = resolve_target(recipe.tracking.uri, run_uri=where).uri
+    return {"--run": where} | {key: uri for key, uri in found.items() if uri != places[key]}
 
 
 def check_no_secret(file: Path, *, overrides: Sequence[str]) -> None:

@@ -59,6 +59,16 @@ def test_a_job_carries_its_run_its_digest_and_the_given_name(
     assert f"rushes job stop {job.id} --address {ADDRESS}" in out
 
 
+def test_places_that_are_absolute_already_are_not_named_again(
+    jobs: FakeJobs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert submit(monkeypatch, "--set", "data.train.uri=/shared/train") == 0
+    (command,) = jobs.commands.values()
+    named = [part for part in shlex.split(command) if part.startswith("data.")]
+    eval_uri = tmp_path / "data" / "digits-debug" / "eval"
+    assert named == ["data.train.uri=/shared/train", f'data.eval.uri="{eval_uri}"']
+
+
 def test_a_run_that_a_job_works_on_is_not_started_twice(
     jobs: FakeJobs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
