@@ -92,6 +92,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     typed_with = {
         "RAY_AUTH_MODE": "token",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_UP_enable_autoscaler_v2": "0",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
@@ -117,12 +118,11 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
 
 
 def prepare(host: Machine) -> None:
-    """As an earlier `ray up` left it: the packages are there. And gloo is told its interface."""
+    """As an earlier `ray up` left it: the packages are there."""
     place = host.home / "rushes"
     place.mkdir()
     (place / ".venv").symlink_to(sys.prefix)
     shutil.copyfile(ROOT / "constraints.txt", place / ".installed")
-    (host.home / ".bashrc").write_text("export GLOO_SOCKET_IFNAME=eth0\n")
 
 
 def filled_in(name: str, *, hosts: list[Machine]) -> str:
@@ -147,7 +147,7 @@ def play(desk: Machine, hosts: list[Machine], *, folder: Path) -> Seen:
         # `ray stop` kills by name all that it sees: on no account this machine's own.
         sees = desk.run(*_SSH, f"{USER}@{host.address}", "ps -e -o comm=").stdout
         assert set(sees.split()) <= IDLE | {"ps"}, sees
-    token = desk.run(*line("export RAY_AUTH_MODE=token; ray get-auth"))
+    token = desk.run(*line("ray get-auth-token"))
     assert token.returncode == 0, token.stdout
     up = desk.run(*line("ray up"))
     while _SLOW in up.stdout:
