@@ -15,6 +15,7 @@ DEFAULT = "H100"
 _TABLE = "gpus.yaml"
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
 class Gpu(Strict):
@@ -26,10 +27,14 @@ class Gpu(Strict):
     bandwidth: Positive
     link: Positive
     network: Positive
-    price: Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+    price: NotNegative
     efficiency: Share
     compiled: Share
-    gather_us: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 30.0
+    launch_us: NotNegative = 30.0
+    reduce_us: NotNegative = 0.0
+    gather_us: NotNegative = 30.0
+    update_us: NotNegative = 0.0
+    fault_us: NotNegative = 0.0
     overlaps: bool = True
 
     @property

@@ -11,9 +11,7 @@ from orchestrator.plan.memory import BF16, FP32, LIVE_ELEMENTS
 # AdamW reads and writes masters and moments, clipping the gradients, the EMA itself.
 OPTIMIZER_BYTES = 58  # per weight that a rank owns
 LINK_EFFICIENCY = 0.8  # of what a link's data sheet says, for large messages
-# A pass is at least as long as its kernels take to launch: some six per weight tensor, forward
-# and backward, at 5 us each.
-LAUNCH_S = 30e-6
+PAGE_BYTES = 4096  # of memory that a process gets
 # Of what ZeRO 3 sends beside computing: the first and the last of every pass have nothing to hide
 # behind, and what is sent takes memory bandwidth from what computes.
 NEVER_HIDDEN = 0.25
@@ -64,9 +62,10 @@ def step_time(
 ) -> StepTime:
     """One optimizer step of a layout.
 
-    ZeRO 0, 1 and 2 send after passes, ZeRO 3 beside them: a part of that is waited for, or what
-    takes longer than the passes themselves. What does one thing after another (a core) waits for
-    all of it, for what Python does, and for what is copied.
+    A pass is at least as long as its kernels take to launch. ZeRO 0, 1 and 2 send after passes,
+    ZeRO 3 beside them: a part of that is waited for, or what takes longer than the passes
+    themselves. What does one thing after another (a core) waits for all of it, for what Python
+    does, and for what is copied.
     """
     rate, bandwidth = (
         cluster.gpu.flops_per_s(bf16=bf16, compiled=compiled),
@@ -80,7 +79,9 @@ def step_time(
     one_pass = max(arithmetic, launch)
     if not cluster.gpu.overlaps:
         one_pass = arithmetic + launch + passed_bytes(facts.parameters, bf16=bf16) / bandwidth
-    compute = layout.accumulation * one_pass
+    page_s = cluster.gpu.fault_us * 1e-6 / PAGE_BYTES
+    gradients = facts.parameters * FP32 * (layout.accumulation if layout.zero >= 2 else 1)
+    compute = layout.accumulation * one_pass + gradients * page_s
     exchanged = sum(
         exchanged_bytes(network, layout, bf16=bf16) for network in facts.networks
     ) * _exchange_s(layout, cluster=cluster)
@@ -91,19 +92,35 @@ def step_time(
         sent += copied_bytes(facts.parameters, layout, bf16=bf16) / bandwidth
     elif layout.zero == 3:
         sent = max(NEVER_HIDDEN * sent, sent - compute)
+    sent += fresh_bytes(facts.parameters, layout, bf16=bf16) * page_s
     owned = facts.parameters / (layout.ranks if layout.zero else 1)
+    updates_s = _tensors(facts) * cluster.gpu.update_us * 1e-6 if layout.zero == 3 else 0.0
     return StepTime(
         compute=compute,
         communication=exchanged + sent,
-        optimizer=OPTIMIZER_BYTES * owned / bandwidth,
+        optimizer=OPTIMIZER_BYTES * owned / bandwidth + updates_s,
     )
 
 
 def _launch_s(facts: Training, layout: Layout, cluster: Cluster) -> float:
-    tensors = sum(len(network.trained) for network in facts.networks)
+    gpu = cluster.gpu
     again = 4 / 3 if layout.checkpointing else 1.0
-    gather = cluster.gpu.gather_us * 1e-6 if layout.zero == 3 else 0.0
-    return tensors * (LAUNCH_S * again + gather)
+    match layout.zero:
+        case 0:
+            around_us = 0.0
+        case 1:
+            around_us = gpu.reduce_us / layout.accumulation  # in the last pass of a step
+        case 2:
+            around_us = gpu.reduce_us
+        case _:
+            # Recomputed blocks ask for their weights a third time, one after another.
+            thrice = layout.checkpointing and not gpu.overlaps
+            around_us = gpu.gather_us * (3 / 2 if thrice else 1.0)
+    return _tensors(facts) * (gpu.launch_us * again + around_us) * 1e-6
+
+
+def _tensors(facts: Training) -> int:
+    return sum(len(network.trained) for network in facts.networks)
 
 
 def passed_bytes(parameters: int, *, bf16: bool) -> float:
@@ -119,8 +136,9 @@ def copied_bytes(parameters: int, layout: Layout, *, bf16: bool) -> float:
     """Bytes of memory that engines read and write around what is sent, in one optimizer step.
 
     ZeRO 0 joins gradients, divides them and takes them apart. DeepSpeed copies them into buckets,
-    divides those and keeps its part, in ZeRO 3 once more for every rank's part and for the sum
-    that is not sent on; there every gathered weight is joined of its parts too.
+    divides those, joins them again to be sent and keeps its part, of which ZeRO 1 and 2 make one
+    tensor for the step; ZeRO 3 does for every rank's part and for the sum that is not sent on what
+    the others do once; there every gathered weight is joined of its parts too.
     """
     if layout.ranks == 1:
         return 0.0
@@ -130,12 +148,32 @@ def copied_bytes(parameters: int, layout: Layout, *, bf16: bool) -> float:
         case 0:
             return parameters * 3 * both
         case 1:
-            return parameters * (2 * both + kept)
+            return parameters * (3 * both + 2 * kept)
         case 2:
-            return layout.accumulation * parameters * (2 * both + kept)
+            return parameters * (layout.accumulation * (3 * both + kept) + kept)
         case _:
             gathered = 2 * value * (1 + 1 / layout.ranks)
             return layout.accumulation * parameters * (gathered + 4 * both + 2 * kept)
+
+
+def fresh_bytes(parameters: int, layout: Layout, *, bf16: bool) -> float:
+    """Bytes of what is copied to memory that was got for it, in one optimizer step.
+
+    ZeRO 0 joins gradients. DeepSpeed gets buckets for every backward pass, joins what it sends of
+    them, and gets its own part; in ZeRO 3 gathered weights and every rank's part.
+    """
+    if layout.ranks == 1:
+        return 0.0
+    match layout.zero:
+        case 0:
+            return parameters * FP32
+        case 1:
+            return parameters * FP32 * (2 + 1 / layout.ranks)
+        case 2:
+            return parameters * FP32 * (layout.accumulation * (2 + 1 / layout.ranks))
+        case _:
+            value = BF16 if bf16 else FP32
+            return layout.accumulation * parameters * (value + FP32)
 
 
 def _clip_flops(facts: Training, layout: Layout) -> float:

@@ -12,18 +12,14 @@ from orchestrator.plan.expect import Assumed, among_failures
 from orchestrator.plan.facts import Facts, Passing, Training
 from orchestrator.plan.failures import load_failures
 from orchestrator.plan.gpus import find_gpu, load_gpus
-from orchestrator.plan.layout import Layout, legal_layouts, legal_ranks
+from orchestrator.plan.layout import legal_layouts, legal_ranks
 from orchestrator.plan.memory import engine_state, memory
 from orchestrator.plan.plan import RunPlan, make_plan
 from orchestrator.plan.remedy import nearest
 from orchestrator.plan.schedule import schedule
 from orchestrator.plan.timing import (
-    LAUNCH_S,
     Cluster,
-    StepTime,
-    copied_bytes,
     exchanged_bytes,
-    sent_bytes,
     step_time,
 )
 from orchestrator.recipe.load import load_recipe
@@ -170,46 +166,6 @@ def test_recomputation_takes_less_memory_and_more_time() -> None:
         for one in (plain, again)
     ]
     assert seconds[1] == pytest.approx(seconds[0] * 4 / 3)
-
-
-def test_what_is_sent_is_what_the_engines_send() -> None:
-    ring = 7 / 8
-    assert sent_bytes(BILLION, layout(0), bf16=True) == ring * 8 * BILLION
-    assert sent_bytes(BILLION, layout(1), bf16=True) == ring * 10 * BILLION
-    assert sent_bytes(BILLION, layout(2, accumulation=3), bf16=True) == ring * 26 * BILLION
-    assert sent_bytes(2 * BILLION, layout(3), bf16=True) == ring * 16 * BILLION
-
-
-def serial(found: Training, one: Layout, *, gather_us: float = 0.0) -> StepTime:
-    """A step on a GPU that does one thing after another, as a processor's core does."""
-    gpu = H100.gpu.model_copy(update={"overlaps": False, "gather_us": gather_us})
-    return step_time(found, one, cluster=replace(H100, gpu=gpu), bf16=False, compiled=False)
-
-
-def test_what_does_one_thing_after_another_waits_for_all_that_is_sent_and_copied() -> None:
-    cluster = H100
-    for zero in (0, 1, 2, 3):
-        sent_s = sent_bytes(BILLION, layout(zero), bf16=False) / cluster.link_bytes_per_s(8)
-        copied_s = copied_bytes(BILLION, layout(zero), bf16=False) / (cluster.gpu.bandwidth * 1e9)
-        assert serial(facts(), layout(zero)).communication == pytest.approx(sent_s + copied_s)
-    beside = step_time(facts(), layout(3), cluster=cluster, bf16=False, compiled=False)
-    assert beside.communication < serial(facts(), layout(3)).communication / 3
-
-
-def test_what_does_one_thing_after_another_goes_over_all_weights_in_every_pass() -> None:
-    once, again = layout(0), replace(layout(0), accumulation=4)
-    arithmetic_s = 3e13 / H100.gpu.flops_per_s(bf16=False, compiled=False)
-    over_s = serial(facts(), once).compute - arithmetic_s - 100 * LAUNCH_S
-    # Read twice, written once, read and added to float32 sums: 24 bytes.
-    assert over_s * H100.gpu.bandwidth * 1e9 == pytest.approx(24 * BILLION)
-    assert serial(facts(), again).compute == pytest.approx(4 * serial(facts(), once).compute)
-
-
-def test_python_around_every_tensor_counts_under_zero_3_alone() -> None:
-    for zero in (0, 1, 2, 3):
-        slow, fast = (serial(facts(), layout(zero), gather_us=one) for one in (500.0, 0.0))
-        added_s = slow.compute - fast.compute
-        assert added_s == pytest.approx(100 * 500e-6 if zero == 3 else 0.0)
 
 
 def test_the_best_layout_is_the_fastest_that_fits() -> None:
