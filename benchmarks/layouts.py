@@ -23,6 +23,7 @@ from savers import silent
 from torch import nn
 
 from models.config import RGB
+from orchestrator.plan.timing import PAGE_BYTES
 from orchestrator.recipe.load import load_recipe
 from orchestrator.recipe.recipe import Recipe
 from orchestrator.recipe.stage import Stage
@@ -54,11 +55,13 @@ class Took:
     Attributes:
         passes: forward and backward.
         step: all of it.
-        busy: of a processor, gloo's threads too.
+        busy_passes: of a processor, forward and backward, gloo's threads too.
+        busy: of a processor, all of it.
     """
 
     passes: float
     step: float
+    busy_passes: float
     busy: float
 
 
@@ -125,12 +128,13 @@ class Laid:
         for micro in self._micros:
             for name, engine in self._engines.items():
                 engine.backward(self._task.loss(name, self._engines, micro).guarded)
-        passed = time.perf_counter()
+        passed, busy_passed = time.perf_counter(), time.process_time()
         for engine in self._engines.values():
             engine.step(lr=self._lr)
         return Took(
             passes=passed - began,
             step=time.perf_counter() - began,
+            busy_passes=busy_passed - busy,
             busy=time.process_time() - busy,
         )
 
@@ -167,7 +171,7 @@ class Machine:
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
-        self._chains = [self._chain(zero) for zero in (0, 3)]
+        self._chains = [self._chain(zero) for zero in (0, 2, 3)]
 
     def _chain(self, zero: int) -> Engine:
         layers = [nn.Linear(WIDTH, WIDTH) for _ in range(LAYERS)]
@@ -188,40 +192,58 @@ class Machine:
 
         Returns:
             ``flops`` of float32 matrix products a second, ``memory`` (bytes read and written a
-            second), ``link`` (bytes that each rank sends a second in an all-reduce) and ``gather``
-            (seconds that ZeRO 3 adds to a pass for each tensor).
+            second), ``link`` (bytes that each rank sends a second in an all-reduce), ``fault``
+            (seconds for a page of new memory), and seconds for each tensor that are added to what
+            ZeRO 0 takes: ``reduce`` by ZeRO 2 to a pass, ``gather`` by ZeRO 3 to a pass and
+            ``update`` by ZeRO 3 to the engine's step.
         """
         a, b, c = (torch.ones(MATRIX, MATRIX) for _ in range(3))
         x, y, z = (torch.ones(STREAMED) for _ in range(3))
         sent = torch.ones(SENT)
-        product_s = self._seconds(lambda: torch.mm(a, b, out=c))
-        stream_s = self._seconds(lambda: torch.add(x, y, out=z))
+        product_s = self._busy_s(lambda: torch.mm(a, b, out=c))
+        stream_s = self._busy_s(lambda: torch.add(x, y, out=z))
         sent_s = self._seconds(lambda: dist.all_reduce(sent.fill_(1.0)))
-        plain_s, sharded_s = (self._pass_s(chain) for chain in self._chains)
+        kept_s = self._busy_s(lambda: z.fill_(1.0))
+        fresh_s = self._busy_s(lambda: torch.empty(STREAMED).fill_(1.0))
+        plain, reduced, sharded = (self._chain_s(chain) for chain in self._chains)
         ring = (self._ranks.world_size - 1) / self._ranks.world_size
         return {
             "flops": 2 * MATRIX**3 / product_s,
             "memory": 3 * x.nbytes / stream_s,
             "link": 2 * ring * sent.nbytes / sent_s,
-            "gather": max(sharded_s - plain_s, 0.0) / (2 * LAYERS),
+            "fault": max(fresh_s - kept_s, 0.0) * PAGE_BYTES / z.nbytes,
+            "reduce": max(reduced[0] - plain[0], 0.0) / (2 * LAYERS),
+            "gather": max(sharded[0] - plain[0], 0.0) / (2 * LAYERS),
+            "update": max(sharded[1] - plain[1], 0.0) / (2 * LAYERS),
         }
 
-    def _pass_s(self, chain: Engine) -> float:
-        found: list[float] = []
+    def _chain_s(self, chain: Engine) -> tuple[float, float]:
+        """Of a pass and of the engine's step."""
+        passes, steps = list[float](), list[float]()
         for _ in range(TRIES):
-            found.append(
+            passes.append(
                 self._seconds(lambda: chain.backward(chain(torch.ones(1, WIDTH)).sum()), tries=1)
             )
-            chain.step(lr=1e-4)
-        return statistics.median(found)
+            steps.append(self._seconds(lambda: chain.step(lr=1e-4), tries=1))
+        return statistics.median(passes), statistics.median(steps)
 
-    def _seconds(self, work: Callable[[], object], *, tries: int = TRIES) -> float:
+    def _busy_s(self, work: Callable[[], object]) -> float:
+        """Of what waits for nothing: on an idle machine the processor's time is all of it."""
+        return self._seconds(work, clock=time.process_time)
+
+    def _seconds(
+        self,
+        work: Callable[[], object],
+        *,
+        tries: int = TRIES,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> float:
         found: list[float] = []
         for _ in range(tries):
             self._ranks.barrier()
-            began = time.perf_counter()
+            began = clock()
             work()
-            found.append(time.perf_counter() - began)
+            found.append(clock() - began)
         return statistics.median(found)
 
 

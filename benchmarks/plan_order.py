@@ -25,7 +25,8 @@ from order import MARGIN, Case, Layouts, Pair, Way, layouts_table, pairs, pairs_
 from orchestrator.plan.choose import Option, written
 from orchestrator.plan.facts import Training
 from orchestrator.plan.gpus import load_gpus
-from orchestrator.plan.timing import LINK_EFFICIENCY, Cluster, passed_bytes
+from orchestrator.plan.memory import FP32
+from orchestrator.plan.timing import LINK_EFFICIENCY, PAGE_BYTES, Cluster, passed_bytes
 from orchestrator.recipe.load import load_recipe
 from orchestrator.train.measure import measure as count
 
@@ -58,7 +59,9 @@ WAYS = (
     Way(workers=2, zero=3, passes=2),
     Way(workers=2, zero=3, passes=1, checkpointing=True),
 )
-REFERENCE = Way(workers=2, zero=0, passes=1)  # what share of the peak a model reaches
+# A lone worker's passes, large and small: what share of the peak a model reaches, and what every
+# pass takes whatever its size.
+TOLD = (WAYS[0], WAYS[2])
 
 
 def run(
@@ -80,7 +83,7 @@ def run(
                 steps: list[Took] = gangs[way.ranks].ask("step", way.key)
                 if number >= WARM_UP:
                     took[way].append(max(steps, key=lambda one: one.step))
-            if number >= WARM_UP:
+            if number:
                 seen.append(
                     {name: statistics.fmean(one[name] for one in speeds) for name in speeds[0]}
                 )
@@ -97,16 +100,23 @@ def core(
 
     Args:
         seen: what it reached, a round each.
-        reference: the model, one layout of which says what share of the peak a step reaches.
+        reference: the model, whose two layouts on a lone worker say what share of the peak a pass
+            reaches and what it takes whatever its size.
         facts: of it.
     """
-    peak, memory, link, gather = (
-        statistics.median(one[name] for one in seen)
-        for name in ("flops", "memory", "link", "gather")
-    )
-    passes_s = statistics.median(one.passes for one in reference.took[REFERENCE])
-    arithmetic_s = passes_s - passed_bytes(facts.parameters, bf16=False) / memory
-    share = min(facts.clip_flops * reference.case.batch / RANKS / arithmetic_s / peak, 1.0)
+    reached = {name: statistics.median(one[name] for one in seen) for name in seen[0]}
+    peak, memory, link = (reached[name] for name in ("flops", "memory", "link"))
+    # Alone, a worker waits for nothing: on an idle machine the processor's time is all of it.
+    once, often = ([one.busy_passes for one in reference.took[way]] for way in TOLD)
+    more = TOLD[1].passes - TOLD[0].passes
+    added_s = statistics.median((two - one) / more for one, two in zip(once, often, strict=True))
+    over_s = passed_bytes(facts.parameters, bf16=False) / memory
+    pages = FP32 * facts.parameters / PAGE_BYTES
+    arithmetic_s = statistics.median(once) - max(added_s, over_s) - pages * reached["fault"]
+    flops = facts.clip_flops * reference.case.batch / arithmetic_s
+    peak = max(peak, flops)
+    share = flops / peak
+    tensors = sum(len(network.trained) for network in facts.networks)
     return {
         "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30 / RANKS,
         "tflops": peak / 1e12,
@@ -117,7 +127,8 @@ def core(
         "price": 0.0,
         "efficiency": share,
         "compiled": share,
-        "gather_us": 1e6 * gather,
+        "launch_us": 1e6 * max(added_s - over_s, 0.0) / tensors,
+        **{f"{name}_us": 1e6 * reached[name] for name in ("reduce", "gather", "update", "fault")},
         "overlaps": False,
     }
 
@@ -130,7 +141,7 @@ def planned(case: Case, way: Way, *, facts: Training, cluster: Cluster) -> Optio
 
 def facts_of(case: Case) -> Training:
     """What the plan has to know of a stage, the same in every layout."""
-    recipe = load_recipe(JOBS / case.recipe, overrides=REFERENCE.overrides(case))
+    recipe = load_recipe(JOBS / case.recipe, overrides=TOLD[0].overrides(case))
     facts = count(recipe, device="cpu")[case.stage]
     assert isinstance(facts, Training)
     return facts
@@ -195,14 +206,15 @@ def main() -> int:
         own = facts[one.case.name]
         options = {way: planned(one.case, way, facts=own, cluster=cluster) for way in one.took}
         print(layouts_table(one, options), end="\n\n")
-        compared += pairs(one, options)
+        compared += pairs(one, options, told=TOLD)
     print(pairs_table(compared), end="\n\n")
     print(yaml.safe_dump({name: shown(row) for name, row in rows.items()}))
     wrong = [pair for pair in compared if pair.is_judged and not pair.is_right]
     judged = sum(pair.is_judged for pair in compared)
     print(
         f"{len(compared)} pairs, {judged} whose planned times differ by {MARGIN - 1:.0%} or more: "
-        f"{judged - len(wrong)} in the right order"
+        f"{judged - len(wrong)} in the right order, by processors' time "
+        f"{sum(pair.is_judged and pair.busy > 1.0 for pair in compared)}"
     )
     if at_work(found) < IDLE:
         print(f"not idle: a lone worker had a processor {at_work(found):.0%} of its time")
