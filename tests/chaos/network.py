@@ -65,7 +65,9 @@ class Network:
         _ip("-n", self._space("switch"), "link", "set", self._cable(host), "up")
 
     def close(self) -> None:
-        """Removes all of it; cables go with their ends."""
+        """Removes all of it; cables go with their ends, the one to here at once."""
+        with suppress(subprocess.CalledProcessError):
+            _ip("link", "delete", self._cable("here") + "e")
         for host in (*self._hosts, "switch"):
             with suppress(subprocess.CalledProcessError):
                 _ip("netns", "delete", self._space(host))
