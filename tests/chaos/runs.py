@@ -72,17 +72,22 @@ class Place:
     def start(self, *args: str) -> "subprocess.Popen[str]":
         """`rushes train` without Ray."""
         command = (sys.executable, "-m", "orchestrator", "train", str(self.folder / "recipe.yaml"))
-        own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         return subprocess.Popen(
             [*self.inside, *command, "--local", *args],
             cwd=ROOT,
-            env=own
+            env=own_environment()
             | {"XDG_CACHE_HOME": str(self.folder / "home"), "OMP_NUM_THREADS": "1"}
             | self.env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
+
+
+def own_environment() -> dict[str, str]:
+    """What a new process inherits; not what says how ranks of this one meet, or its Ray."""
+    meeting = ("RAY_", "GLOO_", "NCCL_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(meeting)}
 
 
 @dataclass(frozen=True)

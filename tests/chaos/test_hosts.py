@@ -18,7 +18,7 @@ from orchestrator.launch.audit import audit_run
 from orchestrator.storage.store import Store, open_store
 from tests.chaos.hosts import ROOT, Cluster
 from tests.chaos.network import Network, why_not
-from tests.chaos.runs import STAGE, Ended, ended, metrics, saved
+from tests.chaos.runs import STAGE, Ended, ended, metrics, own_environment, saved
 from tests.s3store import S3Store
 from tests.tiny import tiny_tree
 
@@ -102,8 +102,7 @@ def environment(store: S3Store, tmp_path_factory: pytest.TempPathFactory) -> dic
     token = tmp_path_factory.mktemp("token") / "token"
     token.write_text("0123456789abcdef" * 4)
     token.chmod(0o600)
-    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return own | {
+    return own_environment() | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
