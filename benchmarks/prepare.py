@@ -105,13 +105,33 @@ def watching_workers() -> Iterator[list[int]]:
         thread.join()
 
 
+@contextmanager
+def only(workers: int) -> Iterator[None]:
+    """Leaves Ray as many CPUs as there are to be workers, so that both passes have a queue."""
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    spare = int(ray.cluster_resources()["CPU"]) - workers
+    if spare < 0:
+        raise SystemExit(f"{workers} workers: wanted as many CPUs, this machine has fewer")
+    if not spare:
+        yield
+        return
+    held = placement_group([{"CPU": spare}])
+    ray.get(held.ready())
+    try:
+        yield
+    finally:
+        remove_placement_group(held)
+
+
 def measure(raw: Path, out: Path, *, config: Prepare, workers: int) -> Pass:
     """Prepares the films into an empty place."""
     # Late: ray is imported in the thread that started it.
     from orchestrator.data.prepare.on_ray import OnRay
 
-    executor = OnRay(look=lambda: None, private=True, workers=workers)
-    with watching_workers() as seen:
+    executor = OnRay(look=lambda: None, private=True)
+    with only(workers), watching_workers() as seen:
         began_s = time.monotonic()
         report: Report = prepare(
             open_store(str(out)),

@@ -120,7 +120,7 @@ def _frames(data: Buffer) -> NDArray[np.uint8]:
     from av.video.reformatter import VideoReformatter
 
     reformatter = VideoReformatter()  # one for all: preparing another for each frame costs a fifth
-    frames = (reformatter.reformat(frame, format="rgb24") for frame in _decoded(data))
+    frames = (reformatter.reformat(frame, format="rgb24", threads=1) for frame in _decoded(data))
     return np.stack([frame.to_ndarray() for frame in frames]).astype(np.uint8, copy=False)
 
 

@@ -17,7 +17,7 @@ import PIL.Image
 import PIL.ImageOps
 from av.error import FFmpegError
 from av.stream import Disposition
-from av.video.reformatter import Interpolation
+from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from orchestrator.data.prepare.records import REFUSED
@@ -54,29 +54,39 @@ class View:
         wide = max(1, round(width * self.pixel_aspect))
         return (wide, height) if self.quarters % 2 else (height, wide)
 
-    def picture(self, frame: av.VideoFrame, *, size: tuple[int, int]) -> Pixels:
-        """The frame as it is shown, scaled to a height and width: [H, W, 3], uint8, RGB."""
-        height, width = size[::-1] if self.quarters % 2 else size
-        turned = frame.to_ndarray(
-            format="rgb24", width=width, height=height, interpolation=Interpolation.AREA
-        )
-        upright = np.rot90(turned, self.quarters).astype(np.uint8, copy=False)
-        return np.ascontiguousarray(upright)
-
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame of a video, when it comes and how long it stays, in seconds from the first."""
+    """A frame of a video, when it comes and how long it stays, in seconds from the first.
+
+    Its video's scaler keeps its tables from frame to frame.
+    """
 
     time_s: float
     duration_s: float
     view: View
     raw: av.VideoFrame
+    scaler: VideoReformatter
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width as shown."""
         return self.view.size(self.raw.height, self.raw.width)
+
+    def picture(self, *, size: tuple[int, int]) -> Pixels:
+        """The frame as it is shown, scaled to a height and width: [H, W, 3], uint8, RGB."""
+        quarters = self.view.quarters
+        height, width = size[::-1] if quarters % 2 else size
+        turned = self.scaler.reformat(
+            self.raw,
+            width=width,
+            height=height,
+            format="rgb24",
+            interpolation=Interpolation.AREA,
+            threads=1,
+        )
+        upright = np.rot90(turned.to_ndarray(), quarters).astype(np.uint8, copy=False)
+        return np.ascontiguousarray(upright)
 
 
 def decoded(root: str, name: str, *, size: int) -> Iterator[Frame]:
@@ -229,6 +239,7 @@ def _frames(container: Any, stream: Any) -> Iterator[Frame]:
     first_s: float | None = None
     last: tuple[float, Any] | None = None
     aspect = float(stream.sample_aspect_ratio or 1) or 1.0
+    scaler = VideoReformatter()
     for raw in _whole(container, stream):
         shown_s = raw.time
         if first_s is None:
@@ -239,12 +250,12 @@ def _frames(container: Any, stream: Any) -> Iterator[Frame]:
             # Files without times, or with such that go back, play at their rate.
             if time_s is None or time_s <= before_s:
                 time_s = before_s + 1 / rate
-            yield Frame(before_s, time_s - before_s, _view(before, aspect), before)
+            yield Frame(before_s, time_s - before_s, _view(before, aspect), before, scaler)
         last = (time_s or 0.0, raw)
     if last is None:
         raise BrokenError("broken", "no frames")
     time_s, raw = last
-    yield Frame(time_s, _last_s(raw, rate=rate), _view(raw, aspect), raw)
+    yield Frame(time_s, _last_s(raw, rate=rate), _view(raw, aspect), raw, scaler)
 
 
 def _whole(container: Any, stream: Any) -> Iterator[Any]:

@@ -99,7 +99,7 @@ def _raw_looks(
     size = short_side((probed.height, probed.width), at_most=_SHORT_SIDE)
     shown = at_times(decoded(row.root, row.name, size=row.size), windows)
     for number, group in groupby(shown, key=itemgetter(0)):
-        pictures = [frame.view.picture(frame.raw, size=size) for _, frame in group]
+        pictures = [frame.picture(size=size) for _, frame in group]
         yield Look(clips[number].key, np.stack(pictures), probed.captions)
 
 

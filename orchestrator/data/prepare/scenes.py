@@ -42,5 +42,5 @@ def cut(row: Listed, probed: Probed, *, scenes: Scenes | None) -> Cut:
 
 def _small(frame: Frame) -> np.ndarray:
     size = short_side(frame.size, at_most=_SHORT_SIDE)
-    rgb_HWC = frame.view.picture(frame.raw, size=size)
+    rgb_HWC = frame.picture(size=size)
     return np.ascontiguousarray(rgb_HWC[..., ::-1])

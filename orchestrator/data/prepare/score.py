@@ -106,7 +106,7 @@ def _times_s(clip: Clip) -> tuple[float, ...]:
 def _pictures(row: Listed, windows: Sequence[Window]) -> Iterator[tuple[int, Pixels]]:
     for clip, frame in at_times(decoded(row.root, row.name, size=row.size), windows):
         size = short_side(frame.size, at_most=_SHORT_SIDE)
-        yield clip, frame.view.picture(frame.raw, size=size)
+        yield clip, frame.picture(size=size)
 
 
 def _scored(clip: Clip, probed: Probed, sums: _Sums) -> Scored:

@@ -89,7 +89,7 @@ def mp4_of(
 
 def _fitted(frame: Frame, *, size: tuple[int, int]) -> Pixels:
     crop = _crop(frame.size, size=size)
-    picture_HWC = frame.view.picture(frame.raw, size=(crop.height, crop.width))
+    picture_HWC = frame.picture(size=(crop.height, crop.width))
     return _cropped(picture_HWC, crop, size=size)
 
 

@@ -73,7 +73,7 @@ def test_a_film_is_measured_as_it_is_shown(tmp_path: Path) -> None:
     assert (probed(upright).height, probed(upright).width) == (128, 96)
     assert (probed(wide).height, probed(wide).width) == (96, 256)
     frame = next(decoded(str(tmp_path), upright.name, size=upright.stat().st_size))
-    turned = frame.view.picture(frame.raw, size=frame.size)
+    turned = frame.picture(size=frame.size)
     stored = next(scene(1, frames=1)).astype(int)
     assert np.abs(np.rot90(stored, 1) - turned).mean() < 8
 
