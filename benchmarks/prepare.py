@@ -153,13 +153,14 @@ def main() -> int:
     parser.add_argument("--json", type=Path, default=None)
     args = parser.parse_args()
     config = load_prepare(None, overrides=["dedup=null"])
-    starting = Starting(None)
     passes: list[Pass] = []
-    try:
-        with tempfile.TemporaryDirectory(prefix="rushes-prepare-") as folder:
-            raw = Path(folder) / "raw"
-            raw.mkdir()
-            write_films(raw, count=args.clips)
+    with tempfile.TemporaryDirectory(prefix="rushes-prepare-") as folder:
+        raw = Path(folder) / "raw"
+        raw.mkdir()
+        write_films(raw, count=args.clips)
+        # Only now: processes of multiprocessing now and then fail beside a Ray that starts.
+        starting = Starting(None)
+        try:
             starting.result()
             few = Path(folder) / "few"
             few.mkdir()
@@ -171,8 +172,8 @@ def main() -> int:
                     out = Path(folder) / f"out-{number}-{workers}"
                     passes.append(measure(raw, out, config=config, workers=workers))
                     print_pass(passes[-1])
-    finally:
-        starting.close()
+        finally:
+            starting.close()
     return summed_up(passes, clips=args.clips, path=args.json)
 
 
