@@ -18,15 +18,18 @@ $(STAMP): pyproject.toml constraints.txt
 debug: $(STAMP)
 	@$(VENV)/bin/rushes train jobs/sora_debug.yaml
 
-# Three at a time, for two cores: some wait. A file to a process (tests/conftest.py); then those that
+# Four at a time, for two cores: many wait. A file to a process (tests/conftest.py); then those that
 # start a Ray cluster, one by one: beside others its head did not live.
 test: $(STAMP)
-	@$(VENV)/bin/python -m pytest -m 'not chaos' --ignore tests/ray -n 3
+	@$(VENV)/bin/python -m pytest -m 'not chaos' --ignore tests/ray -n 4
 	@$(VENV)/bin/python -m pytest -m 'not chaos' tests/ray
 
-# What is killed, stopped or taken away while whole runs go on. -rs: says why one is skipped.
+# What is killed, stopped or taken away while whole runs go on. -rs: says why one is skipped. First plain
+# processes, which wait for most of their time; then clusters, and recoveries, which are timed.
+ALONE := tests/chaos/test_hosts.py tests/chaos/test_ray_up.py tests/chaos/test_killed_saving.py
 chaos: $(STAMP)
-	@$(VENV)/bin/python -m pytest -rs -m chaos tests/chaos tests/ray tests/tracking
+	@$(VENV)/bin/python -m pytest -rs -m chaos tests/chaos tests/tracking $(ALONE:%=--ignore %) -n 2
+	@$(VENV)/bin/python -m pytest -rs -m chaos $(ALONE) tests/ray
 
 check: $(STAMP)
 	@$(VENV)/bin/ruff check .

@@ -1,6 +1,7 @@
 """What ranks of a gang are told to do: optimizer steps under the eye of torch's allocator."""
 
 import gc
+import warnings
 from collections.abc import Iterable
 
 import torch
@@ -31,7 +32,7 @@ def peak_bytes(
 ) -> int:
     """The most that torch's allocator held in a step, once there are moments."""
     case = CASES[network]
-    gc.collect()
+    before = _alive()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         engine = build_engine(
             case.build(),
@@ -44,23 +45,42 @@ def peak_bytes(
             device=ranks.device,
         )
         for _ in range(STEPS):
-            begun = torch.empty(MARK_BYTES, dtype=torch.uint8)
-            del begun
+            _mark()
             for _ in range(accumulation):
                 outputs = engine(*real(case.inputs, clips=clips))
                 engine.backward(sum(one.float().square().mean() for one in _tensors(outputs)))
                 del outputs
             engine.step(lr=1e-3)
-    del engine
+        _mark()
+        del engine
+        after = _alive()
+    return _peak(seen, left=sum(after[place] for place in after.keys() - before.keys()))
+
+
+def _mark() -> None:
+    torch.empty(MARK_BYTES, dtype=torch.uint8)
+
+
+def _alive() -> dict[int, int]:
+    """Bytes of the storages of all tensors, by their place."""
     gc.collect()
-    return _peak(seen)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what is deprecated and looked at here
+        tensors = [one for one in gc.get_objects() if isinstance(one, Tensor)]
+    storages = [one.untyped_storage() for one in tensors if one.device.type == "cpu"]
+    return {one.data_ptr(): one.nbytes() for one in storages}
 
 
-def _peak(seen: profile) -> int:
+def _peak(seen: profile, *, left: int) -> int:
     """Of the steps.
 
-    The profiler misses what a thread of gloo frees, which adds to all that follows: it is taken off
-    again at the next mark, and the step that is least disturbed counts.
+    The profiler misses what a thread of gloo frees, which adds to all that follows. So what an
+    engine holds between two steps is what is freed with it, by this thread, and what it leaves
+    behind (DeepSpeed's does); and of what a step takes beside, the least disturbed one counts.
+
+    Args:
+        seen: everything from before the engine was built until it was deleted.
+        left: bytes that were alive then and not before.
     """
     events = [
         event
@@ -75,9 +95,11 @@ def _peak(seen: profile) -> int:
             peaks.append(0)
         else:
             peaks[-1] = max(peaks[-1], total)
-    between, of_steps = marks[2:], peaks[2:]  # before are building, and a step without moments
-    assert len(of_steps) == STEPS - 1
-    return min(peak - mark + min(between) for peak, mark in zip(of_steps, between, strict=True))
+    assert len(marks) == STEPS + 2
+    held = marks[-1] - total + left
+    # Before are building, and a step without moments.
+    of_steps = zip(peaks[2:-1], marks[2:-1], strict=True)
+    return held + min(peak - mark for peak, mark in of_steps)
 
 
 def _tensors(outputs: object) -> Iterable[Tensor]:

@@ -16,7 +16,7 @@ from tests.plan import engines
 
 RANKS, CLIPS = 2, 2
 # Of the whole: what a pass needs while it runs is not modelled layer by layer.
-TOLERANCE = 0.1
+TOLERANCE = 0.05
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,6 @@ def recipe_in(place: str, *, folder: Path) -> Path:
     tree: dict[str, Any] = tiny_tree(place, workers=2)
     tree["tracking"] = {"uri": f"sqlite:///{folder}/mlflow.db"}
     tree["data"]["cache_dir"] = str(folder / "clips-cache")
-    tree["stages"] = tree["stages"][:1]
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(tree))
     return path
