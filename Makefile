@@ -18,10 +18,10 @@ $(STAMP): pyproject.toml constraints.txt
 debug: $(STAMP)
 	@$(VENV)/bin/rushes train jobs/sora_debug.yaml
 
-# Four at a time, for two cores: many wait. A file to a process (tests/conftest.py); then those that
+# Three at a time, for two cores: some wait. A file to a process (tests/conftest.py); then those that
 # start a Ray cluster, one by one: beside others its head did not live.
 test: $(STAMP)
-	@$(VENV)/bin/python -m pytest -m 'not chaos' --ignore tests/ray -n 4
+	@$(VENV)/bin/python -m pytest -m 'not chaos' --ignore tests/ray -n 3
 	@$(VENV)/bin/python -m pytest -m 'not chaos' tests/ray
 
 # What is killed, stopped or taken away while whole runs go on. -rs: says why one is skipped. First plain
