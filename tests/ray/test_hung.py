@@ -103,7 +103,7 @@ def test_a_stopped_rank_is_named_with_its_state(stopped: Ended) -> None:
     assert re.search(r"no sign of life for \d+ s; the others wait in \w+ #\d+ \[", note)
     state = re.search(r"process stopped; step (\d+), .*; last collective #\d+", note)
     assert state is not None, note
-    assert SAVED <= int(state[1]) < STEPS
+    assert 0 < int(state[1]) < STEPS  # by its last beat: a second before it was stopped, at most
     assert note.endswith("the gang starts again from the last checkpoint")
 
 
