@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import threading
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 from orchestrator.errors import RushesError, UnavailableError, UserError
@@ -79,6 +80,8 @@ class Starting:
         self._error: BaseException | None = None
         self._settled = threading.Event()
         self._closing = threading.Event()
+        # Its process now and then died at once where it was started while Ray starts.
+        resource_tracker.ensure_running()
         self._thread = threading.Thread(target=self._keep, name=START_THREAD, daemon=True)
         self._thread.start()
 
