@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import traceback
+from typing import NoReturn
 
 from typer import Abort, TyperException
 from typer.main import get_command
@@ -19,17 +20,18 @@ from orchestrator.redact import redact
 _LEFT_BEHIND = ("ray-start", "stage_")
 
 
-def main() -> int:
-    """Runs the command line; returns the exit code."""
-    code = _run()
+def command() -> NoReturn:
+    """The process ``rushes``: runs the command line and ends with its exit code."""
+    code = main()
     sys.stdout.flush()
     sys.stderr.flush()
     if any(thread.name.startswith(_LEFT_BEHIND) for thread in threading.enumerate()):
         os._exit(code)  # an interpreter's end would wait for them; Ray's reaper ends its processes
-    return code
+    raise SystemExit(code)
 
 
-def _run() -> int:
+def main() -> int:
+    """Runs the command line; returns the exit code."""
     from orchestrator.launch.cli import app
 
     try:
@@ -67,4 +69,4 @@ def _keep_trace() -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    command()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling, LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 from tests.recoveries import KEY, Recoveries, table
 from tests.s3store import S3Store
@@ -35,6 +36,17 @@ class _Files(LoadFileScheduling):
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
         return TOGETHER if file.startswith(TOGETHER) else file
+
+    def remove_node(self, node: WorkerController) -> str | None:
+        """Gives back what a process that died had not finished, and only that.
+
+        A file of which nothing is left would be given to another one, which says nothing of it,
+        and gets no more until it does: all would wait for ever.
+        """
+        files = self.assigned_work[node]
+        for file in [one for one, tests in files.items() if all(tests.values())]:
+            del files[file]
+        return super().remove_node(node)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:

@@ -1,6 +1,7 @@
 """Which stages run when: room for two, stages that end when they are told."""
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,15 @@ from tests.tiny import tiny_tree
 DATA = {"train": "a" * 64, "eval": "b" * 64}
 ROOM = ({"CPU": 2.0},)
 LIMIT_S = 20.0  # for a thread to get its turn; a failure waits for it, a success does not
+
+
+@pytest.fixture(autouse=True)
+def no_stage_outlives_its_test() -> Iterator[None]:
+    yield
+    for thread in threading.enumerate():
+        if thread.name.startswith("stage_"):
+            thread.join(LIMIT_S)
+            assert not thread.is_alive()
 
 
 class HeldExecutor:
