@@ -1,5 +1,6 @@
 """What reading samples costs a process; it imports nothing that a bare loop would not."""
 
+import gc
 import json
 import os
 import resource
@@ -42,7 +43,11 @@ def measure(prepare: Callable[[], Epoch], *, samples: int, is_cold: bool) -> Cos
     epoch = prepare()
     for _ in islice(epoch(), None if is_cold else WARM_UP):
         pass
-    reading = prepare()() if is_cold else epoch()
+    if is_cold:
+        del epoch
+        gc.collect()  # whatever it opened is closed
+        epoch = prepare()
+    reading = epoch()
     rss_bytes: list[int] = []
     done = 0
     cpu_s, wall_s = _cpu_s(), time.monotonic()
