@@ -28,7 +28,7 @@ test: $(STAMP)
 # processes, which wait for most of their time; then clusters, and recoveries, which are timed.
 ALONE := tests/chaos/test_hosts.py tests/chaos/test_ray_up.py tests/chaos/test_killed_saving.py
 chaos: $(STAMP)
-	@$(VENV)/bin/python -m pytest -rs -m chaos tests/chaos tests/tracking $(ALONE:%=--ignore %) -n 2
+	@$(VENV)/bin/python -m pytest -rs -m chaos tests/chaos tests/launch tests/tracking $(ALONE:%=--ignore %) -n 2
 	@$(VENV)/bin/python -m pytest -rs -m chaos $(ALONE) tests/ray
 
 check: $(STAMP)

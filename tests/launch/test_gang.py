@@ -51,6 +51,7 @@ def test_a_rank_listens_to_signals_before_it_imports_torch() -> None:
     assert done.returncode == 0
 
 
+@pytest.mark.chaos
 @pytest.mark.slow
 def test_ranks_save_and_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     tree = tiny_tree(tmp_path, workers=2)

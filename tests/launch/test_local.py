@@ -172,6 +172,7 @@ def stop_at(path: Path, line: str, *, by: signal.Signals) -> tuple[int, str, str
     return ended(process)
 
 
+@pytest.mark.chaos
 @pytest.mark.slow
 def test_a_gang_that_is_stopped_while_it_starts_has_been_stopped(recipe_file: Any) -> None:
     path = recipe_file(stages=("autoencoder",), workers=2, steps=10_000)
@@ -183,6 +184,7 @@ def test_a_gang_that_is_stopped_while_it_starts_has_been_stopped(recipe_file: An
     assert (end["exit_code"], f"rushes: {end['why']}") == (143, *STOPPED)
 
 
+@pytest.mark.chaos
 @pytest.mark.slow
 def test_a_graph_that_is_stopped_between_trainings_goes_on_with_the_same_losses(
     straight: tuple[Path, str], tmp_path: Path
@@ -255,6 +257,7 @@ def test_missing_clips_end_the_command_before_a_worker_starts(
     assert not (tmp_path / "runs" / "tiny" / "stages").exists()
 
 
+@pytest.mark.chaos
 @pytest.mark.slow
 def test_a_killed_rank_ends_the_gang_with_its_name_and_log(recipe_file: Any) -> None:
     path = recipe_file(stages=("autoencoder",), workers=2, steps=10_000)

@@ -1,4 +1,7 @@
-"""Two Ray Train workers under ZeRO 1, 2 and 3 follow the loss curve of the plain engine."""
+"""Two Ray Train workers under ZeRO 3 follow the loss curve of the plain engine.
+
+All of ZeRO's stages do so on two ranks that a test starts, see tests/numerics.
+"""
 
 import json
 from pathlib import Path
@@ -25,10 +28,9 @@ def curves(head: Head, recipe: Path, *args: str, **env: str) -> list[float]:
     return [row[name] for row in rows for name in ("loss", "grad_norm/autoencoder")]
 
 
-def test_two_workers_under_zero_train_as_the_plain_engine(head: Head, recipe_file: Any) -> None:
+def test_two_workers_under_zero_3_train_as_the_plain_engine(head: Head, recipe_file: Any) -> None:
     recipe = recipe_file(steps=6)
     plain = curves(head, recipe, "--local", "--set", f"{WORKERS}=0")
     assert len(plain) == 12
-    for zero in (1, 2, 3):
-        sharded = curves(head, recipe, "--set", f"{ZERO}={zero}", RAY_ADDRESS=head.gcs)
-        assert sharded == pytest.approx(plain, rel=RELATIVE)  # justified where it is defined
+    sharded = curves(head, recipe, "--set", f"{ZERO}=3", RAY_ADDRESS=head.gcs)
+    assert sharded == pytest.approx(plain, rel=RELATIVE)  # justified where it is defined
