@@ -174,7 +174,8 @@ class Machine:
         self._chains = [self._chain(zero) for zero in (0, 2, 3)]
 
     def _chain(self, zero: int) -> Engine:
-        layers = [nn.Linear(WIDTH, WIDTH) for _ in range(LAYERS)]
+        # As the networks' blocks: about one module, with weights or without, for each tensor.
+        layers = [one for _ in range(LAYERS) for one in (nn.Linear(WIDTH, WIDTH), nn.SiLU())]
         with silent():
             return build_engine(
                 nn.Sequential(*layers),
