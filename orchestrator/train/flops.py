@@ -1,7 +1,6 @@
 """Networks on the meta device, and the FLOPs of their forward passes there."""
 
 from collections.abc import Callable, Iterable, Mapping
-from itertools import zip_longest
 from math import prod
 from typing import Any, TypeVar
 
@@ -16,7 +15,7 @@ from models.nn.unet import SpaceTimeUNet
 from models.nn.unet_config import UNetConfig
 from models.nn.unet_inputs import UNetInputs
 from models.text.states import TextStates
-from orchestrator.train.shapes import SHAPES
+from orchestrator.train.shapes import SHAPES, broadcast
 
 TEACHER_PASSES = 2  # forward, per clip: with a caption and without, or two steps
 Module = TypeVar("Module", bound=nn.Module)
@@ -31,16 +30,25 @@ SAME_SHAPE = frozenset(
     {
         *(F.group_norm, F.layer_norm, F.rms_norm, F.normalize, F.silu, F.gelu),
         *(Tensor.exp, torch.exp, Tensor.log, torch.log, Tensor.cos, Tensor.sin, Tensor.clamp),
-        *(Tensor.masked_fill, Tensor.softmax, torch.ones_like, torch.zeros_like),
-        *(Tensor.__invert__, Tensor.tril),
+        *(Tensor.clamp_min, Tensor.clamp_max, Tensor.flip, Tensor.sqrt),
+        *(Tensor.masked_fill, Tensor.softmax),
+        *(torch.ones_like, torch.zeros_like, torch.full_like),
+        *(Tensor.__invert__, Tensor.tril, Tensor.neg, Tensor.__neg__),
     }
 )
 BROADCAST = frozenset(
     {
         *(Tensor.add, Tensor.__add__, Tensor.__radd__, Tensor.sub, Tensor.__sub__),
-        *(Tensor.mul, Tensor.__mul__, Tensor.__rmul__, torch.addcmul),
+        *(Tensor.__rsub__, Tensor.pow, Tensor.__pow__, torch.where),
+        *(Tensor.mul, Tensor.__mul__, Tensor.__rmul__, torch.addcmul, torch.lerp),
         *(Tensor.div, Tensor.__truediv__, Tensor.__rtruediv__),
         *(Tensor.__and__, Tensor.__xor__, Tensor.__rshift__),
+    }
+)
+_COMPARED = frozenset(
+    {
+        *(Tensor.__lt__, Tensor.__le__, Tensor.__gt__, Tensor.__ge__),
+        *(Tensor.__eq__, Tensor.__ne__, Tensor.lt, Tensor.le, Tensor.gt, Tensor.ge),
     }
 )
 _ROWS = frozenset({F.linear, F.conv1d, F.conv2d, F.conv3d})  # an output takes a row of weights
@@ -181,14 +189,18 @@ def on_shapes(func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) ->
         return torch.empty(args[0], dtype=dtype, device="meta")  # its own imports seconds
     if func is Tensor.__getitem__ and _picks_columns(args[1]):
         return args[0].new_empty(len(args[0]), *args[1][1].shape)
+    if func is Tensor.__getitem__ and _picks_rows(args[1]):
+        picked = args[0].new_empty(*args[1].shape, *args[0].shape[1:])
+        return picked.requires_grad_(args[0].requires_grad)
+    if func in _COMPARED:
+        return first_of(args).new_empty(shape_of(torch.addcmul, args, {}), dtype=torch.bool)
     return func(*args, **kwargs)
 
 
 def shape_of(func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> tuple[int, ...]:
     """Shape of what a call gives: of one that is in SHAPES or BROADCAST."""
     if func in BROADCAST:
-        backwards = zip_longest(*(reversed(one.shape) for one in _tensors(args)), fillvalue=1)
-        return tuple(max(sides) if all(sides) else 0 for sides in backwards)[::-1]
+        return broadcast(*(one.shape for one in _tensors(args)))
     return SHAPES[func](*args, **kwargs)
 
 
@@ -210,6 +222,11 @@ def first_of(args: Any) -> Tensor:
 
 def _tensors(args: Any) -> list[Tensor]:
     return [one for one in args if isinstance(one, Tensor)]
+
+
+def _picks_rows(index: Any) -> bool:
+    """Whether it is [tensor], of numbers."""
+    return isinstance(index, Tensor) and index.dtype == torch.int64
 
 
 def _picks_columns(index: Any) -> bool:

@@ -263,8 +263,12 @@ def _broadcast(func: Callable[..., Any], args: Any) -> Tensor:
 
 def _shaped(func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Tensor:
     like, shape = first_of(args), shape_of(func, args, kwargs)
-    last = _channels_last(like, dims=len(shape))
+    last = torch.contiguous_format
+    if func not in _PRODUCTS:
+        last = _channels_last(like, dims=len(shape))
     dtype = args[1].dtype if func in (F.linear, F.embedding) else like.dtype
+    if func is Tensor.sum and not like.is_floating_point():
+        dtype = torch.int64
     return torch.empty(shape, dtype=dtype, device="meta", memory_format=last)
 
 

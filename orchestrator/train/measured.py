@@ -179,12 +179,13 @@ def unet(
     """A network of pixels, with its text encoder if it trains one; see ``dit``."""
     width = text_width(text) if config.text else None
     own = text if config.text and isinstance(text, Byt5Config) else None
+    answer = build_objective(objective)  # its table of noise has values
     module = on_meta(
         lambda: CaptionedUNet(
             config,
             text_width=width,
             text=None if own is None else Byt5Encoder(own),
-            objective=build_objective(objective),
+            objective=answer,
         )
     )
     inputs = meta_inputs(

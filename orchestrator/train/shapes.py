@@ -4,6 +4,7 @@ Run on the meta device some of these import half of torch's compiler, which take
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -21,6 +22,12 @@ def empty_like(x: Tensor, *, dtype: torch.dtype) -> Tensor:
         wanted[dim] = step
         step *= x.shape[dim]
     return torch.empty_strided(x.shape, wanted, dtype=dtype, device=x.device)
+
+
+def broadcast(*shapes: torch.Size) -> tuple[int, ...]:
+    """``torch.broadcast_shapes``, which also imports it, of shapes that do fit together."""
+    backwards = zip_longest(*(reversed(shape) for shape in shapes), fillvalue=1)
+    return tuple(max(sides) if all(sides) else 0 for sides in backwards)[::-1]
 
 
 def _joined(parts: Sequence[Tensor], dim: int = 0) -> tuple[int, ...]:
@@ -63,7 +70,9 @@ def _embedded(ids: Tensor, table: Tensor, *_: Any, **__: Any) -> tuple[int, ...]
     return *ids.shape, table.shape[1]
 
 
-def _reduced(x: Tensor, *, dim: int | tuple[int, ...]) -> tuple[int, ...]:
+def _reduced(x: Tensor, dim: int | tuple[int, ...] | None = None) -> tuple[int, ...]:
+    if dim is None:
+        return ()
     dims = {one % x.ndim for one in (dim if isinstance(dim, tuple) else (dim,))}
     return tuple(side for place, side in enumerate(x.shape) if place not in dims)
 
@@ -86,6 +95,14 @@ def _resized(x: Tensor, *, scale_factor: int, **_: Any) -> tuple[int, ...]:
     return *x.shape[:2], *(side * scale_factor for side in x.shape[2:])
 
 
+def _multiplied(a: Tensor, b: Tensor) -> tuple[int, ...]:
+    return *broadcast(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1]
+
+
+def _gathered(_x: Tensor, _dim: int, index: Tensor) -> tuple[int, ...]:
+    return tuple(index.shape)
+
+
 def _attended(queries: Tensor, keys: Tensor, values: Tensor, **_: Any) -> tuple[int, ...]:
     return *queries.shape[:-1], values.shape[-1]
 
@@ -98,6 +115,10 @@ SHAPES: dict[Callable[..., Any], Callable[..., tuple[int, ...]]] = {
     F.embedding: _embedded,
     Tensor.any: _reduced,
     Tensor.amax: _reduced,
+    Tensor.sum: _reduced,
+    Tensor.gather: _gathered,
+    Tensor.matmul: _multiplied,
+    Tensor.__matmul__: _multiplied,
     F.avg_pool2d: _pooled,
     F.interpolate: _resized,
     F.pixel_unshuffle: _unshuffled,
