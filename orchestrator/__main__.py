@@ -3,6 +3,7 @@
 The only place where exit codes are decided; their meaning is in ``orchestrator/errors.py``.
 """
 
+import gc
 import os
 import sys
 import tempfile
@@ -23,6 +24,7 @@ _LEFT_BEHIND = ("ray-start", "stage_")
 def command() -> NoReturn:
     """The process ``rushes``: runs the command line and ends with its exit code."""
     code = main()
+    gc.freeze()  # what is left ends with the process
     sys.stdout.flush()
     sys.stderr.flush()
     if any(thread.name.startswith(_LEFT_BEHIND) for thread in threading.enumerate()):

@@ -1,9 +1,6 @@
 """`rushes plan`: what a recipe takes on so many GPUs, before it takes any."""
 
-import gc
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from math import isinf
 from pathlib import Path
@@ -66,19 +63,6 @@ class Asked:
         return (self.nodes or 1) * (self.gpus_per_node or GPUS_PER_NODE)
 
 
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Garbage would be looked for again and again in all that is imported: a tenth of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-@_uncollected()
 def plan_recipe(recipe: Recipe, *, asked: Asked) -> RunPlan:
     """Counts every network and lays all stages out.
 
